@@ -1,0 +1,329 @@
+// Package volume owns the directory `volumes/` under the data root: named places whose content outlives the containers
+// that use them.
+//
+// # The life of a volume
+//
+//	Create ─▶ unused ──Claim──▶ in use by one or more holders ──Release──▶ unused ──Remove/Prune──▶ gone
+//
+// A holder is a container's ID. Claims are not saved: the engine makes them again from the containers' records when it
+// opens, so that they can never disagree. A volume in use cannot be removed, by force neither.
+//
+// # The format
+//
+//	volumes/<name>/volume.json   version 1, replaced atomically and synced
+//	volumes/<name>/_data/        the content, as Docker lays it out
+//
+// The local driver's options `type`, `device` and `o` describe a file system that is mounted when a container starts,
+// inside the container's own mount namespace only; such a volume has no content in `_data`.
+//
+// Refused: names that could leave the directory, drivers other than "local", unknown options.
+package volume
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/berth-engine/berth/internal/durable"
+	"github.com/containerd/errdefs"
+)
+
+const (
+	recordVersion = 1
+	recordFile    = "volume.json"
+	dataDir       = "_data"
+)
+
+// Volume is one volume as it stands on disk.
+type Volume struct {
+	Version   int               `json:"version"`
+	Name      string            `json:"name"`
+	Driver    string            `json:"driver"`
+	Created   time.Time         `json:"created"`
+	Labels    map[string]string `json:"labels,omitempty"`
+	Options   map[string]string `json:"options,omitempty"`
+	Anonymous bool              `json:"anonymous,omitempty"` // its name was made up
+
+	// Mountpoint is the absolute path of its content on the host.
+	Mountpoint string `json:"-"`
+}
+
+// Device says what to mount for a volume with options of its own: file system type, source and mount options. ok is false
+// for an ordinary one, which is a directory.
+func (v Volume) Device() (kind, source string, options []string, ok bool) {
+	if v.Options["device"] == "" && v.Options["type"] == "" {
+		return "", "", nil, false
+	}
+	if o := v.Options["o"]; o != "" {
+		options = strings.Split(o, ",")
+	}
+	return v.Options["type"], v.Options["device"], options, true
+}
+
+// Spec describes a volume to be made.
+type Spec struct {
+	Name    string // "" makes one up
+	Driver  string // "" is "local"
+	Options map[string]string
+	Labels  map[string]string
+	// Volatile spares the sync: for volumes that go with a container that removes itself.
+	Volatile bool
+}
+
+// Volumes is the set of all volumes of one data root. Its methods may be called from any goroutine.
+type Volumes struct {
+	root string
+
+	mu      sync.Mutex
+	volumes map[string]Volume
+	holders map[string]map[string]struct{} // volume → container IDs
+}
+
+// Open reads every volume under root, which is made when absent. Volumes whose record cannot be read are told in the
+// second result and left as they are.
+func Open(root string) (*Volumes, []error, error) {
+	if err := os.MkdirAll(root, 0o701); err != nil {
+		return nil, nil, fmt.Errorf("make the directory of volumes: %w", err)
+	}
+	v := &Volumes{root: root, volumes: map[string]Volume{}, holders: map[string]map[string]struct{}{}}
+	dirs, err := os.ReadDir(root)
+	if err != nil {
+		return nil, nil, fmt.Errorf("list volumes: %w", err)
+	}
+	var damaged []error
+	for _, d := range dirs {
+		if !d.IsDir() || !validName(d.Name()) {
+			continue
+		}
+		vol, err := v.read(d.Name())
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			// Its creation was cut short; a directory with content is somebody's data and stays.
+			_ = os.Remove(filepath.Join(root, d.Name(), dataDir))
+			_ = os.Remove(filepath.Join(root, d.Name()))
+		case err != nil:
+			damaged = append(damaged, err)
+		default:
+			v.volumes[vol.Name] = vol
+		}
+	}
+	return v, damaged, nil
+}
+
+func (v *Volumes) read(name string) (Volume, error) {
+	p := filepath.Join(v.root, name, recordFile)
+	data, err := os.ReadFile(p)
+	if err != nil {
+		return Volume{}, err
+	}
+	var vol Volume
+	if err := json.Unmarshal(data, &vol); err != nil {
+		return vol, fmt.Errorf("volume %q: read %s: %w", name, p, err)
+	}
+	if vol.Version != recordVersion || vol.Name != name {
+		return vol, fmt.Errorf("volume %q: %s is of version %d for %q, which this program does not know",
+			name, p, vol.Version, vol.Name)
+	}
+	vol.Mountpoint = filepath.Join(v.root, name, dataDir)
+	return vol, nil
+}
+
+// Create makes a volume, or returns the one of that name when it was made with the same options.
+func (v *Volumes) Create(_ context.Context, s Spec) (Volume, error) {
+	if s.Driver == "" {
+		s.Driver = "local"
+	}
+	if s.Driver != "local" {
+		return Volume{}, fmt.Errorf("create %s: error looking up volume plugin %s: plugin %q not found: %w",
+			s.Name, s.Driver, s.Driver, errdefs.ErrNotFound)
+	}
+	if err := checkOptions(s.Options); err != nil {
+		return Volume{}, err
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	anonymous := s.Name == ""
+	if anonymous {
+		var raw [32]byte
+		rand.Read(raw[:]) // never fails
+		s.Name = hex.EncodeToString(raw[:])
+	}
+	if !validName(s.Name) {
+		return Volume{}, fmt.Errorf("create %s: %q includes invalid characters for a local volume name, only "+
+			"\"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path: %w",
+			s.Name, s.Name, errdefs.ErrInvalidArgument)
+	}
+	if old, there := v.volumes[s.Name]; there {
+		if len(s.Options) > 0 && !maps.Equal(old.Options, s.Options) {
+			return Volume{}, fmt.Errorf("volume %q exists with other options; remove it first or choose another name: %w",
+				s.Name, errdefs.ErrConflict)
+		}
+		return old, nil
+	}
+	vol := Volume{Version: recordVersion, Name: s.Name, Driver: s.Driver, Created: time.Now().UTC(),
+		Labels: s.Labels, Options: s.Options, Anonymous: anonymous,
+		Mountpoint: filepath.Join(v.root, s.Name, dataDir)}
+	if err := v.write(vol, s.Volatile); err != nil {
+		_ = os.RemoveAll(filepath.Join(v.root, s.Name))
+		return Volume{}, fmt.Errorf("create volume %q: %w", s.Name, err)
+	}
+	v.volumes[vol.Name] = vol
+	return vol, nil
+}
+
+func (v *Volumes) write(vol Volume, volatile bool) error {
+	if err := os.MkdirAll(vol.Mountpoint, 0o755); err != nil {
+		return err
+	}
+	// The parents keep other users of the host out of setuid programs inside (CVE-2021-41091).
+	if err := os.Chmod(filepath.Dir(vol.Mountpoint), 0o701); err != nil {
+		return err
+	}
+	data, err := json.Marshal(vol)
+	if err != nil {
+		return err
+	}
+	p := filepath.Join(v.root, vol.Name, recordFile)
+	if volatile {
+		return durable.WriteVolatile(p, data, 0o600)
+	}
+	return durable.ReplaceFile(p, data, 0o600)
+}
+
+func checkOptions(o map[string]string) error {
+	for k := range o {
+		if k != "type" && k != "o" && k != "device" {
+			return fmt.Errorf("invalid option: %q: the local driver knows type, o and device: %w", k, errdefs.ErrInvalidArgument)
+		}
+	}
+	if o["device"] != "" && o["type"] == "" && !strings.Contains(o["o"], "bind") {
+		return fmt.Errorf("missing required option: \"type\": %w", errdefs.ErrInvalidArgument)
+	}
+	if o["type"] != "" && o["device"] == "" {
+		return fmt.Errorf("missing device in volume options: %w", errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// Get finds a volume by its exact name.
+func (v *Volumes) Get(name string) (Volume, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	vol, there := v.volumes[name]
+	if !there {
+		return Volume{}, fmt.Errorf("get %s: no such volume: %w", name, errdefs.ErrNotFound)
+	}
+	return vol, nil
+}
+
+// List is every volume by name.
+func (v *Volumes) List() []Volume {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return slices.SortedFunc(maps.Values(v.volumes), func(a, b Volume) int { return strings.Compare(a.Name, b.Name) })
+}
+
+// Claim notes that holder uses the volume, so that nobody removes it.
+func (v *Volumes) Claim(name, holder string) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if _, there := v.volumes[name]; !there {
+		return fmt.Errorf("get %s: no such volume: %w", name, errdefs.ErrNotFound)
+	}
+	if v.holders[name] == nil {
+		v.holders[name] = map[string]struct{}{}
+	}
+	v.holders[name][holder] = struct{}{}
+	return nil
+}
+
+// Release ends holder's claims on every volume.
+func (v *Volumes) Release(holder string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for name, hs := range v.holders {
+		delete(hs, holder)
+		if len(hs) == 0 {
+			delete(v.holders, name)
+		}
+	}
+}
+
+// Holders are the containers that use the volume, sorted.
+func (v *Volumes) Holders(name string) []string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return slices.Sorted(maps.Keys(v.holders[name]))
+}
+
+// Remove deletes a volume nobody uses, with its content. With force, a volume that is not there is no error.
+func (v *Volumes) Remove(_ context.Context, name string, force bool) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.remove(name, force)
+}
+
+func (v *Volumes) remove(name string, force bool) error {
+	vol, there := v.volumes[name]
+	if !there {
+		if force {
+			return nil
+		}
+		return fmt.Errorf("get %s: no such volume: %w", name, errdefs.ErrNotFound)
+	}
+	if hs := v.holders[name]; len(hs) > 0 {
+		return fmt.Errorf("remove %s: volume is in use - [%s]: %w", name,
+			strings.Join(slices.Sorted(maps.Keys(hs)), ", "), errdefs.ErrConflict)
+	}
+	// The record goes last: a removal cut short leaves a volume that can be removed again.
+	if err := os.RemoveAll(vol.Mountpoint); err != nil {
+		return fmt.Errorf("remove volume %q: %w", name, err)
+	}
+	if err := os.RemoveAll(filepath.Join(v.root, name)); err != nil {
+		return fmt.Errorf("remove volume %q: %w", name, err)
+	}
+	delete(v.volumes, name)
+	return nil
+}
+
+// Prune removes the volumes that nobody uses and that choose picks, and returns them.
+func (v *Volumes) Prune(ctx context.Context, choose func(Volume) bool) ([]Volume, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var gone []Volume
+	for name, vol := range maps.Clone(v.volumes) {
+		if ctx.Err() != nil {
+			return gone, ctx.Err()
+		}
+		if len(v.holders[name]) > 0 || !choose(vol) {
+			continue
+		}
+		if err := v.remove(name, false); err != nil {
+			return gone, err
+		}
+		gone = append(gone, vol)
+	}
+	slices.SortFunc(gone, func(a, b Volume) int { return strings.Compare(a.Name, b.Name) })
+	return gone, nil
+}
+
+func validName(name string) bool {
+	for i, r := range []byte(name) {
+		alnum := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
+		if !alnum && (i == 0 || r != '_' && r != '.' && r != '-') {
+			return false
+		}
+	}
+	return len(name) > 1 && len(name) <= 255
+}
