@@ -1,0 +1,708 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Attach gives a container a network namespace with all its interfaces, addresses and published ports. What it took it
+// gives back when it fails. It finishes in well under two milliseconds and cannot be cancelled.
+func (n *Networks) Attach(ctx context.Context, r AttachRequest) (*Attachment, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := checkSysctls(r.Sysctls); err != nil {
+		return nil, err
+	}
+	if r.None {
+		return n.attachNone(r)
+	}
+	if len(r.Endpoints) == 0 {
+		r.Endpoints = []EndpointRequest{{Network: defaultName}}
+	}
+	var taken *spare
+	if n.plain(r) {
+		taken = n.warm.take()
+	}
+	a := &attaching{n: n, r: r, holding: &holding{}}
+	if err := a.reserve(taken); err != nil {
+		if taken != nil {
+			n.dropWarm(taken)
+		}
+		return nil, err
+	}
+	ok := false
+	defer func() {
+		if !ok {
+			a.undo()
+		}
+	}()
+	if taken != nil {
+		a.ns = taken.ns
+	} else if err := a.furnish(); err != nil {
+		return nil, err
+	}
+	if err := n.applySysctls(a.ns, r.Sysctls); err != nil {
+		return nil, err
+	}
+	if err := a.publish(); err != nil {
+		return nil, err
+	}
+	ok = true
+	return a.result(), nil
+}
+
+// plain is true where a namespace from the pool has everything that was asked for.
+func (n *Networks) plain(r AttachRequest) bool {
+	if len(r.Endpoints) != 1 {
+		return false
+	}
+	e := r.Endpoints[0]
+	return (e.Network == defaultName || e.Network == "default") && !e.IPv4.IsValid() && !e.IPv6.IsValid() && e.MAC == "" &&
+		len(e.DriverOpts) == 0
+}
+
+func (n *Networks) attachNone(r AttachRequest) (*Attachment, error) {
+	if len(r.Ports) > 0 {
+		n.log.Debug("ports of a container without a network are not published", "container", r.ContainerID)
+	}
+	s := n.bare.take()
+	if s == nil {
+		var err error
+		if s, err = n.makeBare(); err != nil {
+			return nil, err
+		}
+	}
+	if err := n.applySysctls(s.ns, r.Sysctls); err != nil {
+		s.ns.Close()
+		return nil, err
+	}
+	return &Attachment{NetNS: s.ns}, nil
+}
+
+// attaching is one Attach under way.
+type attaching struct {
+	n       *Networks
+	r       AttachRequest
+	holding *holding
+	ns      *os.File
+	gw4     *endpoint // has the default route
+	gw6     *endpoint
+}
+
+// reserve takes addresses and names. taken is a namespace whose endpoint becomes the container's, or nil.
+func (a *attaching) reserve(taken *spare) error {
+	n := a.n
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	switch {
+	case n.shut:
+		return failf(errdefs.ErrUnavailable, "the networks are closed")
+	case n.held[a.r.ContainerID] != nil:
+		return failf(errdefs.ErrConflict, "container %s is attached already", a.r.ContainerID)
+	}
+	if taken != nil {
+		e := taken.ep
+		e.container, e.name, e.state.Aliases = a.r.ContainerID, a.r.Name, a.r.Endpoints[0].Aliases
+		a.holding.endpoints = []*endpoint{e}
+		a.gw4 = e
+		n.held[a.r.ContainerID] = a.holding
+		return nil
+	}
+	used := map[string]bool{}
+	for i, er := range a.r.Endpoints {
+		e, err := n.newEndpoint(er, a.r, used)
+		if errors.Is(err, errExhausted) && n.isDefault(er.Network) {
+			// The pool's own addresses are the last ones.
+			n.mu.Unlock()
+			n.warm.empty()
+			n.mu.Lock()
+			e, err = n.newEndpoint(er, a.r, used)
+		}
+		if err != nil {
+			for _, e := range a.holding.endpoints {
+				n.freeEndpoint(e)
+			}
+			return fmt.Errorf("attach to network %q: %w", er.Network, err)
+		}
+		if slices.ContainsFunc(a.holding.endpoints, func(o *endpoint) bool { return o.network == e.network }) {
+			n.freeEndpoint(e)
+			for _, e := range a.holding.endpoints {
+				n.freeEndpoint(e)
+			}
+			return failf(errdefs.ErrInvalidArgument, "network %q is named twice", er.Network)
+		}
+		a.holding.endpoints = append(a.holding.endpoints, e)
+		a.chooseGateway(e, i)
+	}
+	n.held[a.r.ContainerID] = a.holding
+	return nil
+}
+
+func (n *Networks) isDefault(name string) bool { return name == defaultName || name == "default" }
+
+// chooseGateway gives the default routes to the endpoint with the highest priority, the first of equals.
+func (a *attaching) chooseGateway(e *endpoint, i int) {
+	if e.network.rec.Internal {
+		return
+	}
+	better := func(old *endpoint) bool {
+		if old == nil {
+			return true
+		}
+		return a.r.Endpoints[i].GwPriority > a.r.Endpoints[slices.Index(a.holding.endpoints, old)].GwPriority
+	}
+	if e.state.IPv4.IsValid() && better(a.gw4) {
+		a.gw4 = e
+	}
+	if e.state.IPv6.IsValid() && better(a.gw6) {
+		a.gw6 = e
+	}
+}
+
+// newEndpoint reserves a place in a network. used are the names of the container's interfaces so far. Called with mu held.
+func (n *Networks) newEndpoint(er EndpointRequest, r AttachRequest, used map[string]bool) (*endpoint, error) {
+	nw, err := n.lookup(er.Network)
+	switch {
+	case err != nil:
+		return nil, err
+	case nw.broken != nil:
+		return nil, failf(errdefs.ErrUnavailable, "network %q cannot be used: %w", nw.rec.Name, nw.broken)
+	case nw.rec.Driver != driverBridge:
+		return nil, failf(errdefs.ErrInvalidArgument, "network %q cannot be combined with others", nw.rec.Name)
+	}
+	for key := range er.DriverOpts {
+		return nil, failf(errdefs.ErrInvalidArgument, "unknown option %q of an endpoint", key)
+	}
+	if (er.IPv4.IsValid() || er.IPv6.IsValid()) && nw.rec.Name == defaultName {
+		return nil, failf(errdefs.ErrInvalidArgument, "user specified IP address is supported on user defined networks only")
+	}
+	if (er.IPv4.IsValid() || er.IPv6.IsValid()) && !nw.rec.Configured {
+		return nil, failf(errdefs.ErrInvalidArgument,
+			"user specified IP address is supported only when connecting to networks with user configured subnets")
+	}
+	if er.IPv4.IsValid() && !er.IPv4.Is4() || er.IPv6.IsValid() && !er.IPv6.Is6() {
+		return nil, failf(errdefs.ErrInvalidArgument, "invalid IP address %s: wrong version", cmpAddr(er.IPv4, er.IPv6))
+	}
+	e := &endpoint{network: nw, container: r.ContainerID, name: r.Name, host: "veth" + newID()[:7],
+		state: EndpointState{Network: nw.rec.Name, NetworkID: nw.rec.ID, EndpointID: newID(), Aliases: er.Aliases}}
+	if err := n.addressEndpoint(e, er); err != nil {
+		return nil, err
+	}
+	for i := 0; ; i++ {
+		e.state.Interface = fmt.Sprintf("%s%d", nw.options.prefix, i)
+		if !used[e.state.Interface] {
+			used[e.state.Interface] = true
+			break
+		}
+	}
+	nw.endpoints[e] = struct{}{}
+	return e, nil
+}
+
+func cmpAddr(a, b netip.Addr) netip.Addr {
+	if a.IsValid() && !a.Is4() {
+		return a
+	}
+	return b
+}
+
+func (n *Networks) addressEndpoint(e *endpoint, er EndpointRequest) error {
+	nw, owner := e.network, "container "+e.name
+	var err error
+	var s Subnet
+	if nw.rec.IPv4 {
+		if e.state.IPv4, s, err = nw.addrs.take(false, er.IPv4, owner); err != nil {
+			return err
+		}
+		e.state.Gateway = s.Gateway
+	}
+	if nw.rec.IPv6 {
+		if e.state.IPv6, s, err = nw.addrs.take(true, er.IPv6, owner); err != nil {
+			nw.addrs.give(e.state.IPv4)
+			return err
+		}
+		e.state.Gateway6 = s.Gateway
+	}
+	var mac net.HardwareAddr
+	switch {
+	case er.MAC != "":
+		mac, err = net.ParseMAC(er.MAC)
+		if err == nil && (len(mac) != 6 || mac[0]&1 != 0) {
+			err = errors.New("it is not the hardware address of one Ethernet interface")
+		}
+		if err != nil {
+			nw.addrs.give(e.state.IPv4)
+			nw.addrs.give(e.state.IPv6)
+			return failf(errdefs.ErrInvalidArgument, "invalid MAC address %q: %w", er.MAC, err)
+		}
+	case e.state.IPv4.IsValid():
+		mac = macFor(e.state.IPv4.Addr())
+	default:
+		mac = macFor(e.state.IPv6.Addr())
+	}
+	e.state.MAC = mac.String()
+	return nil
+}
+
+// freeEndpoint gives the addresses back. Called with mu held.
+func (n *Networks) freeEndpoint(e *endpoint) {
+	e.network.addrs.give(e.state.IPv4)
+	e.network.addrs.give(e.state.IPv6)
+	delete(e.network.endpoints, e)
+}
+
+// furnish makes the namespace and everything in it.
+func (a *attaching) furnish() error {
+	n := a.n
+	if s := n.bare.take(); s != nil {
+		a.ns = s.ns
+		return n.inNetNS(a.ns, func() error {
+			rt, err := openRTNL()
+			if err != nil {
+				return err
+			}
+			defer rt.Close()
+			return a.plugAll(rt)
+		})
+	}
+	var err error
+	a.ns, err = n.inNewNetNS(func(ns *os.File) error {
+		a.ns = ns
+		rt, err := openRTNL()
+		if err != nil {
+			return err
+		}
+		defer rt.Close()
+		if err := setUp(rt); err != nil {
+			return err
+		}
+		return a.plugAll(rt)
+	})
+	return err
+}
+
+// setUp gives a new namespace what each has. It runs inside.
+func setUp(rt *rtnl) error {
+	// Docker's defaults: without capabilities a program may listen on low ports and send pings.
+	if err := setSysctl("net/ipv4/ip_unprivileged_port_start", "0"); err != nil {
+		return err
+	}
+	if err := setSysctl("net/ipv4/ping_group_range", "0 2147483647"); err != nil {
+		return err
+	}
+	var r requests
+	r.linkUp(loopbackIndex, "")
+	if err := rt.send(&r); err != nil {
+		return fmt.Errorf("bring up the loopback link: %w", err)
+	}
+	return nil
+}
+
+const loopbackIndex = 1 // the first link of every namespace
+
+func (a *attaching) plugAll(inside *rtnl) error {
+	for _, e := range a.holding.endpoints {
+		ports := len(a.r.Ports) > 0
+		if err := a.n.plug(e, a.ns, inside, e == a.gw4, e == a.gw6, ports); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// plug makes the pair of links between the network's bridge and the namespace of the calling thread, to which inside
+// belongs, and sets the inner one up.
+func (n *Networks) plug(e *endpoint, ns *os.File, inside *rtnl, gw4, gw6, hairpin bool) error {
+	fail := func(err error) error {
+		return fmt.Errorf("connect interface %q to network %q: %w", e.state.Interface, e.network.rec.Name, err)
+	}
+	// A link takes these over when it is made. IPv6 stays off where the network has none (CVE-2024-32473), and
+	// neighbours do not tell a container its routes (CVE-2020-10749).
+	v6 := e.state.IPv6.IsValid()
+	knob := "net/ipv6/conf/default/accept_ra"
+	on, off := "1", "0"
+	if !v6 {
+		knob, on, off = "net/ipv6/conf/default/disable_ipv6", "0", "1"
+	}
+	if err := setSysctlIfThere(knob, off); err != nil {
+		return fail(err)
+	}
+	mac, err := net.ParseMAC(e.state.MAC)
+	if err != nil {
+		return fail(err)
+	}
+	for {
+		var r requests
+		r.add(veth{host: e.host, inner: e.state.Interface, bridge: e.network.index, mtu: e.network.mtu, mac: mac,
+			ns: int(ns.Fd()), isolated: !e.network.options.icc, hairpin: hairpin})
+		err := n.rt.send(&r)
+		if err == nil {
+			break
+		}
+		if errors.Is(err, unix.EEXIST) {
+			e.host = "veth" + newID()[:7]
+			continue
+		}
+		return fail(explainPlug(err))
+	}
+	index, err := inside.index(e.state.Interface)
+	if err != nil {
+		return fail(err)
+	}
+	var r requests
+	if e.state.IPv4.IsValid() {
+		r.address(index, e.state.IPv4)
+	}
+	if v6 {
+		r.address(index, e.state.IPv6)
+	}
+	r.linkUp(index, "")
+	if gw4 {
+		r.defaultRoute(index, e.state.Gateway)
+	}
+	if gw6 {
+		r.defaultRoute(index, e.state.Gateway6)
+	}
+	if err := inside.send(&r); err != nil {
+		return fail(err)
+	}
+	// Links that the container itself makes have the kernel's own defaults.
+	if err := setSysctlIfThere(knob, on); err != nil {
+		return fail(err)
+	}
+	return nil
+}
+
+func explainPlug(err error) error {
+	switch {
+	case errors.Is(err, unix.EXFULL):
+		return failf(errdefs.ErrResourceExhausted, "the bridge has no port left; the kernel allows 1023: %w", err)
+	case errors.Is(err, unix.ENODEV):
+		return failf(errdefs.ErrUnavailable, "the network's bridge is gone; restart the daemon to make it again: %w", err)
+	case errors.Is(err, unix.EOPNOTSUPP):
+		return failf(errdefs.ErrNotImplemented, "the kernel has no pairs of links (CONFIG_VETH): %w", err)
+	}
+	return err
+}
+
+// checkSysctls refuses what does not belong to a network namespace.
+func checkSysctls(sysctls map[string]string) error {
+	for key := range sysctls {
+		if !strings.HasPrefix(key, "net.") || strings.Contains(key, "..") {
+			return failf(errdefs.ErrInvalidArgument, "sysctl %q does not belong to the network", key)
+		}
+	}
+	return nil
+}
+
+// applySysctls sets the user's kernel parameters. A name's dots are slashes and its slashes dots, as sysctl(8) has it.
+func (n *Networks) applySysctls(ns *os.File, sysctls map[string]string) error {
+	if len(sysctls) == 0 {
+		return nil
+	}
+	swap := strings.NewReplacer(".", "/", "/", ".")
+	return n.inNetNS(ns, func() error {
+		for _, key := range slices.Sorted(maps.Keys(sysctls)) {
+			path := swap.Replace(key)
+			if strings.Contains(path, "..") {
+				return failf(errdefs.ErrInvalidArgument, "sysctl %q has no meaning", key)
+			}
+			if err := setSysctl(path, sysctls[key]); err != nil {
+				if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EACCES) {
+					return failf(errdefs.ErrInvalidArgument, "sysctl %q cannot be %q in a container: %w", key, sysctls[key], err)
+				}
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// publish reserves the ports and brings them into the rules.
+func (a *attaching) publish() error {
+	if len(a.r.Ports) == 0 {
+		return a.n.ensureRules()
+	}
+	target := a.gw4
+	if target == nil {
+		target = a.gw6
+	}
+	if target == nil {
+		return nil // every network is internal: nothing can come in, as with Docker
+	}
+	fail := func(err error) error {
+		return fmt.Errorf("driver failed programming external connectivity on endpoint %s (%s): %w",
+			a.r.Name, target.state.EndpointID, err)
+	}
+	if a.n.wall == nil {
+		return fail(failf(errdefs.ErrInvalidArgument, "ports cannot be published without nftables rules (--iptables=false)"))
+	}
+	host := a.n.opts.HostIP
+	if text := target.network.options.hostIP; text != "" {
+		host, _ = parseIPv4(text) // was checked when the network was made
+		if host.IsUnspecified() {
+			host = netip.Addr{}
+		}
+	}
+	var to4, to6 netip.Addr
+	if a.gw4 != nil {
+		to4 = a.gw4.state.IPv4.Addr()
+	}
+	if a.gw6 != nil {
+		to6 = a.gw6.state.IPv6.Addr()
+	}
+	wanted, err := parsePorts(a.r.Ports, host, to4.IsValid(), to6.IsValid())
+	if err != nil {
+		return fail(err)
+	}
+	for _, w := range wanted {
+		if err := a.n.reservePort(a.holding, w, to4, to6); err != nil {
+			return fail(err)
+		}
+	}
+	if err := a.n.openPorts(a.holding); err != nil {
+		return fail(err)
+	}
+	return nil
+}
+
+// reservePort takes a port for the holding.
+func (n *Networks) reservePort(h *holding, w wantedPort, to4, to6 netip.Addr) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	rs, err := w.reserve(n.portTaken)
+	if err != nil {
+		return err
+	}
+	for _, r := range rs {
+		to := to4
+		if r.host.Addr().Is6() {
+			to = to6
+		}
+		n.hold(h, heldPort{reservation: r, to: netip.AddrPortFrom(to, w.container)})
+	}
+	return nil
+}
+
+// portIndex is where the book of published ports is opened.
+type portIndex struct {
+	proto protocol
+	port  uint16
+}
+
+// hold enters a port into the book. Called with mu held.
+func (n *Networks) hold(h *holding, p heldPort) {
+	h.ports = append(h.ports, p)
+	k := portIndex{p.proto, p.host.Port()}
+	n.ports[k] = append(n.ports[k], p.host.Addr())
+}
+
+// unhold takes it out again. Called with mu held.
+func (n *Networks) unhold(p heldPort) {
+	k := portIndex{p.proto, p.host.Port()}
+	if i := slices.Index(n.ports[k], p.host.Addr()); i >= 0 {
+		n.ports[k] = slices.Delete(n.ports[k], i, i+1)
+	}
+	if len(n.ports[k]) == 0 {
+		delete(n.ports, k)
+	}
+}
+
+// portTaken reports whether a container of ours has the port. Called with mu held.
+func (n *Networks) portTaken(k portKey) bool {
+	for _, a := range n.ports[portIndex{k.proto, k.host.Port()}] {
+		if k.clash(portKey{k.proto, netip.AddrPortFrom(a, k.host.Port())}) {
+			return true
+		}
+	}
+	return false
+}
+
+// openPorts makes the kernel translate the holding's ports.
+func (n *Networks) openPorts(h *holding) error {
+	if err := n.applyRules(); err != nil {
+		return err
+	}
+	for _, e := range h.endpoints {
+		if !e.network.routesLoopback.Swap(true) {
+			// The guard chain keeps containers from using this to reach what listens on the host's loopback.
+			if err := setSysctl("net/ipv4/conf/"+e.network.rec.Link+"/route_localnet", "1"); err != nil {
+				e.network.routesLoopback.Store(false)
+				return err
+			}
+		}
+		if e.host != "" {
+			var r requests
+			r.portFlags(e.host, !e.network.options.icc, true)
+			if err := n.rt.send(&r); err != nil {
+				return fmt.Errorf("let link %q turn frames around: %w", e.host, err)
+			}
+		}
+	}
+	n.forgetFlows(h)
+	return nil
+}
+
+// ensureRules writes the rules when no one has yet.
+func (n *Networks) ensureRules() error {
+	if n.wall == nil || n.wall.written() {
+		return nil
+	}
+	return n.applyRules()
+}
+
+func (a *attaching) undo() {
+	if a.ns != nil {
+		a.ns.Close()
+	}
+	a.n.letGo(a.r.ContainerID)
+}
+
+func (a *attaching) result() *Attachment {
+	at := &Attachment{NetNS: a.ns}
+	for _, e := range a.holding.endpoints {
+		at.Endpoints = append(at.Endpoints, e.state)
+	}
+	for _, p := range a.holding.ports {
+		at.Ports = append(at.Ports, PublishedPort{Container: p.to.Port(), Proto: p.proto.String(), HostIP: p.host.Addr(),
+			HostPort: p.host.Port()})
+	}
+	return at
+}
+
+// Detach gives back the container's addresses and ports. The links and the namespace go by themselves when the last
+// process has left it; Detach does not wait for that. A container that has nothing is not an error.
+func (n *Networks) Detach(ctx context.Context, containerID string) error {
+	return n.letGo(containerID)
+}
+
+func (n *Networks) letGo(id string) error {
+	n.mu.Lock()
+	h := n.held[id]
+	if h == nil {
+		n.mu.Unlock()
+		return nil
+	}
+	delete(n.held, id)
+	n.mu.Unlock()
+	var err error
+	if len(h.ports) > 0 {
+		// The rules go before the sockets: who takes the port next must not be translated to us.
+		err = n.applyRules()
+		for _, p := range h.ports {
+			p.close()
+		}
+		n.forgetFlows(h)
+	}
+	n.mu.Lock()
+	for _, p := range h.ports {
+		n.unhold(p)
+	}
+	for _, e := range h.endpoints {
+		n.freeEndpoint(e)
+	}
+	n.mu.Unlock()
+	return err
+}
+
+// forgetFlows makes the kernel forget what it knows of connections through the holding's UDP ports: they have no end of
+// their own, and would go on to where they went before.
+func (n *Networks) forgetFlows(h *holding) {
+	filters := map[family][]netlink.CustomConntrackFilter{}
+	for _, p := range h.ports {
+		if p.proto != unix.IPPROTO_UDP {
+			continue
+		}
+		f := &netlink.ConntrackFilter{}
+		if f.AddProtocol(unix.IPPROTO_UDP) == nil && f.AddPort(netlink.ConntrackOrigDstPort, p.host.Port()) == nil {
+			filters[familyOf(p.to.Addr())] = append(filters[familyOf(p.to.Addr())], f)
+		}
+	}
+	n.mu.Lock()
+	shut := n.shut
+	if len(filters) > 0 && !shut {
+		n.work.Add(1)
+	}
+	n.mu.Unlock()
+	if len(filters) == 0 || shut {
+		return
+	}
+	go func() {
+		defer n.work.Done()
+		for f, fs := range filters {
+			if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, netlink.InetFamily(f), fs...); err != nil {
+				n.log.Warn("forget flows of published UDP ports", "error", err)
+			}
+		}
+	}()
+}
+
+// makeBare makes a namespace with a loopback only.
+func (n *Networks) makeBare() (*spare, error) {
+	ns, err := n.inNewNetNS(func(*os.File) error {
+		rt, err := openRTNL()
+		if err != nil {
+			return err
+		}
+		defer rt.Close()
+		return setUp(rt)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &spare{ns: ns}, nil
+}
+
+// makeWarm makes a namespace on the default network.
+func (n *Networks) makeWarm() (*spare, error) {
+	n.mu.Lock()
+	if n.shut {
+		n.mu.Unlock()
+		return nil, failf(errdefs.ErrUnavailable, "the networks are closed")
+	}
+	e, err := n.newEndpoint(EndpointRequest{Network: defaultName}, AttachRequest{Name: "(to come)"}, map[string]bool{})
+	n.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	a := &attaching{n: n, holding: &holding{endpoints: []*endpoint{e}}, gw4: e}
+	if a.ns, err = n.inNewNetNS(func(ns *os.File) error {
+		a.ns = ns
+		rt, err := openRTNL()
+		if err != nil {
+			return err
+		}
+		defer rt.Close()
+		if err := setUp(rt); err != nil {
+			return err
+		}
+		return a.plugAll(rt)
+	}); err != nil {
+		n.mu.Lock()
+		n.freeEndpoint(e)
+		n.mu.Unlock()
+		return nil, err
+	}
+	return &spare{ns: a.ns, ep: e}, nil
+}
+
+func (n *Networks) dropWarm(s *spare) {
+	s.ns.Close()
+	if s.ep != nil {
+		n.mu.Lock()
+		n.freeEndpoint(s.ep)
+		n.mu.Unlock()
+	}
+}

@@ -1,0 +1,61 @@
+package network
+
+import (
+	"context"
+	"net"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+)
+
+func TestAttachDefault(t *testing.T) {
+	n := room(t)
+	a := attach(t, n, AttachRequest{})
+	e := a.Endpoints[0]
+	if e.Interface != "eth0" || e.IPv4.Addr().String() == "" || e.Gateway.String()[:7] != "10.213." {
+		t.Fatalf("endpoint %+v", e)
+	}
+	inside(t, n, a.NetNS, func() error {
+		h, err := netlink.NewHandle()
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		l, err := h.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		if l.Attrs().HardwareAddr.String() != e.MAC || l.Attrs().Flags&net.FlagUp == 0 {
+			t.Errorf("eth0: %+v", l.Attrs())
+		}
+		as, err := h.AddrList(l, netlink.FAMILY_ALL)
+		if err != nil {
+			return err
+		}
+		if len(as) != 1 || prefixFromNet(as[0].IPNet) != e.IPv4 {
+			t.Errorf("addresses: %v", as)
+		}
+		rs, err := h.RouteList(l, netlink.FAMILY_V4)
+		if err != nil {
+			return err
+		}
+		if len(rs) != 2 {
+			t.Errorf("routes: %v", rs)
+		}
+		for _, want := range []struct{ name, value string }{
+			{"net/ipv4/ip_unprivileged_port_start", "0"},
+			{"net/ipv4/ping_group_range", "0\t2147483647"},
+			{"net/ipv6/conf/eth0/disable_ipv6", "1"},
+			{"net/ipv6/conf/lo/disable_ipv6", "0"},
+			{"net/ipv6/conf/default/disable_ipv6", "0"},
+		} {
+			if got, err := readSysctl(want.name); err != nil || got != want.value {
+				t.Errorf("%s is %q, %v", want.name, got, err)
+			}
+		}
+		return nil
+	})
+	if err := n.Detach(context.Background(), "nobody"); err != nil {
+		t.Error(err)
+	}
+}

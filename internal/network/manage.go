@@ -1,0 +1,374 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+)
+
+// List returns every network, oldest first, without endpoints.
+func (n *Networks) List() []Network {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	all := make([]Network, 0, len(n.networks))
+	for _, nw := range n.networks {
+		if !nw.removing {
+			all = append(all, nw.rec.view())
+		}
+	}
+	slices.SortFunc(all, func(a, b Network) int {
+		if c := a.Created.Compare(b.Created); c != 0 {
+			return c
+		}
+		return strings.Compare(a.Name, b.Name)
+	})
+	return all
+}
+
+// Inspect returns a network by name, ID or the beginning of one, with the containers that run on it.
+func (n *Networks) Inspect(nameOrID string) (Network, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	nw, err := n.lookup(nameOrID)
+	if err != nil {
+		return Network{}, err
+	}
+	v := nw.rec.view()
+	v.Endpoints = map[string]Endpoint{}
+	for e := range nw.endpoints {
+		if e.container != "" {
+			v.Endpoints[e.container] = Endpoint{ContainerID: e.container, Name: e.name, EndpointID: e.state.EndpointID,
+				MAC: e.state.MAC, IPv4: e.state.IPv4, IPv6: e.state.IPv6}
+		}
+	}
+	return v, nil
+}
+
+// ResolveNetwork is Inspect without the containers.
+func (n *Networks) ResolveNetwork(nameOrID string) (Network, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	nw, err := n.lookup(nameOrID)
+	if err != nil {
+		return Network{}, err
+	}
+	return nw.rec.view(), nil
+}
+
+// lookup finds by ID, then name, then beginning of an ID. "default" is Docker's other name of the default network.
+func (n *Networks) lookup(ref string) (*network, error) {
+	if nw := n.networks[ref]; nw != nil && !nw.removing {
+		return nw, nil
+	}
+	name := ref
+	if name == "default" {
+		name = defaultName
+	}
+	var found *network
+	for _, nw := range n.networks {
+		if nw.rec.Name == name && !nw.removing {
+			return nw, nil
+		}
+	}
+	for _, nw := range n.networks {
+		if ref == "" || nw.removing || !strings.HasPrefix(nw.rec.ID, ref) {
+			continue
+		}
+		if found != nil {
+			return nil, failf(errdefs.ErrInvalidArgument, "network %s is ambiguous (2 matches found based on ID prefix)", ref)
+		}
+		found = nw
+	}
+	if found == nil {
+		return nil, failf(errdefs.ErrNotFound, "network %s not found", ref)
+	}
+	return found, nil
+}
+
+// Create makes a network. When it returns nil the network is durable and usable; otherwise nothing of it is left.
+// Cancelling ctx is possible until another change of the networks that is under way has ended.
+func (n *Networks) Create(ctx context.Context, r CreateRequest) (CreateResult, error) {
+	if err := n.change(ctx); err != nil {
+		return CreateResult{}, err
+	}
+	defer n.changed()
+	rec, err := n.newRecord(r)
+	if err != nil {
+		return CreateResult{}, err
+	}
+	nw, err := n.newNetwork(rec)
+	if err != nil {
+		return CreateResult{}, err
+	}
+	if rec.IPv6 {
+		if err := n.enableForwarding(ip6); err != nil {
+			return CreateResult{}, err
+		}
+	}
+	ok := false
+	undo := func(f func() error) {
+		if !ok {
+			if err := f(); err != nil {
+				n.log.Error("undo the creation of a network", "network", rec.Name, "error", err)
+			}
+		}
+	}
+	defer undo(func() error { return n.removeBridge(nw) })
+	if err := n.ensureBridge(nw, false); err != nil {
+		return CreateResult{}, err
+	}
+	defer undo(func() error { return n.removeRecord(rec.ID) })
+	if err := n.save(&nw.rec); err != nil {
+		return CreateResult{}, err
+	}
+	n.mu.Lock()
+	n.networks[rec.ID] = nw
+	n.mu.Unlock()
+	defer undo(func() error {
+		n.mu.Lock()
+		delete(n.networks, rec.ID)
+		n.mu.Unlock()
+		return n.applyRules()
+	})
+	if err := n.applyRules(); err != nil {
+		return CreateResult{}, err
+	}
+	ok = true
+	return CreateResult{ID: rec.ID}, nil
+}
+
+func (n *Networks) change(ctx context.Context) error {
+	select {
+	case n.changing <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.shut {
+		<-n.changing
+		return failf(errdefs.ErrUnavailable, "the networks are closed")
+	}
+	return nil
+}
+
+func (n *Networks) changed() { <-n.changing }
+
+// newRecord checks a request and completes it.
+func (n *Networks) newRecord(r CreateRequest) (record, error) {
+	bad := func(format string, args ...any) (record, error) {
+		return record{}, failf(errdefs.ErrInvalidArgument, format, args...)
+	}
+	switch r.Driver {
+	case "", driverBridge, "default":
+	case driverHost, driverNull:
+		return record{}, failf(errdefs.ErrPermissionDenied, "only one instance of %q network is allowed", r.Driver)
+	default:
+		return record{}, failf(errdefs.ErrNotFound, "plugin %q not found: Berth's networks have the driver \"bridge\"", r.Driver)
+	}
+	if r.IPAMDriver != "" && r.IPAMDriver != "default" {
+		return record{}, failf(errdefs.ErrNotFound, "ipam driver %q not found: Berth has the driver \"default\"", r.IPAMDriver)
+	}
+	if len(r.IPAMOptions) > 0 {
+		return bad("the default ipam driver takes no options")
+	}
+	if r.Name == "" || strings.TrimSpace(r.Name) != r.Name || strings.ContainsAny(r.Name, "/\x00\n") {
+		return bad("invalid network name %q: it must not be empty, nor begin or end with a space, nor have a slash in it", r.Name)
+	}
+	if r.Name == "default" || strings.HasPrefix(r.Name, "container:") {
+		return record{}, failf(errdefs.ErrPermissionDenied, "operation is not permitted on predefined %s network", r.Name)
+	}
+	n.mu.Lock()
+	for _, nw := range n.networks {
+		if nw.rec.Name == r.Name {
+			n.mu.Unlock()
+			if nw.rec.predefined() {
+				return record{}, failf(errdefs.ErrPermissionDenied, "operation is not permitted on predefined %s network", r.Name)
+			}
+			return record{}, failf(errdefs.ErrConflict, "network with name %s already exists", r.Name)
+		}
+	}
+	n.mu.Unlock()
+	o, err := parseBridgeOptions(r.Options)
+	if err != nil {
+		return record{}, err
+	}
+	id := newID()
+	rec := record{ID: id, Name: r.Name, Driver: driverBridge, Created: time.Now().UTC(), Internal: r.Internal,
+		Attachable: r.Attachable, IPv4: r.IPv4 == nil || *r.IPv4, IPAMOptions: r.IPAMOptions, Options: r.Options,
+		Labels: r.Labels, Link: o.link, Configured: len(r.Subnets) > 0}
+	if rec.Link == "" {
+		rec.Link = "br-" + id[:12]
+	}
+	if rec.Subnets, err = n.planSubnets(&rec, r); err != nil {
+		return record{}, err
+	}
+	return rec, nil
+}
+
+// planSubnets checks the subnets asked for against everything known, and picks those left open.
+func (n *Networks) planSubnets(rec *record, r CreateRequest) ([]Subnet, error) {
+	var has4, has6 bool
+	for _, s := range r.Subnets {
+		has4 = has4 || s.Prefix.Addr().Is4()
+		has6 = has6 || s.Prefix.Addr().Is6()
+		if !s.Prefix.IsValid() && (s.Gateway.IsValid() || s.Range.IsValid() || len(s.Aux) > 0) {
+			return nil, failf(errdefs.ErrInvalidArgument, "every ip-range or gateway must have a corresponding subnet")
+		}
+	}
+	rec.IPv6 = has6
+	if r.IPv6 != nil {
+		rec.IPv6 = *r.IPv6
+	}
+	switch {
+	case has6 && !rec.IPv6:
+		return nil, failf(errdefs.ErrInvalidArgument, "a subnet of IPv6 was given and IPv6 turned off")
+	case has4 && !rec.IPv4:
+		return nil, failf(errdefs.ErrInvalidArgument, "a subnet of IPv4 was given and IPv4 turned off")
+	case !rec.IPv4 && !rec.IPv6:
+		return nil, failf(errdefs.ErrInvalidArgument, "a network needs IPv4 or IPv6")
+	}
+	if _, err := os.Stat("/proc/sys/net/ipv6"); rec.IPv6 && err != nil {
+		return nil, failf(errdefs.ErrNotImplemented, "the network cannot have IPv6: it is disabled in the kernel")
+	}
+	subnets := slices.DeleteFunc(slices.Clone(r.Subnets), func(s Subnet) bool { return !s.Prefix.IsValid() })
+	_, local, err := n.hostPrefixes(nil)
+	if err != nil {
+		return nil, err
+	}
+	used, err := n.used(nil)
+	if err != nil {
+		return nil, err
+	}
+	if rec.IPv4 && !has4 {
+		p, err := pickSubnet(n.opts.Pools, false, used)
+		if err != nil {
+			return nil, err
+		}
+		subnets = append(subnets, Subnet{Prefix: p})
+	}
+	if rec.IPv6 && !has6 {
+		p, err := pickSubnet(n.opts.Pools, true, used)
+		if err != nil {
+			p = uniqueLocal(rec.ID)
+		}
+		subnets = append(subnets, Subnet{Prefix: p})
+	}
+	if subnets, err = completeSubnets(subnets, true); err != nil {
+		return nil, err
+	}
+	return subnets, n.checkOverlap(subnets, local)
+}
+
+func (n *Networks) checkOverlap(subnets []Subnet, local []netip.Prefix) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, s := range subnets {
+		for _, nw := range n.networks {
+			for _, other := range nw.rec.Subnets {
+				if other.Prefix.Overlaps(s.Prefix) {
+					return failf(errdefs.ErrPermissionDenied, "invalid pool request: Pool overlaps with other one on this address space: "+
+						"%s meets %s of network %q", s.Prefix, other.Prefix, nw.rec.Name)
+				}
+			}
+		}
+		if l := clash(s.Prefix, local); l != nil {
+			return failf(errdefs.ErrPermissionDenied, "invalid pool request: Pool overlaps with other one on this address space: "+
+				"%s meets the host's own network %s", s.Prefix, l)
+		}
+	}
+	return nil
+}
+
+// Remove deletes a network on which no container runs.
+func (n *Networks) Remove(ctx context.Context, nameOrID string) error {
+	if err := n.change(ctx); err != nil {
+		return err
+	}
+	defer n.changed()
+	n.mu.Lock()
+	nw, err := n.lookup(nameOrID)
+	if err == nil {
+		err = nw.removable()
+	}
+	if err != nil {
+		n.mu.Unlock()
+		return err
+	}
+	nw.removing = true
+	n.mu.Unlock()
+
+	// The record goes first: what a crash leaves of the rest has no owner then, and the next removal of the same link
+	// or rules does not find a network half gone.
+	err = n.removeRecord(nw.rec.ID)
+	if err == nil {
+		err = n.removeBridge(nw)
+	}
+	n.mu.Lock()
+	if err != nil {
+		nw.removing = false
+	} else {
+		delete(n.networks, nw.rec.ID)
+	}
+	n.mu.Unlock()
+	return errors.Join(err, n.applyRules())
+}
+
+func (nw *network) removable() error {
+	if nw.rec.predefined() {
+		return failf(errdefs.ErrPermissionDenied, "%s is a pre-defined network and cannot be removed", nw.rec.Name)
+	}
+	for e := range nw.endpoints {
+		if e.container != "" {
+			return failf(errdefs.ErrPermissionDenied,
+				"error while removing network: network %s has active endpoints (name:%q id:%q)",
+				nw.rec.Name, e.name, e.state.EndpointID[:12])
+		}
+	}
+	if nw.busy > 0 {
+		return failf(errdefs.ErrPermissionDenied, "error while removing network: network %s has active endpoints", nw.rec.Name)
+	}
+	return nil
+}
+
+func (n *Networks) removeRecord(id string) error {
+	if err := os.Remove(n.recordPath(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove the record of a network: %w", err)
+	}
+	return nil
+}
+
+// Prune removes every network of the users' on which no container runs and of which want (nil: all) approves, and returns
+// their names.
+func (n *Networks) Prune(ctx context.Context, want func(Network) bool) ([]string, error) {
+	var removed []string
+	var errs []error
+	for _, v := range n.List() {
+		n.mu.Lock()
+		nw := n.networks[v.ID]
+		free := nw != nil && nw.removable() == nil
+		n.mu.Unlock()
+		if !free || want != nil && !want(v) {
+			continue
+		}
+		switch err := n.Remove(ctx, v.ID); {
+		case err == nil:
+			removed = append(removed, v.Name)
+		case errdefs.IsNotFound(err) || errdefs.IsPermissionDenied(err): // somebody was faster
+		default:
+			errs = append(errs, err)
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return removed, errors.Join(errs...)
+}

@@ -1,0 +1,423 @@
+package network
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Networks are the networks of one daemon. All methods may be called at once.
+type Networks struct {
+	opts   Options
+	log    *slog.Logger
+	hostNS *os.File
+	rt     *rtnl           // the start path
+	handle *netlink.Handle // everything else
+	wall   *firewall       // nil without IPTables
+	warm   *pool           // namespaces on the default network
+	bare   *pool           // namespaces with a loopback only
+
+	// changing is held, by sending, while a network is made or removed.
+	changing chan struct{}
+	work     sync.WaitGroup // what runs on after an answer
+
+	mu       sync.Mutex
+	shut     bool
+	closed   map[family][]string // see policy.closed
+	networks map[string]*network // by ID
+	held     map[string]*holding // by container ID
+	ports    map[portIndex][]netip.Addr
+	warnings []string
+}
+
+// network is a record with what is true of it now. The fields below rec are guarded by Networks.mu once Open is done,
+// except those that never change.
+type network struct {
+	rec     record
+	options bridgeOptions
+	index   int  // of the bridge
+	foreign bool // the bridge is the administrator's
+	wantMTU int
+	mtu     int
+	broken  error // why it cannot be used
+	// routesLoopback: the bridge carries packets from the host's loopback.
+	routesLoopback atomic.Bool
+
+	addrs     *addresses
+	endpoints map[*endpoint]struct{}
+	busy      int // attachments under way
+	removing  bool
+}
+
+// endpoint is one interface of a container, or of a namespace that waits for one (then container is "").
+type endpoint struct {
+	state     EndpointState
+	network   *network
+	container string
+	name      string
+	host      string // the link on our side; "" when it was taken over from an earlier daemon
+}
+
+// holding is what a container has.
+type holding struct {
+	endpoints []*endpoint
+	ports     []heldPort
+}
+
+type heldPort struct {
+	*reservation
+	to netip.AddrPort
+}
+
+// Open reads the networks, makes their bridges again where they are gone, and turns forwarding on. No container can be
+// attached to a network before Retain has said who is there already. Cancelling ctx has no effect.
+func Open(ctx context.Context, o Options) (*Networks, error) {
+	if err := o.complete(); err != nil {
+		return nil, err
+	}
+	n := &Networks{opts: o, log: o.Log, changing: make(chan struct{}, 1), networks: map[string]*network{}, held: map[string]*holding{}, ports: map[portIndex][]netip.Addr{},
+		closed: map[family][]string{}}
+	ok := false
+	defer func() {
+		if !ok {
+			n.release()
+		}
+	}()
+	if err := os.MkdirAll(o.RunDir, 0o711); err != nil {
+		return nil, fmt.Errorf("make the run directory: %w", err)
+	}
+	var err error
+	if n.hostNS, err = os.Open("/proc/self/ns/net"); err != nil {
+		return nil, fmt.Errorf("open the host's network namespace: %w", err)
+	}
+	if n.rt, err = openRTNL(); err != nil {
+		return nil, err
+	}
+	if n.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+		return nil, fmt.Errorf("open an rtnetlink socket: %w", err)
+	}
+	if o.IPTables {
+		if n.wall, err = openFirewall(); err != nil {
+			return nil, err
+		}
+	}
+	if err := n.enableForwarding(ip4); err != nil {
+		return nil, err
+	}
+	records, err := n.load()
+	if err != nil {
+		return nil, err
+	}
+	if err := n.openAll(records); err != nil {
+		return nil, err
+	}
+	n.warm = newPool(max(o.Warm, 0), n.makeWarm, n.dropWarm)
+	n.bare = newPool(min(max(o.Warm, 0), 1), n.makeBare, n.dropWarm)
+	ok = true
+	return n, nil
+}
+
+// openAll brings up what the records say, and what is always there. The default network must come up; a network of the
+// user's that cannot is reported, and an error to whoever uses it.
+func (n *Networks) openAll(records []*record) error {
+	slices.SortFunc(records, func(a, b *record) int { return a.Created.Compare(b.Created) })
+	for _, name := range []string{noneName, hostName} {
+		driver := map[string]string{noneName: driverNull, hostName: driverHost}[name]
+		rec := find(records, name)
+		if rec == nil {
+			rec = &record{ID: newID(), Name: name, Driver: driver, Created: time.Now().UTC()}
+			if err := n.save(rec); err != nil {
+				return err
+			}
+		}
+		n.networks[rec.ID] = &network{rec: *rec, addrs: newAddresses(nil), endpoints: map[*endpoint]struct{}{}}
+	}
+	for _, rec := range records {
+		if rec.Driver != driverBridge || rec.Name == defaultName {
+			continue
+		}
+		nw, err := n.newNetwork(*rec)
+		if err == nil && nw.rec.IPv6 {
+			err = n.enableForwarding(ip6)
+		}
+		if err == nil {
+			err = n.ensureBridge(nw, false)
+		}
+		if err != nil {
+			nw.broken = err
+			n.warn("network %q cannot be used: %s", rec.Name, err)
+		}
+		n.networks[rec.ID] = nw
+	}
+	if n.opts.Bridge == NoBridge {
+		return nil
+	}
+	return n.openDefault(find(records, defaultName))
+}
+
+func find(records []*record, name string) *record {
+	i := slices.IndexFunc(records, func(r *record) bool { return r.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return records[i]
+}
+
+func (n *Networks) newNetwork(rec record) (*network, error) {
+	o, err := parseBridgeOptions(rec.Options)
+	nw := &network{rec: rec, options: o, addrs: newAddresses(rec.Subnets), endpoints: map[*endpoint]struct{}{}}
+	nw.wantMTU = cmp.Or(o.mtu, n.opts.MTU)
+	if nw.wantMTU == 0 {
+		nw.wantMTU = n.defaultMTU()
+	}
+	return nw, err
+}
+
+// openDefault makes the default network agree with the options, which may have changed since it was saved.
+func (n *Networks) openDefault(old *record) error {
+	rec := record{ID: newID(), Name: defaultName, Driver: driverBridge, Created: time.Now().UTC(), IPv4: true, Link: n.opts.Bridge}
+	if old != nil {
+		rec.ID, rec.Created = old.ID, old.Created
+		if old.Link == n.opts.Bridge {
+			rec.Subnets = old.Subnets
+		}
+	}
+	rec.Options = map[string]string{
+		"com.docker.network.bridge.name":                 n.opts.Bridge,
+		"com.docker.network.bridge.default_bridge":       "true",
+		"com.docker.network.bridge.enable_icc":           fmt.Sprint(n.opts.ICC),
+		"com.docker.network.bridge.enable_ip_masquerade": fmt.Sprint(n.opts.IPMasq),
+	}
+	if n.opts.HostIP.IsValid() && n.opts.HostIP.Is4() {
+		rec.Options["com.docker.network.bridge.host_binding_ipv4"] = n.opts.HostIP.String()
+	}
+	var err error
+	if rec.Subnets, err = n.defaultSubnet(rec.ID, rec.Subnets); err != nil {
+		return err
+	}
+	nw, err := n.newNetwork(rec)
+	if err != nil {
+		return err
+	}
+	rec.Options["com.docker.network.driver.mtu"] = fmt.Sprint(nw.wantMTU)
+	nw.rec.Options = rec.Options
+	if old == nil || !sameRecord(old, &nw.rec) {
+		if err := n.save(&nw.rec); err != nil {
+			return err
+		}
+	}
+	if err := n.ensureBridge(nw, true); err != nil {
+		return err
+	}
+	n.networks[rec.ID] = nw
+	return nil
+}
+
+func sameRecord(a, b *record) bool {
+	return a.Link == b.Link && fmt.Sprint(a.Subnets) == fmt.Sprint(b.Subnets) && fmt.Sprint(a.Options) == fmt.Sprint(b.Options)
+}
+
+// defaultSubnet is --bip's, that of an administrator's bridge, the one used before, or the first free one.
+func (n *Networks) defaultSubnet(id string, before []Subnet) ([]Subnet, error) {
+	var s Subnet
+	if n.opts.BIP != "" {
+		p, err := netip.ParsePrefix(n.opts.BIP)
+		if err != nil || !p.Addr().Is4() || p.Addr() == p.Masked().Addr() {
+			return nil, failf(errdefs.ErrInvalidArgument, "invalid bip %q: it is the bridge's address with the length of its subnet, "+
+				"as in 172.17.0.1/16", n.opts.BIP)
+		}
+		s = Subnet{Prefix: p.Masked(), Gateway: p.Addr()}
+	} else if l, err := n.handle.LinkByName(n.opts.Bridge); err == nil && l.Attrs().Alias != alias(id) {
+		as, err := n.handle.AddrList(l, netlink.FAMILY_V4)
+		if err == nil && len(as) > 0 {
+			p := prefixFromNet(as[0].IPNet)
+			s = Subnet{Prefix: p.Masked(), Gateway: p.Addr()}
+		}
+	}
+	own := func(link string) bool { return link == n.opts.Bridge }
+	if !s.Prefix.IsValid() && len(before) > 0 {
+		_, local, err := n.hostPrefixes(own)
+		if err != nil {
+			return nil, err
+		}
+		if clash(before[0].Prefix, local) == nil {
+			s = Subnet{Prefix: before[0].Prefix, Gateway: before[0].Gateway}
+		}
+	}
+	if !s.Prefix.IsValid() {
+		used, err := n.used(own)
+		if err != nil {
+			return nil, err
+		}
+		if s.Prefix, err = pickSubnet(n.opts.Pools, false, used); err != nil {
+			return nil, err
+		}
+	}
+	if n.opts.FixedCIDR != "" {
+		p, err := netip.ParsePrefix(n.opts.FixedCIDR)
+		if err != nil {
+			return nil, failf(errdefs.ErrInvalidArgument, "invalid fixed-cidr %q: %w", n.opts.FixedCIDR, err)
+		}
+		s.Range = p.Masked()
+	}
+	return completeSubnets([]Subnet{s}, true)
+}
+
+// used are all blocks a new network must stay clear of.
+func (n *Networks) used(except func(link string) bool) ([]netip.Prefix, error) {
+	used, _, err := n.hostPrefixes(except)
+	if err != nil {
+		return nil, err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, nw := range n.networks {
+		for _, s := range nw.rec.Subnets {
+			used = append(used, s.Prefix)
+		}
+	}
+	return used, nil
+}
+
+// clash is the first of the host's own networks that p meets.
+func clash(p netip.Prefix, local []netip.Prefix) *netip.Prefix {
+	for _, l := range local {
+		if p.Contains(l.Addr()) || l.Masked().Overlaps(p) && l.Bits() >= p.Bits() {
+			return &l
+		}
+	}
+	return nil
+}
+
+func newID() string {
+	var b [32]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+// warn notes a condition of the host that somebody should know of; Warnings shows it.
+func (n *Networks) warn(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	n.log.Warn(text)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !slices.Contains(n.warnings, text) {
+		n.warnings = append(n.warnings, text)
+	}
+}
+
+// Warnings are sentences for `info` about what keeps the networks from working as they should.
+func (n *Networks) Warnings() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.warnings)
+}
+
+// Close gives the pool back. With no container attached the bridges and rules go too, for the next Open makes them
+// again; otherwise everything stays, and Retain of the next daemon takes it over.
+func (n *Networks) Close() error {
+	n.mu.Lock()
+	if n.shut {
+		n.mu.Unlock()
+		return nil
+	}
+	n.shut = true
+	idle := len(n.held) == 0
+	var all []*network
+	for _, nw := range n.networks {
+		all = append(all, nw)
+	}
+	n.mu.Unlock()
+	n.warm.close()
+	n.bare.close()
+	n.work.Wait()
+	var errs []error
+	if idle {
+		if n.wall != nil {
+			errs = append(errs, n.wall.remove(n.tableName()))
+		}
+		for _, nw := range all {
+			errs = append(errs, n.removeBridge(nw))
+		}
+	}
+	n.release()
+	return errors.Join(errs...)
+}
+
+func (n *Networks) release() {
+	if n.wall != nil {
+		_ = n.wall.Close()
+	}
+	if n.handle != nil {
+		n.handle.Close()
+	}
+	if n.rt != nil {
+		_ = n.rt.Close()
+	}
+	if n.hostNS != nil {
+		_ = n.hostNS.Close()
+	}
+	for _, h := range n.held {
+		for _, p := range h.ports {
+			p.close()
+		}
+	}
+}
+
+// tableName is the name of our nftables tables; two daemons have different bridges.
+func (n *Networks) tableName() string {
+	name := n.opts.Bridge
+	if name == NoBridge {
+		name = strings.Trim(strings.ReplaceAll(filepath.Clean(n.opts.DataRoot), "/", "-"), "-")
+	}
+	return "berth-" + name
+}
+
+// policy is a snapshot of what the rules must say.
+func (n *Networks) policy() policy {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	p := policy{table: n.tableName(), closed: maps.Clone(n.closed)}
+	for _, nw := range n.networks {
+		if nw.rec.Driver != driverBridge || nw.broken != nil {
+			continue
+		}
+		q := policyNetwork{link: nw.rec.Link, internal: nw.rec.Internal, masquerade: nw.options.masquerade, icc: nw.options.icc}
+		for _, s := range nw.rec.Subnets {
+			q.subnets = append(q.subnets, s.Prefix)
+		}
+		p.networks = append(p.networks, q)
+	}
+	slices.SortFunc(p.networks, func(a, b policyNetwork) int { return strings.Compare(a.link, b.link) })
+	for _, h := range n.held {
+		for _, port := range h.ports {
+			p.ports = append(p.ports, policyPort{host: port.host, proto: port.proto, to: port.to})
+		}
+	}
+	return p
+}
+
+// applyRules makes the kernel's rules agree with the networks and published ports of this moment.
+func (n *Networks) applyRules() error {
+	if n.wall == nil {
+		return nil
+	}
+	return n.wall.apply(func() document { return compile(n.policy()) })
+}

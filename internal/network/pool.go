@@ -1,0 +1,192 @@
+package network
+
+import (
+	"os"
+	"sync"
+	"time"
+)
+
+// spare is a namespace that waits for a container.
+type spare struct {
+	ns *os.File
+	ep *endpoint // nil: it has a loopback only
+}
+
+// pool keeps namespaces ready. It makes them one at a time on a goroutine of its own; who finds it empty makes his own
+// and does not wait. How many it keeps follows the demand: the number taken lately, never less than least nor more than
+// poolMost, and after a while without demand only least again.
+type pool struct {
+	least int
+	make  func() (*spare, error)
+	drop  func(*spare)
+	wake  chan struct{} // has room for one
+	done  chan struct{}
+
+	mu     sync.Mutex
+	ready  []*spare
+	target int
+	recent []time.Time // takes within poolWindow
+	state  poolState
+}
+
+type poolState int
+
+const (
+	poolIdle   poolState = iota // not started
+	poolOn                      // the goroutine runs
+	poolClosed                  // nothing is handed out any more
+)
+
+const (
+	poolMost   = 16
+	poolWindow = 500 * time.Millisecond
+	poolLinger = 10 * time.Second
+)
+
+func newPool(least int, make func() (*spare, error), drop func(*spare)) *pool {
+	return &pool{least: least, make: make, drop: drop, wake: newSignal(), done: newSignal()}
+}
+
+func newSignal() chan struct{} { return make(chan struct{}, 1) }
+
+// start begins to fill the pool.
+func (p *pool) start() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.state != poolIdle || p.least == 0 {
+		return
+	}
+	p.state, p.target = poolOn, p.least
+	go p.fill()
+	p.poke()
+}
+
+// poke lets the goroutine look; it never blocks.
+func (p *pool) poke() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take is a ready namespace, or nil.
+func (p *pool) take() *spare {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.state != poolOn {
+		return nil
+	}
+	now := time.Now()
+	p.recent = append(p.since(now), now)
+	p.target = min(max(p.least, len(p.recent), p.target), poolMost)
+	p.poke()
+	if len(p.ready) == 0 {
+		return nil
+	}
+	s := p.ready[len(p.ready)-1]
+	p.ready = p.ready[:len(p.ready)-1]
+	return s
+}
+
+// since drops what is older than the window.
+func (p *pool) since(now time.Time) []time.Time {
+	i := 0
+	for i < len(p.recent) && now.Sub(p.recent[i]) > poolWindow {
+		i++
+	}
+	return append(p.recent[:0], p.recent[i:]...)
+}
+
+func (p *pool) fill() {
+	defer func() { p.done <- struct{}{} }()
+	calm := time.NewTimer(poolLinger)
+	defer calm.Stop()
+	for {
+		select {
+		case <-p.wake:
+			calm.Reset(poolLinger)
+		case <-calm.C:
+			p.shrink()
+			continue
+		}
+		for p.wants() {
+			s, err := p.make()
+			if err != nil {
+				break // whoever needs one will see the error, and wake us again
+			}
+			if !p.put(s) {
+				p.drop(s)
+				return
+			}
+		}
+		p.mu.Lock()
+		closed := p.state == poolClosed
+		p.mu.Unlock()
+		if closed {
+			return
+		}
+	}
+}
+
+func (p *pool) wants() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.state == poolOn && len(p.ready) < p.target
+}
+
+func (p *pool) put(s *spare) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.state != poolOn {
+		return false
+	}
+	p.ready = append(p.ready, s)
+	return true
+}
+
+// shrink gives back what a burst made grow.
+func (p *pool) shrink() {
+	p.mu.Lock()
+	p.target, p.recent = p.least, nil
+	surplus := p.cut(p.least)
+	p.mu.Unlock()
+	for _, s := range surplus {
+		p.drop(s)
+	}
+}
+
+func (p *pool) cut(keep int) []*spare {
+	if len(p.ready) <= keep {
+		return nil
+	}
+	surplus := append([]*spare(nil), p.ready[keep:]...)
+	clear(p.ready[keep:])
+	p.ready = p.ready[:keep]
+	return surplus
+}
+
+// empty gives back everything for the moment, because its addresses are needed.
+func (p *pool) empty() {
+	p.mu.Lock()
+	all := p.cut(0)
+	p.mu.Unlock()
+	for _, s := range all {
+		p.drop(s)
+	}
+}
+
+// close gives back everything and waits until nothing more is made.
+func (p *pool) close() {
+	p.mu.Lock()
+	was := p.state
+	p.state = poolClosed
+	all := p.cut(0)
+	p.mu.Unlock()
+	if was == poolOn {
+		p.poke()
+		<-p.done
+	}
+	for _, s := range all {
+		p.drop(s)
+	}
+}

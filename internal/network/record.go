@@ -1,0 +1,198 @@
+package network
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/berth-engine/berth/internal/durable"
+	"github.com/containerd/errdefs"
+)
+
+// Names and drivers of the networks that are always there.
+const (
+	defaultName  = "bridge"
+	hostName     = "host"
+	noneName     = "none"
+	driverBridge = "bridge"
+	driverHost   = "host"
+	driverNull   = "null"
+)
+
+const recordVersion = 1
+
+// record is one file `networks/<id>.json`.
+type record struct {
+	Version     int               `json:"version"`
+	ID          string            `json:"id"`
+	Name        string            `json:"name"`
+	Driver      string            `json:"driver"`
+	Created     time.Time         `json:"created"`
+	Internal    bool              `json:"internal,omitempty"`
+	Attachable  bool              `json:"attachable,omitempty"`
+	IPv4        bool              `json:"ipv4"`
+	IPv6        bool              `json:"ipv6,omitempty"`
+	Subnets     []Subnet          `json:"subnets,omitempty"`
+	Configured  bool              `json:"configured,omitempty"` // the creator chose the subnets
+	IPAMOptions map[string]string `json:"ipamOptions,omitempty"`
+	Options     map[string]string `json:"options,omitempty"`
+	Labels      map[string]string `json:"labels,omitempty"`
+	Link        string            `json:"link,omitempty"`
+}
+
+func (r *record) view() Network {
+	return Network{ID: r.ID, Name: r.Name, Driver: r.Driver, Created: r.Created, Internal: r.Internal,
+		Attachable: r.Attachable, IPv4: r.IPv4, IPv6: r.IPv6, Subnets: slices.Clone(r.Subnets),
+		IPAMOptions: maps.Clone(r.IPAMOptions), Options: maps.Clone(r.Options), Labels: maps.Clone(r.Labels), Link: r.Link}
+}
+
+// predefined networks are made by Open and cannot be removed.
+func (r *record) predefined() bool {
+	return r.Name == defaultName || r.Name == hostName || r.Name == noneName
+}
+
+func (n *Networks) recordPath(id string) string {
+	return filepath.Join(n.opts.DataRoot, "networks", id+".json")
+}
+
+func (n *Networks) save(r *record) error {
+	r.Version = recordVersion
+	b, err := json.MarshalIndent(r, "", "\t")
+	if err != nil {
+		return err
+	}
+	if err := durable.ReplaceFile(n.recordPath(r.ID), append(b, '\n'), 0o600); err != nil {
+		return fmt.Errorf("save network %q: %w", r.Name, err)
+	}
+	return nil
+}
+
+// load reads every record. One that cannot be understood is set aside and reported; it does not hold up the others.
+func (n *Networks) load() ([]*record, error) {
+	dir := filepath.Join(n.opts.DataRoot, "networks")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the directory of networks: %w", err)
+	}
+	if err := durable.RemoveTemporary(dir); err != nil {
+		return nil, fmt.Errorf("clean the directory of networks: %w", err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("read the directory of networks: %w", err)
+	}
+	var records []*record
+	for _, e := range entries {
+		id, ok := strings.CutSuffix(e.Name(), ".json")
+		if !ok || !e.Type().IsRegular() {
+			continue
+		}
+		path := filepath.Join(dir, e.Name())
+		r, err := readRecord(path, id)
+		if err != nil {
+			n.log.Error("a network's record is damaged and set aside", "file", path, "error", err)
+			if err := os.Rename(path, path+".damaged"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return nil, fmt.Errorf("set a damaged record aside: %w", err)
+			}
+			continue
+		}
+		records = append(records, r)
+	}
+	return records, nil
+}
+
+func readRecord(path, id string) (*record, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	r := &record{}
+	if err := json.Unmarshal(b, r); err != nil {
+		return nil, err
+	}
+	switch {
+	case r.Version != recordVersion:
+		return nil, fmt.Errorf("version %d is not known", r.Version)
+	case r.ID != id || !isID(id):
+		return nil, fmt.Errorf("it says its ID is %q", r.ID)
+	}
+	if r.Driver != driverBridge {
+		return r, nil
+	}
+	if err := checkLinkName(r.Link); err != nil {
+		return nil, err
+	}
+	if r.Subnets, err = completeSubnets(r.Subnets, true); err != nil {
+		return nil, err
+	}
+	_, err = parseBridgeOptions(r.Options)
+	return r, err
+}
+
+func isID(s string) bool {
+	for _, c := range []byte(s) {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return len(s) == 64
+}
+
+// bridgeOptions are a bridge network's driver options, read.
+type bridgeOptions struct {
+	link       string
+	icc        bool
+	masquerade bool
+	mtu        int    // 0: the daemon's
+	hostIP     string // "": the daemon's
+	prefix     string // of the interfaces inside
+}
+
+// parseBridgeOptions reads Docker's options of the bridge driver. One that we do not know is an error: it would not have
+// the effect its giver counts on.
+func parseBridgeOptions(options map[string]string) (bridgeOptions, error) {
+	o := bridgeOptions{icc: true, masquerade: true, prefix: "eth"}
+	for _, key := range slices.Sorted(maps.Keys(options)) {
+		value := options[key]
+		var err error
+		switch key {
+		case "com.docker.network.bridge.name":
+			o.link = value
+			err = checkLinkName(value)
+		case "com.docker.network.bridge.enable_icc":
+			o.icc, err = strconv.ParseBool(value)
+		case "com.docker.network.bridge.enable_ip_masquerade":
+			o.masquerade, err = strconv.ParseBool(value)
+		case "com.docker.network.driver.mtu", "mtu":
+			o.mtu, err = strconv.Atoi(value)
+			if err == nil && (o.mtu < minMTU || o.mtu > maxMTU) {
+				err = fmt.Errorf("it is %d to %d", minMTU, maxMTU)
+			}
+		case "com.docker.network.bridge.host_binding_ipv4":
+			o.hostIP = value
+			_, err = parseIPv4(value)
+		case "com.docker.network.container_iface_prefix", "com.docker.network.container_interface_prefix":
+			o.prefix = value
+			err = checkLinkName(value + "999")
+		case "com.docker.network.bridge.default_bridge":
+			_, err = strconv.ParseBool(value)
+		case "com.docker.network.bridge.gateway_mode_ipv4", "com.docker.network.bridge.gateway_mode_ipv6":
+			if value != "" && value != "nat" {
+				err = errors.New(`only "nat" is supported`)
+			}
+		default:
+			return o, failf(errdefs.ErrInvalidArgument, "unknown option %q of a bridge network", key)
+		}
+		if err != nil {
+			return o, failf(errdefs.ErrInvalidArgument, "invalid value %q of option %q: %w", value, key, err)
+		}
+	}
+	return o, nil
+}

@@ -1,0 +1,180 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+
+	"github.com/containerd/errdefs"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Retain takes over the containers that outlived the last daemon: their addresses stay theirs, their ports are bound
+// again, and the rules of all of them replace the old ones in one transaction. What belonged to others is free from
+// then on, and the pool begins to fill. It is called once, after Open and before the first Attach. A container whose
+// network is gone is reported and left as it is.
+func (n *Networks) Retain(ctx context.Context, live []Live) error {
+	for _, l := range live {
+		if err := n.retain(l); err != nil {
+			n.warn("container %q: %s", l.Name, err)
+		}
+	}
+	if err := n.applyRules(); err != nil {
+		return err
+	}
+	n.mu.Lock()
+	byName, err := n.lookup(defaultName)
+	usable := err == nil && byName.broken == nil
+	var published []*network
+	for _, h := range n.held {
+		for _, e := range h.endpoints {
+			if len(h.ports) > 0 {
+				published = append(published, e.network)
+			}
+		}
+	}
+	n.mu.Unlock()
+	for _, nw := range published {
+		nw.routesLoopback.Store(true) // set by the last daemon
+	}
+	if usable {
+		n.warm.start()
+	}
+	n.bare.start()
+	return nil
+}
+
+func (n *Networks) retain(l Live) error {
+	endpoints := l.Endpoints
+	if len(endpoints) == 0 && l.Pid > 0 {
+		var err error
+		if endpoints, err = n.lookInside(l.Pid); err != nil {
+			return err
+		}
+	}
+	h := &holding{}
+	var errs []error
+	var to4, to6 netip.Addr
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.held[l.ContainerID] != nil {
+		return failf(errdefs.ErrConflict, "it is attached already")
+	}
+	for _, s := range endpoints {
+		nw := n.networks[s.NetworkID]
+		if nw == nil || nw.rec.Driver != driverBridge {
+			errs = append(errs, fmt.Errorf("its network %q is gone", s.Network))
+			continue
+		}
+		e := &endpoint{state: s, network: nw, container: l.ContainerID, name: l.Name}
+		for _, p := range []netip.Prefix{s.IPv4, s.IPv6} {
+			if !p.IsValid() {
+				continue
+			}
+			if _, _, err := nw.addrs.take(p.Addr().Is6(), p.Addr(), "container "+l.Name); err != nil {
+				errs = append(errs, err)
+			}
+		}
+		nw.endpoints[e] = struct{}{}
+		h.endpoints = append(h.endpoints, e)
+		if !nw.rec.Internal && !to4.IsValid() && s.IPv4.IsValid() {
+			to4 = s.IPv4.Addr()
+		}
+		if !nw.rec.Internal && !to6.IsValid() && s.IPv6.IsValid() {
+			to6 = s.IPv6.Addr()
+		}
+	}
+	n.held[l.ContainerID] = h
+	for _, p := range l.Ports {
+		if err := n.retainPort(h, p, to4, to6); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// retainPort binds a port again. Where somebody took it meanwhile the port stays translated to the container, which has
+// an older right; only the socket is missing. Called with mu held.
+func (n *Networks) retainPort(h *holding, p PublishedPort, to4, to6 netip.Addr) error {
+	var proto protocol
+	for _, q := range []protocol{unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_SCTP} {
+		if q.String() == p.Proto {
+			proto = q
+		}
+	}
+	host := netip.AddrPortFrom(p.HostIP, p.HostPort)
+	to := to4
+	if p.HostIP.Is6() {
+		to = to6
+	}
+	if proto == 0 || !host.IsValid() || host.Port() == 0 || !to.IsValid() {
+		return fmt.Errorf("its published port %s/%s makes no sense", host, p.Proto)
+	}
+	r, err := bind(proto, host)
+	if err != nil {
+		r = &reservation{proto: proto, host: host, fd: -1}
+		err = fmt.Errorf("its published port: %w", bindError(proto, host, err))
+	}
+	n.hold(h, heldPort{reservation: r, to: netip.AddrPortFrom(to, p.Container)})
+	return err
+}
+
+// lookInside finds the endpoints of a process by the addresses in its network namespace.
+func (n *Networks) lookInside(pid int) ([]EndpointState, error) {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+	if err != nil {
+		return nil, fmt.Errorf("open its network namespace: %w", err)
+	}
+	defer f.Close()
+	var h *netlink.Handle
+	if err := n.inNetNS(f, func() (err error) {
+		h, err = netlink.NewHandle(unix.NETLINK_ROUTE)
+		return err
+	}); err != nil {
+		return nil, fmt.Errorf("look into its network namespace: %w", err)
+	}
+	defer h.Close()
+	links, err := h.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list its links: %w", err)
+	}
+	var found []EndpointState
+	for _, l := range links {
+		if l.Type() != "veth" {
+			continue
+		}
+		as, err := h.AddrList(l, netlink.FAMILY_ALL)
+		if err != nil {
+			return nil, fmt.Errorf("list its addresses: %w", err)
+		}
+		s := EndpointState{EndpointID: newID(), Interface: l.Attrs().Name, MAC: l.Attrs().HardwareAddr.String()}
+		for _, a := range as {
+			n.recognize(&s, prefixFromNet(a.IPNet))
+		}
+		if s.NetworkID != "" {
+			found = append(found, s)
+		}
+	}
+	return found, nil
+}
+
+func (n *Networks) recognize(s *EndpointState, p netip.Prefix) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, nw := range n.networks {
+		for _, sub := range nw.rec.Subnets {
+			if !p.IsValid() || p.Masked() != sub.Prefix {
+				continue
+			}
+			s.Network, s.NetworkID = nw.rec.Name, nw.rec.ID
+			if p.Addr().Is6() {
+				s.IPv6, s.Gateway6 = p, sub.Gateway
+			} else {
+				s.IPv4, s.Gateway = p, sub.Gateway
+			}
+		}
+	}
+}

@@ -1,0 +1,169 @@
+package network
+
+import (
+	"net/netip"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+)
+
+// policy is everything the rules depend on.
+type policy struct {
+	table    string
+	networks []policyNetwork
+	ports    []policyPort
+	// closed are the links between which nothing was forwarded until we turned forwarding on.
+	closed map[family][]string
+}
+
+type policyNetwork struct {
+	link       string
+	subnets    []netip.Prefix
+	internal   bool
+	masquerade bool
+	icc        bool
+}
+
+type policyPort struct {
+	host  netip.AddrPort // an unspecified address means every one
+	proto protocol
+	to    netip.AddrPort
+}
+
+// compile makes the rules of the whole daemon. It is a pure function: equal policies give equal documents, and the
+// number of rules does not depend on how many networks, containers and ports there are.
+func compile(p policy) document {
+	var d document
+	for _, f := range []family{ip4, ip6} {
+		if f == ip4 || p.has(ip6) {
+			d.tables = append(d.tables, p.compile(f))
+		}
+	}
+	return d
+}
+
+func (p policy) has(f family) bool {
+	for _, n := range p.networks {
+		for _, s := range n.subnets {
+			if familyOf(s.Addr()) == f {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func familyOf(a netip.Addr) family {
+	if a.Is6() {
+		return ip6
+	}
+	return ip4
+}
+
+func (p policy) compile(f family) table {
+	name, port, proto := nftables.TypeIFName, nftables.TypeInetService, nftables.TypeInetProto
+	types := func(ts ...nftables.SetDatatype) []nftables.SetDatatype { return ts }
+	links := set{name: "links", key: types(name)}
+	same := set{name: "same", key: types(name, name)}
+	internal := set{name: "internal", key: types(name)}
+	subnets := set{name: "subnets", key: types(f.addrType()), interval: true}
+	hidden := set{name: "hidden", key: types(f.addrType()), interval: true}
+	published := set{name: "published", key: types(proto, port), data: types(f.addrType(), port)}
+	publishedAt := set{name: "published_at", key: types(f.addrType(), proto, port), data: types(f.addrType(), port)}
+
+	for _, n := range p.networks {
+		links.elements = append(links.elements, element{key: []any{n.link}})
+		if n.icc {
+			same.elements = append(same.elements, element{key: []any{n.link, n.link}})
+		}
+		if n.internal {
+			internal.elements = append(internal.elements, element{key: []any{n.link}})
+		}
+		for _, s := range n.subnets {
+			if familyOf(s.Addr()) != f {
+				continue
+			}
+			subnets.elements = append(subnets.elements, element{key: []any{s}})
+			if n.masquerade && !n.internal {
+				hidden.elements = append(hidden.elements, element{key: []any{s}})
+			}
+		}
+	}
+	for _, q := range p.ports {
+		if familyOf(q.to.Addr()) != f {
+			continue
+		}
+		to := []any{q.to.Addr(), q.to.Port()}
+		if q.host.Addr().IsUnspecified() {
+			published.elements = append(published.elements, element{[]any{q.proto, q.host.Port()}, to})
+		} else {
+			publishedAt.elements = append(publishedAt.elements, element{[]any{q.host.Addr(), q.proto, q.host.Port()}, to})
+		}
+	}
+	sets := []set{links, same, internal, subnets, hidden, published, publishedAt}
+	if len(p.closed[f]) > 0 {
+		closed := set{name: "closed", key: types(name)}
+		for _, l := range p.closed[f] {
+			closed.elements = append(closed.elements, element{key: []any{l}})
+		}
+		sets = append(sets, closed)
+	}
+	for _, s := range sets {
+		sortElements(s.elements)
+	}
+	return table{family: f, name: p.table, sets: sets, chains: p.chains(f)}
+}
+
+func (p policy) chains(f family) []chain {
+	loopback := addr{dst: true, block: netip.MustParsePrefix("127.0.0.0/8")}
+	notLoopback := loopback
+	notLoopback.not = true
+	fromLoopback := addr{block: loopback.block}
+
+	ours := chain{name: "ours", rules: []rule{
+		when(linkPair{"same"}, accept()),
+		when(state{expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED}, accept()),
+		when(link{dir: in, set: "internal"}, drop()).because("internal networks stay inside"),
+		when(link{dir: out, set: "internal"}, drop()),
+		when(translated{}, accept()).because("published ports"),
+		when(link{dir: out, set: "links"}, drop()).because("nothing else reaches a container, networks are apart"),
+		when(accept()),
+	}}
+	forward := chain{name: "forward", hook: hookForward(), rules: []rule{
+		when(link{dir: in, set: "links"}, jump("ours")),
+		when(link{dir: out, set: "links"}, jump("ours")),
+	}}
+	if len(p.closed[f]) > 0 {
+		forward.rules = append(forward.rules, when(link{dir: in, set: "closed"}, link{dir: out, set: "closed"}, drop()).
+			because("the kernel forwarded nothing here before"))
+	}
+	toPorts := func(first ...clause) []rule {
+		first = append(first, toThisHost{})
+		return []rule{
+			when(append(first[:len(first):len(first)], dnat{to: "published_at", byAddr: true})...),
+			when(append(first[:len(first):len(first)], dnat{to: "published"})...),
+		}
+	}
+	hairpin := when(translated{}, addr{set: "subnets"}, link{dir: out, set: "links"}, masquerade{}).
+		because("containers that use a published port")
+	leaving := when(addr{set: "hidden"}, link{dir: out, not: true, set: "links"}, masquerade{})
+
+	if f == ip6 {
+		return []chain{ours, forward,
+			{name: "prerouting", hook: hookPrerouting(), rules: toPorts()},
+			{name: "output", hook: hookOutput(), rules: toPorts()},
+			{name: "postrouting", hook: hookPostrouting(), rules: []rule{leaving, hairpin}},
+		}
+	}
+	return []chain{ours, forward,
+		{name: "guard", hook: hookGuard(), rules: []rule{
+			when(link{dir: in, set: "links"}, loopback, drop()).because("the bridges route 127/8 for ports published there"),
+		}},
+		// Nobody but the host itself reaches what is published on 127.0.0.1, so only output translates that.
+		{name: "prerouting", hook: hookPrerouting(), rules: toPorts(notLoopback)},
+		{name: "output", hook: hookOutput(), rules: toPorts()},
+		{name: "postrouting", hook: hookPostrouting(), rules: []rule{leaving, hairpin,
+			when(fromLoopback, link{dir: out, set: "links"}, masquerade{}).because("the host itself, through 127.0.0.1"),
+		}},
+	}
+}
