@@ -1,0 +1,85 @@
+package archive
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"path"
+	"path/filepath"
+	"sort"
+
+	"github.com/berth-engine/berth/internal/confine"
+	"golang.org/x/sys/unix"
+)
+
+// ChangeKind says what happened to a path; the numbers are the Docker API's.
+type ChangeKind uint8
+
+// The kinds of changes.
+const (
+	Modified ChangeKind = 0
+	Added    ChangeKind = 1
+	Deleted  ChangeKind = 2
+)
+
+// Change is one path that differs from the image.
+type Change struct {
+	Path string
+	Kind ChangeKind
+}
+
+// Changes compares an overlay's upper directory with what lies below it. lower is opened only if something changed. A
+// whiteout (a 0:0 character device, kernel documentation overlayfs.rst) is a deletion.
+func Changes(ctx context.Context, upper string, lower func() (*confine.Root, error)) ([]Change, error) {
+	var out []Change
+	var below *confine.Root
+	defer func() {
+		if below != nil {
+			_ = below.Close()
+		}
+	}()
+	err := filepath.WalkDir(upper, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			if errors.Is(err, fs.ErrNotExist) { // the container goes on while we look
+				return nil
+			}
+			return err
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(upper, p)
+		if err != nil || rel == "." {
+			return err
+		}
+		name := path.Join("/", rel)
+		if below == nil {
+			if below, err = lower(); err != nil {
+				return err
+			}
+		}
+		was, err := below.Lstat(name)
+		there := err == nil
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(p, &st); err != nil {
+			return nil
+		}
+		switch {
+		case st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0:
+			if there {
+				out = append(out, Change{name, Deleted})
+			}
+		case there:
+			_ = was
+			out = append(out, Change{name, Modified})
+		default:
+			out = append(out, Change{name, Added})
+		}
+		return nil
+	})
+	sort.Slice(out, func(i, j int) bool { return out[i].Path < out[j].Path })
+	return out, err
+}
