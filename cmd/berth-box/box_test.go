@@ -1,0 +1,348 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestMain lets the test binary play box itself: tests start it again under the names of its commands.
+func TestMain(m *testing.M) {
+	if os.Getenv("BOX_TEST_RUN") != "" {
+		main()
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// boxDir makes a directory with every command as a link to the test binary.
+func boxDir(t *testing.T) string {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for _, n := range append(names(), "box") {
+		if err := os.Symlink(self, filepath.Join(dir, n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func command(t *testing.T, bin, work string, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(filepath.Join(bin, args[0]), args[1:]...)
+	cmd.Dir = work
+	cmd.Env = []string{"BOX_TEST_RUN=1", "PATH=" + bin, "HOME=/", "TZ=UTC"}
+	return cmd
+}
+
+func exitOf(t *testing.T, err error) int {
+	t.Helper()
+	if err == nil {
+		return 0
+	}
+	ee, ok := errors.AsType[*exec.ExitError](err)
+	if !ok {
+		t.Fatal(err)
+	}
+	if ws := ee.Sys().(syscall.WaitStatus); ws.Signaled() {
+		return 128 + int(ws.Signal())
+	}
+	return ee.ExitCode()
+}
+
+// TestShell is what people write after `sh -c`: the script, its output, its exit code.
+func TestShell(t *testing.T) {
+	bin, work := boxDir(t), t.TempDir()
+	for _, tc := range []struct {
+		script, out string
+		code        int
+	}{
+		{`exit 7`, "", 7},
+		{`echo hi | tr a-z A-Z`, "HI\n", 0},
+		{`nonexistent`, "", 127},
+		{`/nonexistent`, "", 127},
+		{`/`, "", 126},
+		{`touch f; ./f`, "", 126},
+		{`if; then`, "", 2},
+		{`set -e; false; echo no`, "", 1},
+		{`kill -9 $$`, "", 137},
+		{`exec echo replaced; echo no`, "replaced\n", 0},
+		{`(exec echo sub); echo main`, "sub\nmain\n", 0},
+		{`exec nonexistent; echo no`, "", 127},
+		{`echo a >x; echo b >>x; cat <x; exec 2>y; echo err >&2; cat y`, "a\nb\nerr\n", 0},
+		{`sleep 9 & p=$!; kill $p; wait $p; echo $?`, "143\n", 0},
+		{`while :; do sleep 0.05; done & kill $!; wait $!; echo $?`, "143\n", 0},
+		{`trap "echo bye" EXIT; echo x`, "x\nbye\n", 0},
+		{`trap "echo term; exit 3" TERM; kill -TERM $$; sleep 0.1; echo no`, "term\n", 3},
+		{`trap "" TERM; kill -TERM $$; echo alive`, "alive\n", 0},
+		{`trap "echo got" USR1; (sleep 0.2; kill -USR1 $$) & sleep 9 & wait; echo $?; kill $!; echo end`, "got\n138\nend\n", 0},
+		{`sh -c 'exit 4'; echo $?`, "4\n", 0},
+		{`echo 'echo "$0 $1"; exit 9' >s; sh s arg`, "s arg\n", 9},
+		{`printf 'echo noshebang\n' >n; chmod 755 n; ./n`, "noshebang\n", 0},
+		{`umask 027; umask`, "0027\n", 0},
+		{`ulimit -n 99; ulimit -n; sh -c 'ulimit -n'`, "99\n99\n", 0},
+		{`x=$(printf 'a\nb\n'); echo "$x" | wc -l`, "2\n", 0},
+		{`f() { return 5; }; f; echo $?; for i in 1 2; do echo $i; done`, "5\n1\n2\n", 0},
+		{`test 1 -lt 2 && [ -d / ] && ! [ -f / ] && echo ok`, "ok\n", 0},
+	} {
+		t.Run(tc.script, func(t *testing.T) {
+			out, err := command(t, bin, work, "sh", "-c", tc.script).Output()
+			if got := exitOf(t, err); got != tc.code || string(out) != tc.out {
+				t.Errorf("sh -c %q: output %q, exit code %d; want %q, %d", tc.script, out, got, tc.out, tc.code)
+			}
+		})
+	}
+}
+
+// TestCommands runs each command the way scripts do.
+func TestCommands(t *testing.T) {
+	bin, work := boxDir(t), t.TempDir()
+	write(t, filepath.Join(work, "in"), "root:x:0\nuser:x:1000\nroot2:x:0\n")
+	for _, tc := range []struct {
+		line, out string
+		code      int
+	}{
+		{"true", "", 0},
+		{"false", "", 1},
+		{"cat in", "root:x:0\nuser:x:1000\nroot2:x:0\n", 0},
+		{"cat nonexistent", "", 1},
+		{"head -n 1 in", "root:x:0\n", 0},
+		{"head -1 in", "root:x:0\n", 0},
+		{"tail -n 1 in", "root2:x:0\n", 0},
+		{"tail -n +3 in", "root2:x:0\n", 0},
+		{"tail -c 3 in", ":0\n", 0},
+		{"wc -l in", "3 in\n", 0},
+		{"cut -d: -f1,3 in", "root:0\nuser:1000\nroot2:0\n", 0},
+		{"grep -c root in", "2\n", 0},
+		{"grep nothing in", "", 1},
+		{"grep x nonexistent", "", 2},
+		{"grep -no ro*t in", "1:root\n3:root\n", 0},
+		{"grep -vE ^(root|none) in", "user:x:1000\n", 0},
+		{"sed -n 2p in", "user:x:1000\n", 0},
+		{`sed s/\(r\)\(o\)/\2\1/;/user/d in`, "orot:x:0\norot2:x:0\n", 0},
+		{"sed 1,2d in", "root2:x:0\n", 0},
+		{"sed k in", "", 2},
+		{"sort -t: -k3n -k1r in", "root:x:0\nroot2:x:0\nuser:x:1000\n", 0},
+		{"seq 1 2 5", "1\n3\n5\n", 0},
+		{"basename /a/b.c .c", "b\n", 0},
+		{"dirname /a/b/", "/a\n", 0},
+		{"printf %05.1f|%s\\n 3.14159 x", "003.1|x\n", 0},
+		{"expr 7 * 6", "42\n", 0},
+		{"expr 1 - 1", "0\n", 1},
+		{"env A=b printenv A", "b\n", 0},
+		{"date -u -d @0 +%F_%T", "1970-01-01_00:00:00\n", 0},
+		{"stat -c %s_%F in", "31_regular file\n", 0},
+		{"timeout 0.05 sleep 9", "", 124},
+		{"timeout 5 false", "", 1},
+		{"mkdir -p d/e", "", 0},
+		{"cp -a in d/e/copy", "", 0},
+		{"cp d x", "", 1},
+		{"cp -r d d2", "", 0},
+		{"find d2 -type f -name c*", "d2/e/copy\n", 0},
+		{"cmp in d2/e/copy", "", 0},
+		{"mv d2 d3", "", 0},
+		{"tar czf t.tgz d3", "", 0},
+		{"rm -r d3", "", 0},
+		{"tar xf t.tgz", "", 0},
+		{"cat d3/e/copy", "root:x:0\nuser:x:1000\nroot2:x:0\n", 0},
+		{"gzip -k in", "", 0},
+		{"zcat in.gz", "root:x:0\nuser:x:1000\nroot2:x:0\n", 0},
+		{"ln -s in link", "", 0},
+		{"readlink link", "in\n", 0},
+		{"ls -1 d3", "e\n", 0},
+		{"ls nonexistent", "", 1},
+		{"sha256sum nonexistent", "", 1},
+		{"dd if=in bs=4 count=1 status=none", "root", 0},
+		{"which nonexistent", "", 1},
+		{"cat --nonsense", "", 2},
+		{"box nonexistent", "", 127},
+		{"box true", "", 0},
+	} {
+		t.Run(tc.line, func(t *testing.T) {
+			fields := strings.Fields(tc.line)
+			out, err := command(t, bin, work, fields...).Output()
+			if got := exitOf(t, err); got != tc.code || string(out) != tc.out {
+				t.Errorf("%s: output %q, exit code %d; want %q, %d", tc.line, out, got, tc.out, tc.code)
+			}
+		})
+	}
+}
+
+// TestTarStaysInside feeds tar an archive that tries to leave the directory it is extracted in.
+func TestTarStaysInside(t *testing.T) {
+	bin, work := boxDir(t), t.TempDir()
+	inner := filepath.Join(work, "inner")
+	if err := os.Mkdir(inner, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, headers := range [][]tar.Header{
+		{{Name: "../escaped", Typeflag: tar.TypeReg}},
+		{{Name: "l", Typeflag: tar.TypeSymlink, Linkname: ".."}, {Name: "l/escaped", Typeflag: tar.TypeReg}},
+		{{Name: "h", Typeflag: tar.TypeLink, Linkname: "../in"}},
+	} {
+		var buf bytes.Buffer
+		tw := tar.NewWriter(&buf)
+		for _, h := range headers {
+			if err := tw.WriteHeader(&h); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := tw.Close(); err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(work, "in"), "secret")
+		cmd := command(t, bin, inner, "tar", "x")
+		cmd.Stdin = &buf
+		if err := cmd.Run(); err == nil {
+			t.Errorf("%s: extracted without an error", headers[0].Name)
+		}
+		if _, err := os.Stat(filepath.Join(work, "escaped")); err == nil {
+			t.Errorf("%s: wrote outside", headers[0].Name)
+		}
+	}
+}
+
+// TestPidOne: a shell that is process 1 reaps orphans and can be ended by SIGTERM.
+func TestPidOne(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("a pid namespace needs root")
+	}
+	bin := boxDir(t)
+	start := func(script string) *exec.Cmd {
+		cmd := command(t, bin, "/", "sh", "-c", script)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
+		return cmd
+	}
+	out, err := start(`sh -c 'sleep 0.1 & exit 0'; sleep 0.4; kill -0 -1 && echo others; echo done`).Output()
+	if err != nil || strings.Contains(string(out), "others") {
+		t.Errorf("an orphan was left unreaped: %q, %v", out, err)
+	}
+	for script, want := range map[string]int{
+		"sleep 60; echo not reached":             143,
+		"exec sleep 60":                          143,
+		"trap 'exit 5' TERM; sleep 60 & wait; :": 5,
+	} {
+		cmd := start("echo up; " + script)
+		up, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := up.Read(make([]byte, 3)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(100 * time.Millisecond) // until the script is past its echo; too early is a weaker test, not a failure
+		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if got := exitOf(t, cmd.Wait()); got != want {
+			t.Errorf("%s as process 1, after SIGTERM: exit code %d, want %d", script, got, want)
+		}
+	}
+}
+
+// TestRootfs: the image's file system holds the promised places and is the same bytes every time.
+func TestRootfs(t *testing.T) {
+	box, err := os.CreateTemp(t.TempDir(), "box")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer box.Close()
+	if _, err := box.WriteString("program"); err != nil {
+		t.Fatal(err)
+	}
+	var sums [2][32]byte
+	var buf bytes.Buffer
+	for i := range sums {
+		if _, err := box.Seek(0, io.SeekStart); err != nil {
+			t.Fatal(err)
+		}
+		buf.Reset()
+		if err := packRootfs(&buf, box); err != nil {
+			t.Fatal(err)
+		}
+		sums[i] = sha256.Sum256(buf.Bytes())
+	}
+	if sums[0] != sums[1] {
+		t.Error("two archives of one program differ")
+	}
+	zr, err := gzip.NewReader(&buf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	modes := map[string]int64{}
+	links := map[string]string{}
+	var order []string
+	for tr := tar.NewReader(zr); ; {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		modes[h.Name], links[h.Name] = h.Mode, h.Linkname
+		order = append(order, h.Name)
+	}
+	if !slices.IsSorted(order) {
+		t.Error("entries are not sorted")
+	}
+	for name, mode := range map[string]int64{"tmp/": 0o1777, "root/": 0o700, "bin/box": 0o755, "etc/passwd": 0o644} {
+		if modes[name] != mode {
+			t.Errorf("%s has mode %o, want %o", name, modes[name], mode)
+		}
+	}
+	for _, name := range []string{"bin/sh", "bin/true", "bin/["} {
+		if links[name] != "box" {
+			t.Errorf("%s links to %q", name, links[name])
+		}
+	}
+}
+
+// TestTableSorted keeps the table readable and free of doubles.
+func TestTableSorted(t *testing.T) {
+	list := names()
+	if !slices.IsSorted(list) || len(slices.Compact(slices.Clone(list))) != len(list) {
+		t.Error("names are not sorted or not unique")
+	}
+	rows := table()
+	if !slices.IsSortedFunc(rows, func(a, b row) int { return strings.Compare(a.name, b.name) }) {
+		t.Error("table() is not sorted")
+	}
+}
+
+func write(t *testing.T, name, text string) {
+	t.Helper()
+	if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func FuzzSed(f *testing.F) {
+	for _, s := range []string{"s/a/b/g", "1,$d", "/x/{p;q}", `y/ab/cd/`, "s/[/]/x/", "$!N;P;D"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, script string) {
+		p := &sedParser{src: script}
+		if prog, err := p.commands(false); err == nil && !strings.Contains(script, "D") {
+			(&sedRun{prog: prog, lines: []string{"abc", "def"}, out: io.Discard}).run()
+		}
+	})
+}
