@@ -1,0 +1,23 @@
+// Command berth is the command line of Berth. It holds nothing but the wiring: what it does is in internal/cli.
+package main
+
+import (
+	"context"
+	"os"
+
+	"github.com/berth-engine/berth/internal/cli"
+)
+
+// Stamped by the linker.
+var (
+	version   = "0.0.0-dev"
+	commit    = "unknown"
+	buildTime = "unknown"
+)
+
+func main() {
+	os.Exit(cli.Main(context.Background(),
+		cli.IO{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Env: os.Environ()},
+		cli.Build{Version: version, Commit: commit, Time: buildTime},
+		os.Args[1:]))
+}

@@ -1,0 +1,241 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/client"
+	"github.com/spf13/cobra"
+)
+
+// inspectors asks for the raw description of one object of each kind.
+func inspectors(api *client.Client, size, verbose bool) []inspector {
+	return []inspector{
+		{"container", func(ctx context.Context, name string) (json.RawMessage, error) {
+			r, err := api.ContainerInspect(ctx, name, client.ContainerInspectOptions{Size: size})
+			return r.Raw, err
+		}},
+		{"image", func(ctx context.Context, name string) (json.RawMessage, error) {
+			var raw bytes.Buffer
+			_, err := api.ImageInspect(ctx, name, client.ImageInspectWithRawResponse(&raw))
+			return raw.Bytes(), err
+		}},
+		{"network", func(ctx context.Context, name string) (json.RawMessage, error) {
+			r, err := api.NetworkInspect(ctx, name, client.NetworkInspectOptions{Verbose: verbose})
+			return r.Raw, err
+		}},
+		{"volume", func(ctx context.Context, name string) (json.RawMessage, error) {
+			r, err := api.VolumeInspect(ctx, name, client.VolumeInspectOptions{})
+			return r.Raw, err
+		}},
+	}
+}
+
+type inspector struct {
+	kind string
+	get  func(context.Context, string) (json.RawMessage, error)
+}
+
+func newInspect(a *app) *cobra.Command {
+	var format, kind string
+	var size bool
+	cmd := command("inspect [OPTIONS] NAME|ID [NAME|ID...]", "Show everything about containers, images, networks and volumes",
+		minArgs(1), func(ctx context.Context, args []string) error {
+			api, err := a.client()
+			if err != nil {
+				return err
+			}
+			kinds := inspectors(api, size, false)
+			if kind != "" {
+				i := slices.IndexFunc(kinds, func(i inspector) bool { return i.kind == kind })
+				if i < 0 {
+					return fmt.Errorf(`unknown type: %q: must be one of "container", "image", "network", "volume"`, kind)
+				}
+				kinds = kinds[i : i+1]
+			}
+			return a.inspect(ctx, format, args, func(ctx context.Context, name string) (json.RawMessage, error) {
+				return firstFound(ctx, kinds, name)
+			})
+		})
+	f := cmd.Flags()
+	f.StringVarP(&format, "format", "f", "", `How to print: "json" or a Go template`)
+	f.BoolVarP(&size, "size", "s", false, "Show the sizes of containers")
+	f.StringVar(&kind, "type", "", "Look among objects of this kind only")
+	cmd.ValidArgsFunction = a.completeAll(a.containerNames(true))
+	return cmd
+}
+
+func firstFound(ctx context.Context, kinds []inspector, name string) (json.RawMessage, error) {
+	for _, k := range kinds {
+		raw, err := k.get(ctx, name)
+		if err == nil || !errdefs.IsNotFound(err) && !errdefs.IsInvalidArgument(err) || len(kinds) == 1 {
+			return raw, err
+		}
+	}
+	return nil, fmt.Errorf("Error: No such object: %s", name)
+}
+
+// newKindInspect is the inspect command of one kind of object.
+func newKindInspect(a *app, kind, use, short string, complete completer) *cobra.Command {
+	var format string
+	var size, verbose bool
+	cmd := command(use, short, minArgs(1), func(ctx context.Context, args []string) error {
+		api, err := a.client()
+		if err != nil {
+			return err
+		}
+		for _, k := range inspectors(api, size, verbose) {
+			if k.kind == kind {
+				return a.inspect(ctx, format, args, k.get)
+			}
+		}
+		return errors.New("unknown kind")
+	})
+	f := cmd.Flags()
+	f.StringVarP(&format, "format", "f", "", `How to print: "json" or a Go template`)
+	switch kind {
+	case "container":
+		f.BoolVarP(&size, "size", "s", false, "Show sizes")
+	case "network":
+		f.BoolVarP(&verbose, "verbose", "v", false, "Show diagnostics too")
+	}
+	cmd.ValidArgsFunction = a.completeAll(complete)
+	return cmd
+}
+
+func newContainerInspect(a *app) *cobra.Command {
+	return newKindInspect(a, "container", "inspect [OPTIONS] CONTAINER [CONTAINER...]",
+		"Show everything about one or more containers", a.containerNames(true))
+}
+
+func newImageInspect(a *app) *cobra.Command {
+	return newKindInspect(a, "image", "inspect [OPTIONS] IMAGE [IMAGE...]",
+		"Show everything about one or more images", a.imageNames)
+}
+
+func newNetworkInspect(a *app) *cobra.Command {
+	return newKindInspect(a, "network", "inspect [OPTIONS] NETWORK [NETWORK...]",
+		"Show everything about one or more networks", a.networkNames)
+}
+
+func newVolumeInspect(a *app) *cobra.Command {
+	return newKindInspect(a, "volume", "inspect [OPTIONS] VOLUME [VOLUME...]",
+		"Show everything about one or more volumes", a.volumeNames)
+}
+
+// inspect prints the descriptions of the objects named: as one indented JSON list, or a template's text for each. What
+// was found is printed also when something was not.
+func (a *app) inspect(ctx context.Context, format string, names []string,
+	get func(context.Context, string) (json.RawMessage, error)) error {
+	var template *outputTemplate
+	var err error
+	if format != "" && format != "json" {
+		if template, err = parseTemplate(unescape(format)); err != nil {
+			return err
+		}
+	}
+	var found []json.RawMessage
+	var failed []error
+	for _, name := range names {
+		raw, err := get(ctx, name)
+		if err != nil {
+			failed = append(failed, plainError(err))
+			continue
+		}
+		found = append(found, raw)
+	}
+	var b bytes.Buffer
+	if err := a.writeInspected(&b, template, format, found); err != nil {
+		failed = append(failed, err)
+	}
+	if _, err := a.Out.Write(b.Bytes()); err != nil {
+		return err
+	}
+	if len(failed) > 0 {
+		var exit *exitError
+		if errors.As(failed[0], &exit) {
+			return exit
+		}
+		return joined(failed)
+	}
+	return nil
+}
+
+func (a *app) writeInspected(b *bytes.Buffer, template *outputTemplate, format string, found []json.RawMessage) error {
+	if template != nil {
+		for _, raw := range found {
+			v, err := parseJSON(raw)
+			if err != nil {
+				return err
+			}
+			if err := template.execute(b, v); err != nil {
+				return templateFailure(err)
+			}
+			b.WriteByte('\n')
+		}
+		return nil
+	}
+	list := append([]byte{'['}, bytes.Join(rawBytes(found), []byte{','})...)
+	list = append(list, ']')
+	if format == "json" {
+		if err := json.Compact(b, list); err != nil {
+			return err
+		}
+	} else if len(found) == 0 {
+		b.WriteString("[]")
+	} else if err := json.Indent(b, list, "", "    "); err != nil {
+		return err
+	}
+	b.WriteByte('\n')
+	return nil
+}
+
+// templateFailure is the error of a template on a description.
+func templateFailure(err error) error {
+	var exit *exitError
+	if errors.As(err, &exit) {
+		return &exitError{1, "template parsing error: " + exit.text}
+	}
+	return err
+}
+
+func rawBytes(list []json.RawMessage) [][]byte {
+	out := make([][]byte, len(list))
+	for i, raw := range list {
+		out[i] = bytes.TrimSpace(raw)
+	}
+	return out
+}
+
+// printObject prints one API value under --format.
+func (a *app) printObject(format string, value any) error {
+	o, err := objectOf(value)
+	if err != nil {
+		return err
+	}
+	if format == "json" {
+		text, err := toJSON(o)
+		if err != nil {
+			return err
+		}
+		_, err = io.WriteString(a.Out, text+"\n")
+		return err
+	}
+	template, err := parseTemplate(unescape(format))
+	if err != nil {
+		return err
+	}
+	var b bytes.Buffer
+	if err := template.execute(&b, o); err != nil {
+		return err
+	}
+	b.WriteByte('\n')
+	_, err = a.Out.Write(b.Bytes())
+	return err
+}
