@@ -1,0 +1,330 @@
+package store
+
+import (
+	"archive/tar"
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+func TestApplyKeepsEverything(t *testing.T) {
+	s := open(t)
+	ctx, release, err := s.Lease(t.Context())
+	must(t, err)
+	defer release()
+	suid := file("bin/su", "#!su")
+	suid.Mode, suid.Uid, suid.Gid = 0o4755, 7, 8
+	capable := file("bin/ping", "ping")
+	capable.Uid, capable.Format = 3, tar.FormatPAX
+	capability := "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+	capable.PAXRecords = map[string]string{paxXattr + "security.capability": capability, paxXattr + "user.colour": "red",
+		paxXattr + "trusted.overlay.redirect": "/etc", paxXattr + "trusted.overlay.metacopy": ""}
+	old := file("old", "")
+	old.ModTime = time.Unix(-5, 0)
+	dev := entry{tar.Header{Typeflag: tar.TypeChar, Name: "dev/null", Mode: 0o666, Devmajor: 1, Devminor: 3}, ""}
+	fifo := entry{tar.Header{Typeflag: tar.TypeFifo, Name: "pipe", Mode: 0o600}, ""}
+	chain, err := stack(ctx, s, archive(t, dir("bin/", 0o1777), suid, hardlink("bin/sudo", "bin/su"), symlink("sh", "/bin/su"),
+		capable, old, dev, fifo, file("/absolute", "abs"), file("./a/../dotted", "d")))
+	must(t, err)
+	root := mount(t, s, chain)
+	stat := func(name string) syscall.Stat_t {
+		var st syscall.Stat_t
+		must(t, syscall.Lstat(filepath.Join(root, name), &st))
+		return st
+	}
+	if st := stat("bin/su"); st.Mode != syscall.S_IFREG|0o4755 || st.Uid != 7 || st.Gid != 8 || st.Nlink != 2 ||
+		st.Mtim.Sec != 1_500_000_000 || st.Ino != stat("bin/sudo").Ino {
+		t.Errorf("bin/su: %+v", st)
+	}
+	if st := stat("bin"); st.Mode != syscall.S_IFDIR|0o1777 || st.Mtim.Sec != 1_500_000_000 {
+		t.Errorf("bin: %+v", st)
+	}
+	if st := stat("dev/null"); st.Mode != syscall.S_IFCHR|0o666 || st.Rdev != unix.Mkdev(1, 3) {
+		t.Errorf("dev/null: %+v", st)
+	}
+	if st := stat("pipe"); st.Mode != syscall.S_IFIFO|0o600 {
+		t.Errorf("pipe: %+v", st)
+	}
+	if st := stat("old"); st.Mtim.Sec != 0 {
+		t.Errorf("old: %+v", st)
+	}
+	if l, err := os.Readlink(filepath.Join(root, "sh")); l != "/bin/su" || stat("sh").Mtim.Sec != 1_500_000_000 {
+		t.Errorf("sh: %q, %v", l, err)
+	}
+	for name, want := range map[string]string{"absolute": "abs", "dotted": "d"} {
+		if b, err := os.ReadFile(filepath.Join(root, name)); string(b) != want {
+			t.Errorf("%s: %q, %v", name, b, err)
+		}
+	}
+	buf := make([]byte, 256)
+	n, err := unix.Getxattr(filepath.Join(root, "bin/ping"), "security.capability", buf)
+	if string(buf[:max(n, 0)]) != capability {
+		t.Errorf("capability: %q, %v", buf[:max(n, 0)], err)
+	}
+	lowers, err := s.Lowers(ctx, chain)
+	must(t, err)
+	n, err = unix.Listxattr(filepath.Join(lowers[0], "bin/ping"), buf)
+	if list := string(buf[:max(n, 0)]); strings.Contains(list, "overlay") || !strings.Contains(list, "user.colour") {
+		t.Errorf("attributes: %q, %v", list, err)
+	}
+}
+
+func TestApplySparse(t *testing.T) {
+	s := open(t)
+	ctx, release, err := s.Lease(t.Context())
+	must(t, err)
+	defer release()
+	// GNU tar's sparse format 1.0: a map of one 4 KiB piece at 1 MiB of a file of 2 MiB, padded to a block.
+	sparseMap := "1\n1048576\n4096\n"
+	body := sparseMap + strings.Repeat("\x00", 512-len(sparseMap)) + strings.Repeat("x", 4096)
+	e := file("GNUSparseFile.0/sparse", body)
+	e.Format = tar.FormatPAX
+	var buf bytes.Buffer
+	rec := ""
+	for _, r := range []string{"GNU.sparse.major=1", "GNU.sparse.minor=0", "GNU.sparse.name=sparse", "GNU.sparse.realsize=2097152"} {
+		line := " " + r + "\n"
+		n := len(line) + 2
+		rec += fmt.Sprintf("%d%s", n, line)
+	}
+	// archive/tar does not write such records, so the extended header is written as a plain file of that type.
+	x := tar.Header{Typeflag: 'x', Name: "PaxHeaders/sparse", Size: int64(len(rec)), Mode: 0o644}
+	buf.Write(rawHeader(x.Name, 'x', x.Size))
+	buf.WriteString(rec)
+	buf.Write(make([]byte, (512-len(rec)%512)%512))
+	buf.Write(rawHeader(e.Name, '0', int64(len(body))))
+	buf.WriteString(body)
+	buf.Write(make([]byte, 1024))
+	chain, err := stack(ctx, s, buf.Bytes())
+	must(t, err)
+	lowers, err := s.Lowers(ctx, chain)
+	must(t, err)
+	var st syscall.Stat_t
+	must(t, syscall.Stat(filepath.Join(lowers[0], "sparse"), &st))
+	if st.Size != 2<<20 || st.Blocks*512 > 64<<10 {
+		t.Errorf("size %d in %d blocks", st.Size, st.Blocks)
+	}
+	b, err := os.ReadFile(filepath.Join(lowers[0], "sparse"))
+	must(t, err)
+	if b[1<<20] != 'x' || b[1<<20-1] != 0 || b[1<<20+4096] != 0 {
+		t.Error("content is in the wrong place")
+	}
+}
+
+// rawHeader is a minimal ustar header.
+func rawHeader(name string, typ byte, size int64) []byte {
+	h := make([]byte, 512)
+	copy(h, name)
+	copy(h[100:], "0000644\x000000000\x000000000\x00")
+	copy(h[124:], fmt.Sprintf("%011o\x00%011o\x00", size, 1_500_000_000))
+	h[156] = typ
+	copy(h[257:], "ustar\x0000")
+	copy(h[148:], "        ")
+	sum := 0
+	for _, c := range h {
+		sum += int(c)
+	}
+	copy(h[148:], fmt.Sprintf("%06o\x00 ", sum))
+	return h
+}
+
+func TestLayersOnEachOther(t *testing.T) {
+	s := open(t)
+	ctx, release, err := s.Lease(t.Context())
+	must(t, err)
+	defer release()
+	private := dir("private", 0o700)
+	private.Uid = 42
+	chain, err := stack(ctx, s,
+		archive(t, private, file("private/old", "old"), dir("gone", 0o755), file("gone/x", "x"), file("single", "1"),
+			dir("opaque", 0o755), file("opaque/hidden", "h"), dir("again", 0o755), file("again/hidden", "h"),
+			dir("first", 0o755), file("first/hidden", "h"), file("target", "linked"), file("plain", "p"), file(".wh.ignored", "")),
+		archive(t, file("private/new", "new"), file(".wh.gone", ""), file(".wh.single", ""),
+			dir("opaque", 0o711), file("opaque/shown", "s"), file("opaque/.wh..wh..opq", ""),
+			dir("again", 0o755), file("again/shown", "s"), file(".wh.again", ""),
+			file(".wh.first", ""), file("first/shown", "s"), hardlink("link", "target"), hardlink("link2", "target"),
+			file(".wh.plain", ""), file("plain", "P"), file(".wh..wh.plnk", "")),
+		archive(t, file("private/newer", "newer"), dir("plain", 0o755), file("plain/x", "x")))
+	must(t, err)
+	root := mount(t, s, chain)
+	var got []string
+	must(t, filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
+		if err == nil && path != root {
+			got = append(got, strings.TrimPrefix(path, root+"/"))
+		}
+		return err
+	}))
+	want := "again again/shown first first/shown link link2 opaque opaque/shown plain plain/x private private/new " +
+		"private/newer private/old target"
+	if strings.Join(got, " ") != want {
+		t.Errorf("have %s\nwant %s", strings.Join(got, " "), want)
+	}
+	var st, st2 syscall.Stat_t
+	must(t, syscall.Stat(filepath.Join(root, "private"), &st))
+	if st.Mode&0o7777 != 0o700 || st.Uid != 42 || st.Mtim.Sec != 1_500_000_000 {
+		t.Errorf("an implied directory lost its attributes: %o %d %d", st.Mode, st.Uid, st.Mtim.Sec)
+	}
+	must(t, syscall.Stat(filepath.Join(root, "link"), &st))
+	must(t, syscall.Stat(filepath.Join(root, "target"), &st2))
+	if st.Ino != st2.Ino || st.Nlink != 3 {
+		t.Errorf("link and target are different: %d %d, %d links", st.Ino, st2.Ino, st.Nlink)
+	}
+	if b, err := os.ReadFile(filepath.Join(root, "link2")); string(b) != "linked" {
+		t.Errorf("link2: %q, %v", b, err)
+	}
+}
+
+// Links of an archive are followed inside of it, as a process in it would (CVE-2026-17106, CVE-2021-32760, CVE-2025-47290).
+func TestLinksStayInside(t *testing.T) {
+	outside := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(outside, "victim"), []byte("v"), 0o600))
+	s := open(t)
+	ctx, release, err := s.Lease(t.Context())
+	must(t, err)
+	defer release()
+	victim := entry{tar.Header{Typeflag: tar.TypeReg, Name: "abs/victim", Mode: 0o4777, Size: 3, Uid: 99}, "new"}
+	up := "../../../../../../../../../../../.."
+	chain, err := stack(ctx, s, archive(t,
+		symlink("abs", outside), victim,
+		symlink("rel", up+outside), file("rel/created", "c"),
+		dir("usr/lib", 0o755), symlink("lib", "usr/lib"), file("lib/a", "a"), dir("lib", 0o755), file("lib/b", "b"),
+		symlink("chmod", outside+"/victim"), dir("chmod", 0o4777),
+		symlink("self", "self2"), symlink("self2", "self/"),
+		symlink("proc", "/proc/self/fd"),
+	))
+	must(t, err)
+	root := mount(t, s, chain)
+	for name, want := range map[string]string{outside + "/victim": "new", outside + "/created": "c", "usr/lib/a": "a", "lib/b": "b"} {
+		if b, err := os.ReadFile(filepath.Join(root, name)); string(b) != want {
+			t.Errorf("%s: %q, %v", name, b, err)
+		}
+	}
+	if fi, err := os.Stat(filepath.Join(outside, "victim")); err != nil || fi.Mode() != 0o600 || fi.Size() != 1 {
+		t.Errorf("outside: %v, %v", fi, err)
+	}
+	if l, err := os.ReadDir(outside); err != nil || len(l) != 1 {
+		t.Errorf("outside: %v, %v", l, err)
+	}
+}
+
+func TestBadLayers(t *testing.T) {
+	good := archive(t, file("a", strings.Repeat("x", 3000)))
+	huge := entry{tar.Header{Typeflag: tar.TypeReg, Name: "x", Uid: 1 << 32, Format: tar.FormatGNU}, ""}
+	for name, data := range map[string][]byte{
+		"dots":                     archive(t, file("../x", "")),
+		"dots inside":              archive(t, file("a/../../x", "")),
+		"absolute dots":            archive(t, file("/../x", "")),
+		"hard link out":            archive(t, hardlink("x", "../../etc/passwd")),
+		"hard link to nothing":     archive(t, hardlink("x", "nothing")),
+		"hard link to itself":      archive(t, file("x", ""), hardlink("x", "./x")),
+		"hard link to a directory": archive(t, dir("d", 0o755), hardlink("x", "d")),
+		"whiteout of nothing":      archive(t, file(".wh.", "")),
+		"whiteout of parent":       archive(t, file("a/.wh...", "")),
+		"whiteout of itself":       archive(t, file("a/.wh..", "")),
+		"through a file":           archive(t, file("a", ""), file("a/b", "")),
+		"loop":                     archive(t, symlink("a", "b"), symlink("b", "a"), file("a/x", "")),
+		"root is a file":           archive(t, file(".", "")),
+		"user beyond 32 bits":      archive(t, huge),
+		"truncated body":           good[:1024],
+		"truncated header":         good[:100],
+		"garbage":                  bytes.Repeat([]byte("garbage"), 1000),
+		"long name":                archive(t, file(strings.Repeat("a", 300), "")),
+		"unknown type":             append(rawHeader("x", 'Z', 0), make([]byte, 1024)...),
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := open(t)
+			ctx, release, err := s.Lease(t.Context())
+			must(t, err)
+			for _, below := range [][]byte{nil, archive(t, file("base", ""))} {
+				layers := [][]byte{data}
+				if below != nil {
+					layers = [][]byte{below, data}
+				}
+				_, err = stack(ctx, s, layers...)
+				if err == nil || !errdefs.IsInvalidArgument(err) {
+					t.Errorf("accepted or wrong kind: %v", err)
+				} else if strings.Contains(err.Error(), "\n") {
+					t.Errorf("not one sentence: %q", err)
+				}
+			}
+			release()
+			must(t, s.GC(t.Context()))
+			wantEmpty(t, s)
+		})
+	}
+}
+
+func TestManyEntries(t *testing.T) {
+	s := open(t)
+	ctx, release, err := s.Lease(t.Context())
+	must(t, err)
+	defer release()
+	r, w := io.Pipe()
+	go func() {
+		tw := tar.NewWriter(w)
+		for i := range 100_000 {
+			h := tar.Header{Typeflag: tar.TypeSymlink, Name: fmt.Sprintf("d%d/l%d", i%100, i), Linkname: "x"}
+			if err := tw.WriteHeader(&h); err != nil {
+				t.Error(err)
+			}
+		}
+		w.CloseWithError(tw.Close())
+	}()
+	st, err := s.Stage(ctx)
+	must(t, err)
+	must(t, st.Apply(ctx, r, true))
+	_, _ = io.Copy(io.Discard, r)
+	must(t, st.Commit(ctx, "sha256:"+"00"+"0000000000000000000000000000000000000000000000000000000000000a", ""))
+}
+
+func TestDiskFull(t *testing.T) {
+	at := t.TempDir()
+	must(t, unix.Mount("tmpfs", at, "tmpfs", 0, "size=1m,nr_inodes=500"))
+	t.Cleanup(func() { _ = unix.Unmount(at, unix.MNT_DETACH) })
+	s, err := Open(t.Context(), filepath.Join(at, "data"))
+	must(t, err)
+	t.Cleanup(func() { _ = s.Close() })
+	ctx, release, err := s.Lease(t.Context())
+	must(t, err)
+	_, err = stack(ctx, s, archive(t, file("big", strings.Repeat("x", 2<<20))))
+	if err == nil || !strings.Contains(err.Error(), "no space left") {
+		t.Errorf("full disk: %v", err)
+	}
+	release()
+	must(t, s.GC(t.Context()))
+	wantEmpty(t, s)
+}
+
+func FuzzApply(f *testing.F) {
+	f.Add(archive(f, dir("a", 0o755), file("a/b", "x"), symlink("l", "/a"), file("l/c", "y"), hardlink("h", "a/b")))
+	f.Add(archive(f, file(".wh.x", ""), dir("x", 0o700), file("x/.wh..wh..opq", "")))
+	lower := f.TempDir()
+	must(f, os.MkdirAll(filepath.Join(lower, "a/b"), 0o711))
+	must(f, os.WriteFile(filepath.Join(lower, "f"), []byte("f"), 0o644))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if len(data) > 64<<10 {
+			return
+		}
+		top := t.TempDir()
+		must(t, os.Mkdir(filepath.Join(top, "root"), 0o755))
+		d, err := os.Open(filepath.Join(top, "root"))
+		must(t, err)
+		a := newApplier(d)
+		if err := a.apply(t.Context(), bytes.NewReader(data), false); err == nil {
+			_ = a.seal(t.Context(), []string{lower})
+		}
+		must(t, a.close())
+		left, err := os.ReadDir(top)
+		if err != nil || len(left) != 1 {
+			t.Errorf("outside of the root: %v, %v", left, err)
+		}
+	})
+}

@@ -1,0 +1,150 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+)
+
+// removedPrefix marks a layer that is gone for everybody and is still being taken off the disk.
+const removedPrefix = ".removed-"
+
+// NewLayer makes the directories a container writes into, for the file system that stands on chain: the root
+// directory gets the mode and the owner that the image gives to its own. Without a chain they are 0755 and root's.
+// The error wraps errdefs.ErrAlreadyExists when id has a layer.
+//
+// Nothing is synced: without the container's record the layer is worth nothing.
+func (s *Store) NewLayer(id string, chain ...digest.Digest) (upper, work string, err error) {
+	if !validID(id) {
+		return "", "", fmt.Errorf("%q cannot name a layer: %w", id, errdefs.ErrInvalidArgument)
+	}
+	perm, uid, gid := uint32(0o755), -1, -1
+	if len(chain) > 0 {
+		lowers, err := s.Lowers(context.Background(), chain[0])
+		if err != nil {
+			return "", "", err
+		}
+		var st syscall.Stat_t
+		if err := syscall.Stat(lowers[0], &st); err != nil {
+			return "", "", fmt.Errorf("look at the image's root directory: %w", err)
+		}
+		perm, uid, gid = st.Mode&0o7777, int(st.Uid), int(st.Gid)
+	}
+	dir := filepath.Join(s.root, "layers", id)
+	upper, work = s.Layer(id)
+	if err := syscall.Mkdir(dir, 0o700); err != nil {
+		if errors.Is(err, fs.ErrExist) {
+			return "", "", fmt.Errorf("layer %q: %w", id, errdefs.ErrAlreadyExists)
+		}
+		return "", "", fmt.Errorf("make layer %q: %w", id, err)
+	}
+	err = errors.Join(syscall.Mkdir(work, 0o700), syscall.Mkdir(upper, 0o700), syscall.Chmod(upper, perm))
+	if err == nil && uid > 0 || gid > 0 {
+		err = errors.Join(syscall.Chown(upper, uid, gid), syscall.Chmod(upper, perm))
+	}
+	if err != nil {
+		_ = os.RemoveAll(dir)
+		return "", "", fmt.Errorf("make layer %q: %w", id, err)
+	}
+	return upper, work, nil
+}
+
+// Layer tells where the directories of a container's layer are, whether they exist or not.
+func (s *Store) Layer(id string) (upper, work string) {
+	dir := filepath.Join(s.root, "layers", id)
+	return filepath.Join(dir, "upper"), filepath.Join(dir, "work")
+}
+
+// RemoveLayer removes a container's layer. The name is free when it returns; the space is freed soon after. It is no error
+// if there is none.
+func (s *Store) RemoveLayer(id string) error {
+	if !validID(id) {
+		return fmt.Errorf("%q cannot name a layer: %w", id, errdefs.ErrInvalidArgument)
+	}
+	gone := filepath.Join(s.root, "layers", removedPrefix+uniqueName())
+	err := os.Rename(filepath.Join(s.root, "layers", id), gone)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove layer %q: %w", id, err)
+	}
+	// What cannot be removed now, an immutable file for instance, is tried again by the next SweepLayers.
+	s.removals.Go(func() { _ = os.RemoveAll(gone) })
+	return nil
+}
+
+// SweepLayers removes the layers that keep does not want, and the rests of those removed before.
+func (s *Store) SweepLayers(keep func(id string) bool) error {
+	entries, err := os.ReadDir(filepath.Join(s.root, "layers"))
+	if err != nil {
+		return fmt.Errorf("list layers: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		switch name := e.Name(); {
+		case strings.HasPrefix(name, removedPrefix):
+			path := filepath.Join(s.root, "layers", name)
+			s.removals.Go(func() { _ = os.RemoveAll(path) })
+		case validID(name) && !keep(name):
+			errs = append(errs, s.RemoveLayer(name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// LayerSize is the space a container's layer takes on the disk, in bytes. Files that go away meanwhile do not count.
+func (s *Store) LayerSize(ctx context.Context, id string) (int64, error) {
+	if !validID(id) {
+		return 0, fmt.Errorf("%q cannot name a layer: %w", id, errdefs.ErrInvalidArgument)
+	}
+	upper, _ := s.Layer(id)
+	size, err := usage(ctx, upper)
+	if err != nil {
+		return 0, fmt.Errorf("measure layer %q: %w", id, err)
+	}
+	return size, nil
+}
+
+// usage adds up the blocks of everything below dir, hard links once. The directory itself does not count.
+func usage(ctx context.Context, dir string) (int64, error) {
+	type inode struct{ dev, ino uint64 }
+	var size int64
+	seen := map[inode]struct{}{}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		var fi fs.FileInfo
+		if err == nil && path != dir {
+			fi, err = d.Info()
+		}
+		if errors.Is(err, fs.ErrNotExist) && path != dir {
+			return nil
+		}
+		if err != nil || fi == nil {
+			return err
+		}
+		st, ok := fi.Sys().(*syscall.Stat_t)
+		if !ok {
+			return nil
+		}
+		if st.Nlink > 1 && !fi.IsDir() {
+			if _, dup := seen[inode{st.Dev, st.Ino}]; dup {
+				return nil
+			}
+			seen[inode{st.Dev, st.Ino}] = struct{}{}
+		}
+		size += st.Blocks * 512
+		return nil
+	})
+	return size, err
+}

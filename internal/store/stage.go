@@ -1,0 +1,117 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+)
+
+// Staged is a layer on its way into the store. It is used by one goroutine at a time, and ends with Commit or Abort.
+type Staged struct {
+	s   *Store
+	key string
+	a   *applier
+}
+
+// Stage begins a layer. It must be called under a lease.
+func (s *Store) Stage(ctx context.Context) (*Staged, error) {
+	ctx = s.Context(ctx)
+	key := "staged-" + uniqueName()
+	mounts, err := s.snapshotter.Prepare(ctx, key, "")
+	if err != nil {
+		return nil, fmt.Errorf("make a directory for a layer: %w", err)
+	}
+	st := &Staged{s: s, key: key}
+	if len(mounts) != 1 || mounts[0].Type != "bind" {
+		st.Abort(ctx)
+		return nil, fmt.Errorf("make a directory for a layer: %w", errdefs.ErrInternal)
+	}
+	dir, err := os.Open(mounts[0].Source)
+	if err != nil {
+		st.Abort(ctx)
+		return nil, fmt.Errorf("make a directory for a layer: %w", err)
+	}
+	st.a = newApplier(dir)
+	return st, nil
+}
+
+// Apply unpacks the tar stream of a layer. Bottom says that no layer is below, so there is nothing it could hide. What is
+// behind the end of the archive is not read. An error in the stream wraps errdefs.ErrInvalidArgument.
+func (st *Staged) Apply(ctx context.Context, r io.Reader, bottom bool) error {
+	return st.a.apply(ctx, r, bottom)
+}
+
+// Commit gives the layer its name, the chain ID, above the layer parent, which is "" for the bottom one. When
+// the chain exists already, this one is dropped without an error. Cancelling is not possible any more.
+func (st *Staged) Commit(ctx context.Context, chain, parent digest.Digest) (err error) {
+	ctx = context.WithoutCancel(st.s.Context(ctx))
+	defer func() {
+		if err != nil {
+			st.Abort(ctx)
+		}
+	}()
+	var lowers []string
+	if parent != "" {
+		if lowers, err = st.s.Lowers(ctx, parent); err != nil {
+			return err
+		}
+		if len(lowers) >= MaxLayers {
+			return fmt.Errorf("the image has more than %d layers: %w", MaxLayers, errdefs.ErrInvalidArgument)
+		}
+	}
+	if err := st.a.seal(ctx, lowers); err != nil {
+		return err
+	}
+	opts := []snapshots.Opt{}
+	if parent != "" {
+		opts = append(opts, snapshots.WithParent(parent.String()))
+	}
+	err = st.s.snapshotter.Commit(ctx, chain.String(), st.key, opts...)
+	if errdefs.IsAlreadyExists(err) {
+		st.Abort(ctx)
+		return st.s.leaseChain(ctx, chain)
+	}
+	if err != nil {
+		return fmt.Errorf("keep layer %s: %w", chain, err)
+	}
+	return st.a.close()
+}
+
+// Abort drops the layer. Its space is freed by the next GC.
+func (st *Staged) Abort(ctx context.Context) {
+	if st.a != nil {
+		_ = st.a.close()
+	}
+	// When the database refuses, the end of the lease lets the collector have it.
+	_ = st.s.snapshotter.Remove(context.WithoutCancel(st.s.Context(ctx)), st.key)
+}
+
+// leaseChain adds a chain to the lease of ctx, if there is one.
+func (s *Store) leaseChain(ctx context.Context, chain digest.Digest) error {
+	id, ok := leases.FromContext(ctx)
+	if !ok {
+		return nil
+	}
+	err := s.leases.AddResource(ctx, leases.Lease{ID: id},
+		leases.Resource{ID: chain.String(), Type: "snapshots/" + SnapshotterName})
+	if err != nil {
+		return fmt.Errorf("protect layer %s: %w", chain, err)
+	}
+	return nil
+}
+
+// badLayer is an error in what a layer says, as opposed to one of this machine.
+func badLayer(format string, args ...any) error {
+	return &layerError{fmt.Errorf(format, args...)}
+}
+
+type layerError struct{ err error }
+
+func (e *layerError) Error() string   { return "bad layer: " + e.err.Error() }
+func (e *layerError) Unwrap() []error { return []error{e.err, errdefs.ErrInvalidArgument} }

@@ -1,0 +1,251 @@
+package store
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/metadata"
+	"github.com/containerd/containerd/v2/core/metadata/boltutil"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/core/snapshots/storage"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/plugins/content/local"
+	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/opencontainers/go-digest"
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/berth-engine/berth/internal/durable"
+)
+
+const (
+	// namespace is where all our objects live in containerd's schema.
+	namespace = "berth"
+
+	// SnapshotterName is the name under which labels refer to unpacked layers.
+	SnapshotterName = "overlayfs"
+
+	// upperLabel is the label by which the snapshotter tells where a layer's directory is.
+	upperLabel = "containerd.io/snapshot/overlay.upperdir"
+
+	rootLabel = "containerd.io/gc.root"
+)
+
+// Store is an open data root. Its methods may be called from any goroutine.
+type Store struct {
+	root        string
+	lock        *durable.FileLock
+	bolt        *bolt.DB
+	db          *metadata.DB
+	backend     snapshots.Snapshotter
+	snapshotter snapshots.Snapshotter
+	leases      leases.Manager
+
+	removals sync.WaitGroup // directories being removed behind the caller's back
+
+	mu     sync.Mutex
+	lowers map[digest.Digest][]string
+	blobs  map[digest.Digest]chan struct{} // blobs being fetched, see LockBlob
+}
+
+// Open takes the data root, making it if it is absent. The error wraps errdefs.ErrConflict when another process has it.
+func Open(ctx context.Context, root string) (_ *Store, err error) {
+	root, err = filepath.Abs(root)
+	if err != nil {
+		return nil, fmt.Errorf("data root: %w", err)
+	}
+	if err := os.MkdirAll(root, 0o711); err != nil {
+		return nil, fmt.Errorf("make the data root: %w", err)
+	}
+	// The libraries write what they think of the file system to the standard error through a logger of their own. What
+	// matters of it comes back as an error as well.
+	_ = log.SetLevel("error")
+	s := &Store{root: root, lowers: map[digest.Digest][]string{}, blobs: map[digest.Digest]chan struct{}{}}
+	var undo []func() error
+	defer func() {
+		for i := len(undo) - 1; err != nil && i >= 0; i-- {
+			_ = undo[i]()
+		}
+	}()
+
+	s.lock, err = durable.Lock(filepath.Join(root, "lock"))
+	if errors.Is(err, durable.ErrLocked) {
+		return nil, fmt.Errorf("data root %q is in use by another daemon: %w: %w", root, err, errdefs.ErrConflict)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("data root %q: %w", root, err)
+	}
+	undo = append(undo, s.lock.Unlock)
+
+	for dir, perm := range map[string]fs.FileMode{"content": 0o700, "snapshots": 0o700, "layers": 0o700, "snapshots/empty": 0o755} {
+		if err := os.MkdirAll(filepath.Join(root, dir), perm); err != nil {
+			return nil, fmt.Errorf("data root %q: %w", root, err)
+		}
+	}
+	// The lock is ours, so a database that is locked all the same is opened by a stranger: do not wait for it.
+	o := bolt.Options{Timeout: time.Second, NoFreelistSync: true, FreelistType: bolt.FreelistMapType, NoStatistics: true}
+	s.bolt, err = bolt.Open(filepath.Join(root, "meta.db"), 0o600, &o)
+	if err != nil {
+		return nil, fmt.Errorf("open %q: %w", filepath.Join(root, "meta.db"), err)
+	}
+	undo = append(undo, s.bolt.Close)
+
+	blobs, err := local.NewStore(filepath.Join(root, "content"))
+	if err != nil {
+		return nil, fmt.Errorf("open the blobs of %q: %w", root, err)
+	}
+	ms, err := storage.NewMetaStore(filepath.Join(root, "snapshots", "metadata.db"), func(b *bolt.Options) error {
+		*b = o
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open the layers of %q: %w", root, err)
+	}
+	s.backend, err = overlay.NewSnapshotter(filepath.Join(root, "snapshots"), overlay.WithUpperdirLabel,
+		overlay.WithMetaStore(ms), overlay.AsynchronousRemove)
+	if err != nil {
+		return nil, fmt.Errorf("open the layers of %q: %w", root, err)
+	}
+	undo = append(undo, s.backend.Close)
+
+	s.db = metadata.NewDB(s.bolt, blobs, map[string]snapshots.Snapshotter{SnapshotterName: s.backend})
+	if err := s.db.Init(ctx); err != nil {
+		return nil, fmt.Errorf("prepare %q: %w", filepath.Join(root, "meta.db"), err)
+	}
+	s.snapshotter = s.db.Snapshotter(SnapshotterName)
+	s.leases = metadata.NewLeaseManager(s.db)
+	if err := s.dropLeases(s.Context(ctx)); err != nil {
+		return nil, fmt.Errorf("drop what an earlier daemon left: %w", err)
+	}
+	return s, nil
+}
+
+// Close waits for removals under way and gives the data root back.
+func (s *Store) Close() error {
+	s.removals.Wait()
+	return errors.Join(s.db.Close(), s.backend.Close(), s.lock.Unlock())
+}
+
+// Root is the data root.
+func (s *Store) Root() string { return s.root }
+
+// Context returns ctx as the methods of Content, Names and Snapshotter want it.
+func (s *Store) Context(ctx context.Context) context.Context {
+	return namespaces.WithNamespace(ctx, namespace)
+}
+
+// Content is the store of blobs.
+func (s *Store) Content() content.Store { return s.db.ContentStore() }
+
+// Names is the store of image names.
+func (s *Store) Names() images.Store { return metadata.NewImageStore(s.db) }
+
+// Snapshotter is the store of layers, as BuildKit wants it.
+func (s *Store) Snapshotter() snapshots.Snapshotter { return s.snapshotter }
+
+// Leases is the store of leases.
+func (s *Store) Leases() leases.Manager { return s.leases }
+
+// Update runs f as one database transaction. Calls to Content, Names, Leases and to the store with the context that f gets
+// are part of it.
+func (s *Store) Update(ctx context.Context, f func(ctx context.Context) error) error {
+	return s.db.Update(func(tx *bolt.Tx) error { return f(boltutil.WithTransaction(ctx, tx)) })
+}
+
+// Lease protects what is made with the returned context from collection until release is called, which has to happen
+// also when ctx has been cancelled.
+func (s *Store) Lease(ctx context.Context) (_ context.Context, release func(), err error) {
+	ctx = s.Context(ctx)
+	l, err := s.leases.Create(ctx, leases.WithID(uniqueName()))
+	if err != nil {
+		return nil, nil, fmt.Errorf("protect unfinished work: %w", err)
+	}
+	return leases.WithLease(ctx, l.ID), func() {
+		// What cannot be deleted here is dropped by the next Open.
+		_ = s.leases.Delete(context.WithoutCancel(ctx), l)
+	}, nil
+}
+
+// dropLeases ends the leases of a process that is gone, and collects what they held.
+func (s *Store) dropLeases(ctx context.Context) error {
+	old, err := s.leases.List(ctx)
+	if err != nil || len(old) == 0 {
+		return err
+	}
+	err = s.Update(ctx, func(ctx context.Context) error {
+		for _, l := range old {
+			if err := s.leases.Delete(ctx, l); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	s.removals.Go(func() { _ = s.GC(context.WithoutCancel(ctx)) })
+	return nil
+}
+
+// GC removes every blob and layer that no name, lease or pinned chain reaches. It returns when their space is free.
+func (s *Store) GC(ctx context.Context) error {
+	if _, err := s.db.GarbageCollect(s.Context(ctx)); err != nil {
+		return fmt.Errorf("collect garbage: %w", err)
+	}
+	s.mu.Lock()
+	clear(s.lowers)
+	s.mu.Unlock()
+	return nil
+}
+
+// LockBlob makes the caller the only one to fetch a blob. It waits for another one that does; unlock must be called.
+func (s *Store) LockBlob(ctx context.Context, d digest.Digest) (unlock func(), err error) {
+	for {
+		s.mu.Lock()
+		busy := s.blobs[d]
+		if busy == nil {
+			done := make(chan struct{})
+			s.blobs[d] = done
+			s.mu.Unlock()
+			return func() {
+				s.mu.Lock()
+				delete(s.blobs, d)
+				s.mu.Unlock()
+				close(done)
+			}, nil
+		}
+		s.mu.Unlock()
+		select {
+		case <-busy:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// uniqueName is a name nobody else uses: for leases, staged layers and ingests.
+func uniqueName() string {
+	var b [12]byte
+	_, _ = rand.Read(b[:]) // documented never to fail
+	return hex.EncodeToString(b[:])
+}
+
+// validID tells whether id may become the name of a directory.
+func validID(id string) bool {
+	return id != "" && len(id) <= 128 && id[0] != '.' && strings.IndexFunc(id, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '_' || r == '.' || r == '-')
+	}) < 0
+}
