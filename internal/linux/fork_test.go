@@ -178,3 +178,46 @@ func TestNetNS(t *testing.T) {
 		t.Error("a thread came back in another namespace")
 	}
 }
+
+func TestASecondForkIsFollowed(t *testing.T) {
+	sh, err := exec.LookPath("sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var p Program
+	p.Step("a new pid namespace")
+	p.Call(unix.SYS_UNSHARE, N(unix.CLONE_NEWPID))
+	p.ForkAgain()
+	p.Step("exec")
+	p.ExecSearch([]string{"/nowhere/sh", "/etc/passwd", sh}, []string{"sh", "-c", "exit $$"}, nil)
+	c, err := p.Fork(ForkOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if ws := reap(t, c); ws.ExitStatus() != 1 {
+		t.Errorf("pid inside: %d, want 1", ws.ExitStatus())
+	}
+}
+
+func TestASearchRemembersWhatItMayNotRun(t *testing.T) {
+	for _, tc := range []struct {
+		paths []string
+		want  syscall.Errno
+	}{{[]string{"/a", "/etc/passwd", "/b"}, unix.EACCES}, {[]string{"/a", "/b"}, unix.ENOENT}} {
+		var p Program
+		p.Step("exec")
+		p.MoveReport(9)
+		p.ExecSearch(tc.paths, []string{"x"}, nil)
+		c, err := p.Fork(ForkOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Wait(); !errors.Is(err, tc.want) {
+			t.Error(err)
+		}
+		reap(t, c)
+	}
+}

@@ -62,8 +62,14 @@ func OpenTreeIn(ns *os.File, path string) (*os.File, error) {
 func onThread(fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // and never unlocked: the runtime ends the thread with the goroutine
-		done <- fn()
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// The main thread cannot be thrown away, and /proc/self shows it: keep it busy and take another.
+			defer runtime.UnlockOSThread()
+			done <- onThread(fn)
+			return
+		}
+		done <- fn() // and never unlocked: the runtime ends the thread with the goroutine
 	}()
 	return <-done
 }
