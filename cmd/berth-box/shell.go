@@ -136,7 +136,7 @@ func runShell(o shellOptions, name string, params []string, source []byte, inter
 		interp.StdIO(os.Stdin, os.Stdout, os.Stderr),
 		interp.Params(set...),
 		interp.CallHandler(s.call),
-		interp.ExecHandler(s.exec),
+		interp.ExecHandlers(func(interp.ExecHandlerFunc) interp.ExecHandlerFunc { return s.exec }),
 	)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "sh: %v\n", err)

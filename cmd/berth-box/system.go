@@ -917,7 +917,7 @@ func ps(c *call) int {
 // parseKill reads [-s SIG | -SIG] from the arguments of kill and killall.
 func parseKill(args []string) (syscall.Signal, []string, error) {
 	sig := syscall.SIGTERM
-	for len(args) > 0 && strings.HasPrefix(args[0], "-") && args[0] != "--" {
+	if len(args) > 0 && strings.HasPrefix(args[0], "-") && args[0] != "--" {
 		name := args[0][1:]
 		if name == "s" {
 			if len(args) < 2 {
@@ -931,7 +931,6 @@ func parseKill(args []string) (syscall.Signal, []string, error) {
 			return 0, nil, fmt.Errorf("%s: unknown signal", name)
 		}
 		args = args[1:]
-		break
 	}
 	if len(args) > 0 && args[0] == "--" {
 		args = args[1:]
