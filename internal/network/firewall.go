@@ -12,6 +12,7 @@ import (
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -24,12 +25,17 @@ type firewall struct {
 
 // openFirewall opens a socket in the calling thread's network namespace.
 func openFirewall() (*firewall, error) {
-	conn, err := nftables.New(nftables.AsLasting())
+	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
+		return errors.Join(c.SetWriteBuffer(transactionBytes), c.SetReadBuffer(transactionBytes))
+	}))
 	if err != nil {
 		return nil, noNFTables(err)
 	}
 	return &firewall{conn: conn}, nil
 }
+
+// transactionBytes is room for some 100,000 ports in one transaction; the kernel takes it only while one is under way.
+const transactionBytes = 16 << 20
 
 func (w *firewall) Close() error { return w.conn.CloseLasting() }
 
@@ -172,21 +178,14 @@ func sameShape(a, b document) bool {
 
 // difference is what must go and come; both lists are sorted. An element whose data changed goes and comes.
 func difference(old, now []element) (gone, fresh []element) {
-	had := make(map[string]bool, len(old))
-	for _, e := range old {
-		had[e.String()] = true
-	}
-	keep := make(map[string]bool, len(now))
-	for _, e := range now {
-		text := e.String()
-		keep[text] = true
-		if !had[text] {
-			fresh = append(fresh, e)
-		}
-	}
-	for _, e := range old {
-		if !keep[e.String()] {
-			gone = append(gone, e)
+	for len(old) > 0 || len(now) > 0 {
+		switch {
+		case len(now) == 0 || len(old) > 0 && old[0].raw < now[0].raw:
+			gone, old = append(gone, old[0]), old[1:]
+		case len(old) == 0 || now[0].raw < old[0].raw:
+			fresh, now = append(fresh, now[0]), now[1:]
+		default:
+			old, now = old[1:], now[1:]
 		}
 	}
 	return gone, fresh

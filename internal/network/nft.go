@@ -1,7 +1,6 @@
 package network
 
 import (
-	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -61,6 +60,7 @@ type set struct {
 // element is one entry; each part is a netip.Addr, a netip.Prefix, a port (uint16), a protocol or a link's name.
 type element struct {
 	key, data []any
+	raw       string // the bytes of both, set by sortElements
 }
 
 type protocol byte
@@ -495,7 +495,8 @@ func padded(name string) []byte {
 
 // sortElements gives equal sets equal texts.
 func sortElements(es []element) {
-	slices.SortFunc(es, func(a, b element) int {
-		return cmp.Or(slices.Compare(partsBytes(a.key), partsBytes(b.key)), cmp.Compare(a.String(), b.String()))
-	})
+	for i, e := range es {
+		es[i].raw = string(append(partsBytes(e.key), partsBytes(e.data)...))
+	}
+	slices.SortFunc(es, func(a, b element) int { return strings.Compare(a.raw, b.raw) })
 }

@@ -163,14 +163,14 @@ func (r *requests) portFlags(link string, isolated, hairpin bool) {
 	r.open(unix.IFLA_LINKINFO)
 	r.attrText(unix.IFLA_INFO_SLAVE_KIND, "bridge")
 	r.open(unix.IFLA_INFO_SLAVE_DATA)
-	r.attr8(unix.IFLA_BRPORT_ISOLATED, flag(isolated))
-	r.attr8(unix.IFLA_BRPORT_MODE, flag(hairpin))
+	r.attr8(unix.IFLA_BRPORT_ISOLATED, bit(isolated))
+	r.attr8(unix.IFLA_BRPORT_MODE, bit(hairpin))
 	r.close()
 	r.close()
 	r.end()
 }
 
-func flag(b bool) byte {
+func bit(b bool) byte {
 	if b {
 		return 1
 	}

@@ -95,9 +95,9 @@ func (p policy) compile(f family) table {
 		}
 		to := []any{q.to.Addr(), q.to.Port()}
 		if q.host.Addr().IsUnspecified() {
-			published.elements = append(published.elements, element{[]any{q.proto, q.host.Port()}, to})
+			published.elements = append(published.elements, element{key: []any{q.proto, q.host.Port()}, data: to})
 		} else {
-			publishedAt.elements = append(publishedAt.elements, element{[]any{q.host.Addr(), q.proto, q.host.Port()}, to})
+			publishedAt.elements = append(publishedAt.elements, element{key: []any{q.host.Addr(), q.proto, q.host.Port()}, data: to})
 		}
 	}
 	sets := []set{links, same, internal, subnets, hidden, published, publishedAt}

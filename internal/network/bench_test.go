@@ -1,0 +1,148 @@
+package network
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// start attaches once and gives everything back, as a container that ends at once.
+func start(b testing.TB, n *Networks, r AttachRequest) time.Duration {
+	r.ContainerID = newID()
+	r.Name = r.ContainerID[:12]
+	t := time.Now()
+	a, err := n.Attach(context.Background(), r)
+	took := time.Since(t)
+	if err != nil {
+		b.Fatal(err)
+	}
+	a.NetNS.Close()
+	if err := n.Detach(context.Background(), r.ContainerID); err != nil {
+		b.Fatal(err)
+	}
+	return took
+}
+
+func report(b *testing.B, ds []time.Duration) {
+	slices.Sort(ds)
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(float64(ds[len(ds)/2].Microseconds()), "µs-median")
+	b.ReportMetric(float64(ds[len(ds)*9/10].Microseconds()), "µs-p90")
+	b.ReportMetric(float64(ds[len(ds)-1].Microseconds()), "µs-max")
+}
+
+func BenchmarkAttach(b *testing.B) {
+	port := []PortRequest{{Container: 80}}
+	for _, c := range []struct {
+		name string
+		warm int
+		r    AttachRequest
+	}{
+		{"cold", -1, AttachRequest{}},
+		{"warm", 4, AttachRequest{}},
+		{"none", -1, AttachRequest{None: true}},
+		{"cold-port", -1, AttachRequest{Ports: port}},
+		{"warm-port", 4, AttachRequest{Ports: port}},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			n := room(b, func(o *Options) { o.Warm = c.warm })
+			var ds []time.Duration
+			for b.Loop() {
+				if c.warm > 0 {
+					waitReady(b, n)
+				}
+				ds = append(ds, start(b, n, c.r))
+			}
+			report(b, ds)
+		})
+	}
+}
+
+func waitReady(b testing.TB, n *Networks) {
+	for deadline := time.Now().Add(5 * time.Second); ; {
+		n.warm.mu.Lock()
+		ready := len(n.warm.ready) > 0
+		n.warm.mu.Unlock()
+		if ready {
+			return
+		}
+		if time.Now().After(deadline) {
+			b.Fatal("the pool stays empty")
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// BenchmarkBurst attaches 100 containers, 8 at a time, keeps them, and lets them go.
+func BenchmarkBurst(b *testing.B) {
+	for _, warm := range []int{-1, 2} {
+		for _, ports := range []int{0, 1} {
+			b.Run(fmt.Sprintf("warm=%d/ports=%d", warm, ports), func(b *testing.B) {
+				n := room(b, func(o *Options) { o.Warm = warm })
+				var ds []time.Duration
+				var wall, again time.Duration
+				rounds := 0
+				for b.Loop() {
+					rounds++
+					files, took, each := burst(b, n, ports)
+					wall += took
+					ds = append(ds, each...)
+					for _, f := range files {
+						f.Close()
+					}
+					// What do those dying cost those who come?
+					files, took, _ = burst(b, n, ports)
+					again += took
+					for _, f := range files {
+						f.Close()
+					}
+				}
+				report(b, ds)
+				b.ReportMetric(float64(wall.Milliseconds())/float64(rounds), "ms-for-100")
+				b.ReportMetric(float64(again.Milliseconds())/float64(rounds), "ms-for-100-while-100-die")
+			})
+		}
+	}
+}
+
+func burst(b *testing.B, n *Networks, ports int) (files []*os.File, wall time.Duration, each []time.Duration) {
+	const count, workers = 100, 8
+	files = make([]*os.File, count)
+	each = make([]time.Duration, count)
+	ids := make([]string, count)
+	var next atomic.Int32
+	var wg sync.WaitGroup
+	t0 := time.Now()
+	for range workers {
+		wg.Go(func() {
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= count {
+					return
+				}
+				r := AttachRequest{ContainerID: newID(), Name: "burst"}
+				for range ports {
+					r.Ports = append(r.Ports, PortRequest{Container: 80})
+				}
+				t := time.Now()
+				a, err := n.Attach(context.Background(), r)
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				each[i], files[i], ids[i] = time.Since(t), a.NetNS, r.ContainerID
+			}
+		})
+	}
+	wg.Wait()
+	wall = time.Since(t0)
+	for _, id := range ids {
+		_ = n.Detach(context.Background(), id)
+	}
+	return files, wall, each
+}

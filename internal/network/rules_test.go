@@ -1,0 +1,225 @@
+package network
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+const rulesDir = "../../docs/network"
+
+func prefixes(texts ...string) []netip.Prefix {
+	var ps []netip.Prefix
+	for _, t := range texts {
+		ps = append(ps, netip.MustParsePrefix(t))
+	}
+	return ps
+}
+
+// policies are the situations whose rules are documented.
+func policies() map[string]policy {
+	standard := policyNetwork{link: "berth0", subnets: prefixes("172.17.0.0/16"), masquerade: true, icc: true}
+	with := func(change func(*policyNetwork)) policyNetwork {
+		n := standard
+		change(&n)
+		return n
+	}
+	second := policyNetwork{link: "br-0123456789ab", subnets: prefixes("172.18.0.0/22"), masquerade: true, icc: true}
+	port := func(proto protocol, host, to string) policyPort {
+		return policyPort{proto: proto, host: netip.MustParseAddrPort(host), to: netip.MustParseAddrPort(to)}
+	}
+	table := func(p policy) policy {
+		p.table = "berth-berth0"
+		return p
+	}
+	return map[string]policy{
+		"default-bridge": table(policy{networks: []policyNetwork{standard}}),
+		"no-network":     table(policy{}),
+		"two-networks":   table(policy{networks: []policyNetwork{standard, second}}),
+		"internal": table(policy{networks: []policyNetwork{standard,
+			{link: "br-1nternal", subnets: prefixes("172.18.4.0/22"), masquerade: true, icc: true, internal: true}}}),
+		"icc-off":        table(policy{networks: []policyNetwork{with(func(n *policyNetwork) { n.icc = false })}}),
+		"masquerade-off": table(policy{networks: []policyNetwork{with(func(n *policyNetwork) { n.masquerade = false })}}),
+		"several-subnets": table(policy{networks: []policyNetwork{{link: "br-many", masquerade: true, icc: true,
+			subnets: prefixes("10.1.0.0/24", "10.1.1.0/24", "10.2.0.0/16")}}}),
+		"ipv6": table(policy{networks: []policyNetwork{standard, {link: "br-dual", masquerade: true, icc: true,
+			subnets: prefixes("172.18.0.0/22", "fd00:1:2:3::/64")}},
+			ports: []policyPort{port(unix.IPPROTO_TCP, "0.0.0.0:80", "172.18.0.2:80"), port(unix.IPPROTO_TCP, "[::]:80", "[fd00:1:2:3::2]:80"),
+				port(unix.IPPROTO_TCP, "[::1]:81", "[fd00:1:2:3::2]:81")}}),
+		"ipv6-only": table(policy{networks: []policyNetwork{{link: "br-six", masquerade: true, icc: true, subnets: prefixes("fd00:9::/64")}}}),
+		"published": table(policy{networks: []policyNetwork{standard, second}, ports: []policyPort{
+			port(unix.IPPROTO_TCP, "0.0.0.0:8080", "172.17.0.2:80"),
+			port(unix.IPPROTO_UDP, "0.0.0.0:53", "172.17.0.3:53"),
+			port(unix.IPPROTO_SCTP, "0.0.0.0:36412", "172.17.0.3:36412"),
+			port(unix.IPPROTO_TCP, "127.0.0.1:5432", "172.18.0.2:5432"),
+			port(unix.IPPROTO_TCP, "192.0.2.7:443", "172.18.0.2:8443"),
+		}}),
+		"published-range": table(policy{networks: []policyNetwork{standard}, ports: []policyPort{
+			port(unix.IPPROTO_TCP, "0.0.0.0:9000", "172.17.0.2:9000"),
+			port(unix.IPPROTO_TCP, "0.0.0.0:9001", "172.17.0.2:9001"),
+			port(unix.IPPROTO_TCP, "0.0.0.0:9002", "172.17.0.2:9002"),
+		}}),
+		"forwarding-was-off": table(policy{networks: []policyNetwork{standard}, closed: map[family][]string{ip4: {"eth0", "eth1"}}}),
+	}
+}
+
+// TestRulesGolden compares the rules of every situation with the documented ones.
+func TestRulesGolden(t *testing.T) {
+	for name, p := range policies() {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(rulesDir, name+".nft.txt")
+			got := []byte(compile(p).String())
+			if *update {
+				if err := os.WriteFile(path, got, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(got, want) {
+				t.Errorf("the rules differ from %s (go test -update writes them):\n%s", path, got)
+			}
+		})
+	}
+	files, err := filepath.Glob(filepath.Join(rulesDir, "*.nft.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if _, ok := policies()[strings.TrimSuffix(filepath.Base(f), ".nft.txt")]; !ok {
+			t.Errorf("%s belongs to no situation", f)
+		}
+	}
+}
+
+// listing is what nft shows of a table, which is the same for the same rules.
+func listing(t *testing.T, f family, name string) string {
+	return nft(t, "-n", "list", "table", f.String(), name)
+}
+
+// TestRulesReachKernel loads each document twice, as text by nft and as expressions by us, and wants the kernel to hold
+// the same both times.
+func TestRulesReachKernel(t *testing.T) {
+	needRoot(t)
+	w, err := openFirewall()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	for name, p := range policies() {
+		t.Run(name, func(t *testing.T) {
+			p.table = "bt-rules"
+			defer w.remove(p.table)
+			d := compile(p)
+			cmd := exec.Command("nft", "-f", "-")
+			cmd.Stdin = strings.NewReader(d.String())
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Fatalf("nft refuses the text: %v\n%s\n%s", err, out, d)
+			}
+			byText := map[family]string{}
+			for _, tb := range d.tables {
+				byText[tb.family] = listing(t, tb.family, tb.name)
+			}
+			w.forget()
+			if err := w.apply(func() document { return d }); err != nil {
+				t.Fatal(err)
+			}
+			for _, tb := range d.tables {
+				if got := listing(t, tb.family, tb.name); got != byText[tb.family] {
+					t.Errorf("by nft:\n%s\nby us:\n%s", byText[tb.family], got)
+				}
+			}
+		})
+	}
+}
+
+// TestRulesUpdate goes from every situation to every other one; the kernel must end with the rules of the last, whether
+// they came as a difference or whole.
+func TestRulesUpdate(t *testing.T) {
+	needRoot(t)
+	w, err := openFirewall()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	defer w.remove("bt-rules")
+	whole := map[string]string{}
+	set := func(name string) string {
+		p := policies()[name]
+		p.table = "bt-rules"
+		d := compile(p)
+		if err := w.apply(func() document { return d }); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		return nft(t, "-n", "list", "ruleset")
+	}
+	for name := range policies() {
+		w.forget()
+		if err := w.remove("bt-rules"); err != nil {
+			t.Fatal(err)
+		}
+		whole[name] = set(name)
+	}
+	for from := range policies() {
+		for to := range policies() {
+			set(from)
+			if got := set(to); got != whole[to] {
+				t.Fatalf("from %s to %s:\n%s\ninstead of\n%s", from, to, got, whole[to])
+			}
+		}
+	}
+}
+
+// TestManyPorts publishes 10,000 ports at once and then one more.
+func TestManyPorts(t *testing.T) {
+	needRoot(t)
+	w, err := openFirewall()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	defer w.remove("bt-rules")
+	p := policies()["default-bridge"]
+	p.table = "bt-rules"
+	for i := range 10000 {
+		p.ports = append(p.ports, policyPort{proto: unix.IPPROTO_TCP, host: netip.AddrPortFrom(netip.IPv4Unspecified(), uint16(10000+i)),
+			to: netip.AddrPortFrom(netip.MustParseAddr("172.17.0.2"), uint16(10000+i))})
+	}
+	for _, step := range []string{"10,000 ports", "one more"} {
+		t0 := time.Now()
+		if err := w.apply(func() document { return compile(p) }); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%s: %v", step, time.Since(t0))
+		p.ports = append(p.ports, policyPort{proto: unix.IPPROTO_TCP, host: netip.MustParseAddrPort("0.0.0.0:80"),
+			to: netip.MustParseAddrPort("172.17.0.2:80")})
+	}
+	if got := strings.Count(nft(t, "list", "map", "ip", "bt-rules", "published"), " : "); got != 10002 { // one is the type's
+		t.Errorf("%d elements in the map", got)
+	}
+}
+
+func needRoot(t testing.TB) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+}
+
+func Example_protocol() {
+	fmt.Println(protocol(unix.IPPROTO_TCP), protocol(unix.IPPROTO_UDP), protocol(unix.IPPROTO_SCTP), protocol(89))
+	// Output: tcp udp sctp 89
+}
