@@ -172,7 +172,8 @@ func withoutDevice(except []deviceRule, r deviceRule) ([]deviceRule, error) {
 	for _, e := range except {
 		inside := e.kind == r.kind && (r.major == wild || r.major == e.major) && (r.minor == wild || r.minor == e.minor)
 		touches := e.kind == r.kind && e.access&r.access != 0 &&
-			(r.major == wild || e.major == wild || r.major == e.major) && (r.minor == wild || e.minor == wild || r.minor == e.minor)
+			(r.major == wild || e.major == wild || r.major == e.major) &&
+			(r.minor == wild || e.minor == wild || r.minor == e.minor)
 		if touches && !inside {
 			return nil, fmt.Errorf("rule %q takes back only a part of %q, which cgroup v1 cannot express: %w", r, e,
 				errdefs.ErrInvalidArgument)

@@ -155,9 +155,11 @@ func ptr[T any](v T) *T { return &v }
 func TestLifeOfAGroup(t *testing.T) {
 	h := host(t)
 	g := create(t, h, &specs.LinuxResources{
-		Memory: &specs.LinuxMemory{Limit: ptr[int64](64 << 20), Swap: ptr[int64](96 << 20), Reservation: ptr[int64](32 << 20)},
-		Pids:   &specs.LinuxPids{Limit: ptr[int64](17)},
-		CPU:    &specs.LinuxCPU{Shares: ptr[uint64](512), Quota: ptr[int64](50000), Period: ptr[uint64](200000), Cpus: "0", Mems: "0"},
+		Memory: &specs.LinuxMemory{Limit: ptr[int64](64 << 20), Swap: ptr[int64](96 << 20),
+			Reservation: ptr[int64](32 << 20)},
+		Pids: &specs.LinuxPids{Limit: ptr[int64](17)},
+		CPU: &specs.LinuxCPU{Shares: ptr[uint64](512), Quota: ptr[int64](50000), Period: ptr[uint64](200000),
+			Cpus: "0", Mems: "0"},
 	})
 	wantValue(t, g, "memory", "memory.limit_in_bytes=67108864", "memory.max=67108864")
 	wantValue(t, g, "memory", "memory.soft_limit_in_bytes=33554432", "memory.low=33554432")
@@ -269,7 +271,8 @@ func TestCreateDoesNotTakeOver(t *testing.T) {
 
 func TestUpdate(t *testing.T) {
 	h := host(t)
-	g := create(t, h, &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr[int64](64 << 20), Swap: ptr[int64](64 << 20)}})
+	g := create(t, h, &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr[int64](64 << 20),
+		Swap: ptr[int64](64 << 20)}})
 	update := func(m specs.LinuxMemory) {
 		t.Helper()
 		if _, err := g.Update(&specs.LinuxResources{Memory: &m}); err != nil {

@@ -77,7 +77,8 @@ func TestReplaceRefuses(t *testing.T) {
 	must(t, os.Mkdir(filepath.Join(dir, "d"), 0o700))
 	must(t, os.WriteFile(filepath.Join(dir, "victim"), []byte("v"), 0o600))
 	must(t, os.Symlink("victim", filepath.Join(dir, ".linked.new")))
-	for _, path := range []string{"", ".", "..", "/", dir + "/", dir + "/.", dir + "/none/x", dir + "/d", dir + "/linked"} {
+	for _, path := range []string{"", ".", "..", "/", dir + "/", dir + "/.", dir + "/none/x", dir + "/d",
+		dir + "/linked"} {
 		if err := ReplaceFile(path, []byte("x"), 0o600); err == nil {
 			t.Errorf("%q was accepted", path)
 		}
