@@ -136,9 +136,9 @@ func (n *Networks) Create(ctx context.Context, r CreateRequest) (CreateResult, e
 		n.mu.Lock()
 		delete(n.networks, rec.ID)
 		n.mu.Unlock()
-		return n.applyRules()
+		return n.settleRules()
 	})
-	if err := n.applyRules(); err != nil {
+	if err := n.settleRules(); err != nil {
 		return CreateResult{}, err
 	}
 	ok = true
@@ -319,7 +319,7 @@ func (n *Networks) Remove(ctx context.Context, nameOrID string) error {
 		delete(n.networks, nw.rec.ID)
 	}
 	n.mu.Unlock()
-	return errors.Join(err, n.applyRules())
+	return errors.Join(err, n.settleRules())
 }
 
 func (nw *network) removable() error {

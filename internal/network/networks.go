@@ -31,8 +31,10 @@ type Networks struct {
 	rt     *rtnl           // the start path
 	handle *netlink.Handle // everything else
 	wall   *firewall       // nil without IPTables
-	warm   *pool           // namespaces on the default network
-	bare   *pool           // namespaces with a loopback only
+	// changes is open while others' changes of the rules are watched, from Retain on.
+	changes *os.File
+	warm    *pool // namespaces on the default network
+	bare    *pool // namespaces with a loopback only
 
 	// changing is held, by sending, while a network is made or removed.
 	changing chan struct{}
@@ -45,6 +47,7 @@ type Networks struct {
 	held     map[string]*holding // by container ID
 	ports    map[portIndex][]netip.Addr
 	warnings []string
+	walls    []string // warnings about other firewalls, as of the last look
 }
 
 // network is a record with what is true of it now. The fields below rec are guarded by Networks.mu once Open is done,
@@ -327,7 +330,7 @@ func (n *Networks) warn(format string, args ...any) {
 func (n *Networks) Warnings() []string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return slices.Clone(n.warnings)
+	return slices.Concat(n.warnings, n.walls)
 }
 
 // Close gives the pool back. With no container attached the bridges and rules go too, for the next Open makes them
@@ -345,12 +348,16 @@ func (n *Networks) Close() error {
 		all = append(all, nw)
 	}
 	n.mu.Unlock()
+	if n.changes != nil {
+		_ = n.changes.Close()
+	}
 	n.warm.close()
 	n.bare.close()
 	n.work.Wait()
 	var errs []error
 	if idle {
 		if n.wall != nil {
+			n.lookAround(false)
 			errs = append(errs, n.wall.remove(n.tableName()))
 		}
 		for _, nw := range all {
@@ -420,4 +427,65 @@ func (n *Networks) applyRules() error {
 		return nil
 	}
 	return n.wall.apply(func() document { return compile(n.policy()) })
+}
+
+// settleRules is applyRules, and then looks whether other firewalls let our links through.
+func (n *Networks) settleRules() error {
+	if n.wall == nil {
+		return nil
+	}
+	if err := n.applyRules(); err != nil {
+		return err
+	}
+	n.lookAround(true)
+	return nil
+}
+
+// lookAround corrects what depends on other owners of the firewall. want is false when the daemon leaves.
+func (n *Networks) lookAround(want bool) {
+	links := map[family][]string{}
+	p := n.policy()
+	for _, f := range []family{ip4, ip6} {
+		for _, nw := range p.networks {
+			if want && slices.ContainsFunc(nw.subnets, func(s netip.Prefix) bool { return familyOf(s.Addr()) == f }) {
+				links[f] = append(links[f], nw.link)
+			}
+		}
+	}
+	walls, err := n.wall.besides(p.table, links)
+	if err != nil {
+		walls = []string{err.Error()}
+	}
+	n.mu.Lock()
+	old := n.walls
+	n.walls = walls
+	n.mu.Unlock()
+	for _, text := range walls {
+		if !slices.Contains(old, text) {
+			n.log.Warn(text)
+		}
+	}
+}
+
+// reassert runs when somebody else changed the rules of the host: ours come back when they were flushed.
+func (n *Networks) reassert() {
+	n.mu.Lock()
+	shut := n.shut
+	if !shut {
+		n.work.Add(1)
+	}
+	n.mu.Unlock()
+	if shut {
+		return
+	}
+	defer n.work.Done()
+	if !n.wall.intact(compile(n.policy())) {
+		n.log.Warn("the firewall rules were removed by somebody else and are made again")
+		n.wall.forget()
+		if err := n.applyRules(); err != nil {
+			n.log.Error("make the firewall rules again", "error", err)
+			return
+		}
+	}
+	n.lookAround(true)
 }

@@ -22,8 +22,14 @@ func (n *Networks) Retain(ctx context.Context, live []Live) error {
 			n.warn("container %q: %s", l.Name, err)
 		}
 	}
-	if err := n.applyRules(); err != nil {
+	if err := n.settleRules(); err != nil {
 		return err
+	}
+	if n.wall != nil {
+		var err error
+		if n.changes, err = watchRules(n.reassert); err != nil {
+			return err
+		}
 	}
 	n.mu.Lock()
 	byName, err := n.lookup(defaultName)

@@ -1,0 +1,279 @@
+package network
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"unsafe"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// besides makes our links pass a foreign FORWARD chain of iptables whose policy is to drop, and returns what stands in
+// the way that we do not touch. See the package comment.
+func (w *firewall) besides(table string, links map[family][]string) ([]string, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	chains, err := w.conn.ListChains()
+	if err != nil {
+		return nil, fmt.Errorf("list the chains of nftables: %w", err)
+	}
+	var warnings []string
+	for _, c := range chains {
+		if c.Hooknum == nil || *c.Hooknum != *nftables.ChainHookForward || strings.HasPrefix(c.Table.Name, "berth-") {
+			continue
+		}
+		f, drops := family(c.Table.Family), c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop
+		switch {
+		case (f == ip4 || f == ip6) && c.Table.Name == "filter" && c.Name == "FORWARD":
+			want := links[f]
+			if !drops {
+				want = nil
+			}
+			if err := w.passThrough(c, table, want); err != nil {
+				warnings = append(warnings, fmt.Sprintf("the policy of %s's FORWARD chain is to drop and Berth cannot change that for "+
+					"its containers: %s", iptablesName(f, ""), err))
+			}
+		case c.Table.Family == nftables.TableFamilyINet && c.Table.Name == "firewalld":
+			warnings = append(warnings, "firewalld rejects what containers send and receive unless their links are in a zone that "+
+				"allows it: firewall-cmd --permanent --zone=trusted"+each(slices.Concat(links[ip4], links[ip6]), " --add-interface=%s")+
+				" && firewall-cmd --reload")
+		case drops && (f == ip4 || f == ip6 || c.Table.Family == nftables.TableFamilyINet) && len(links[ip4])+len(links[ip6]) > 0:
+			warnings = append(warnings, fmt.Sprintf("the chain %q of table %q drops what containers send and receive; allow the links %s there",
+				c.Name, c.Table.Name, strings.Join(slices.Concat(links[ip4], links[ip6]), ", ")))
+		}
+	}
+	for _, f := range []family{ip4, ip6} {
+		if len(links[f]) > 0 && legacyDrops(f) {
+			warnings = append(warnings, fmt.Sprintf("the policy of iptables-legacy's FORWARD chain is to drop; allow Berth's links with:%s",
+				each(links[f], " "+iptablesName(f, "-legacy")+" -A FORWARD -i %[1]s -j ACCEPT; "+
+					iptablesName(f, "-legacy")+" -A FORWARD -o %[1]s -j ACCEPT;")))
+		}
+	}
+	return warnings, nil
+}
+
+func iptablesName(f family, suffix string) string {
+	if f == ip6 {
+		return "ip6tables" + suffix
+	}
+	return "iptables" + suffix
+}
+
+func each(links []string, format string) string {
+	var b strings.Builder
+	for _, l := range links {
+		fmt.Fprintf(&b, format, l)
+	}
+	return b.String()
+}
+
+// passThrough makes the last rules of the chain accept the links, and removes ours for others. The rules carry our
+// table's name, so that two daemons do not take away each other's.
+func (w *firewall) passThrough(c *nftables.Chain, owner string, links []string) error {
+	rules, err := w.conn.GetRules(c.Table, c)
+	if err != nil {
+		return fmt.Errorf("list its rules: %w", err)
+	}
+	mark := append([]byte("berth\x00"), owner...)
+	var want [][]expr.Any
+	for _, l := range links {
+		for _, dir := range []direction{in, out} {
+			want = append(want, passRule(dir, l))
+		}
+	}
+	var ours []*nftables.Rule
+	last := 0
+	for i, r := range rules {
+		if bytes.Equal(r.UserData, mark) {
+			ours = append(ours, r)
+			last = i
+		}
+	}
+	if len(ours) == len(want) && (len(ours) == 0 || last == len(rules)-1) {
+		same := true
+		for i, r := range ours {
+			same = same && linkOf(r.Exprs) == linkOf(want[i])
+		}
+		if same {
+			return nil
+		}
+	}
+	for _, r := range ours {
+		if err := w.conn.DelRule(r); err != nil {
+			return err
+		}
+	}
+	for _, es := range want {
+		w.conn.AddRule(&nftables.Rule{Table: c.Table, Chain: c, Exprs: es, UserData: mark})
+	}
+	return w.conn.Flush()
+}
+
+// passRule is a rule as iptables itself writes it, so that iptables goes on to understand its chain.
+func passRule(dir direction, link string) []expr.Any {
+	_, key := dir.key()
+	return []expr.Any{
+		&expr.Meta{Key: key, Register: reg1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg1, Data: append([]byte(link), 0)},
+		&expr.Counter{},
+		&expr.Verdict{Kind: expr.VerdictAccept},
+	}
+}
+
+// linkOf says what a passRule is about.
+func linkOf(es []expr.Any) string {
+	var text string
+	for _, e := range es {
+		switch e := e.(type) {
+		case *expr.Meta:
+			text += fmt.Sprint(e.Key)
+		case *expr.Cmp:
+			text += string(bytes.TrimRight(e.Data, "\x00"))
+		}
+	}
+	return text
+}
+
+// intact reports whether the chains of d are in the kernel.
+func (w *firewall) intact(d document) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	chains, err := w.conn.ListChains()
+	if err != nil {
+		return false
+	}
+	have := map[string]bool{}
+	for _, c := range chains {
+		have[fmt.Sprint(c.Table.Family, c.Table.Name, c.Name)] = true
+	}
+	for _, t := range d.tables {
+		for _, c := range t.chains {
+			if !have[fmt.Sprint(nftables.TableFamily(t.family), t.name, c.name)] {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// legacyDrops reports whether iptables-legacy's FORWARD chain drops by policy. It looks only where the table exists:
+// to ask for it would make it.
+func legacyDrops(f family) bool {
+	names, sockFamily, level := "/proc/self/net/ip_tables_names", unix.AF_INET, unix.IPPROTO_IP
+	if f == ip6 {
+		names, sockFamily, level = "/proc/self/net/ip6_tables_names", unix.AF_INET6, unix.IPPROTO_IPV6
+	}
+	b, err := os.ReadFile(names)
+	if err != nil || !slices.Contains(strings.Fields(string(b)), "filter") {
+		return false
+	}
+	fd, err := unix.Socket(sockFamily, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	// struct ipt_getinfo: name, valid hooks, entry and policy offsets of five hooks, number and size of the entries.
+	const (
+		getInfo, getEntries = 64, 65
+		nameLen             = 32
+		infoLen             = nameLen + 4 + 2*5*4 + 4 + 4
+		policyOf            = nameLen + 4 + 5*4 + unix.NF_INET_FORWARD*4
+	)
+	info := make([]byte, infoLen)
+	copy(info, "filter")
+	if getsockopt(fd, level, getInfo, info) != nil {
+		return false
+	}
+	size := binary.NativeEndian.Uint32(info[infoLen-4:])
+	policy := binary.NativeEndian.Uint32(info[policyOf:])
+	entries := make([]byte, (nameLen+4+7)&^7+int(size)) // struct ipt_get_entries, whose table is aligned
+	copy(entries, "filter")
+	binary.NativeEndian.PutUint32(entries[nameLen:], size)
+	if getsockopt(fd, level, getEntries, entries) != nil {
+		return false
+	}
+	// The entry's target lies target_offset bytes in; behind its header of 32 bytes is the verdict, -1 for drop.
+	const offsetAt4, offsetAt6, targetHeader = 84 + 4, 136 + 4, 32
+	at := offsetAt4
+	if f == ip6 {
+		at = offsetAt6
+	}
+	table := entries[(nameLen+4+7)&^7:]
+	if int(policy)+at+2 > len(table) {
+		return false
+	}
+	verdict := int(policy) + int(binary.NativeEndian.Uint16(table[int(policy)+at:])) + targetHeader
+	return verdict+4 <= len(table) && int32(binary.NativeEndian.Uint32(table[verdict:])) == -1
+}
+
+// getsockopt is the one that both reads and writes its buffer.
+func getsockopt(fd, level, name int, b []byte) error {
+	size := uint32(len(b))
+	if _, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), uintptr(name),
+		uintptr(unsafe.Pointer(&b[0])), uintptr(unsafe.Pointer(&size)), 0); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// watch calls changed after every transaction of nftables that is not ours, until the file is closed.
+func watchRules(changed func()) (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return nil, fmt.Errorf("open a socket for changes of the rules: %w", err)
+	}
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1 << (unix.NFNLGRP_NFTABLES - 1)}); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("ask for changes of the rules: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "nftables changes")
+	go func() {
+		buf := make([]byte, 64<<10)
+		for {
+			n, err := f.Read(buf)
+			switch {
+			case errors.Is(err, unix.ENOBUFS):
+				changed() // more than the socket could hold; one of them may have been somebody's
+			case err != nil:
+				return
+			case foreignChange(buf[:n], os.Getpid()):
+				changed()
+			}
+		}
+	}()
+	return f, nil
+}
+
+// foreignChange looks for the message that ends a transaction and says who made it.
+func foreignChange(b []byte, self int) bool {
+	const genMessage = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWGEN
+	const genHeader = unix.SizeofNlMsghdr + 4 // struct nfgenmsg
+	for len(b) >= unix.SizeofNlMsghdr {
+		size := int(binary.NativeEndian.Uint32(b))
+		if size < unix.SizeofNlMsghdr || size > len(b) {
+			return false
+		}
+		if binary.NativeEndian.Uint16(b[4:]) == genMessage && size > genHeader {
+			for attrs := b[genHeader:size]; len(attrs) >= unix.SizeofRtAttr; {
+				n, typ := int(binary.NativeEndian.Uint16(attrs)), binary.NativeEndian.Uint16(attrs[2:])
+				if n < unix.SizeofRtAttr || n > len(attrs) {
+					break
+				}
+				if typ == unix.NFTA_GEN_PROC_PID && n == unix.SizeofRtAttr+4 {
+					return int(binaryutil.BigEndian.Uint32(attrs[unix.SizeofRtAttr:n])) != self
+				}
+				attrs = attrs[min(len(attrs), (n+3)&^3):]
+			}
+		}
+		b = b[min(len(b), (size+3)&^3):]
+	}
+	return false
+}

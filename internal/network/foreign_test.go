@@ -1,0 +1,121 @@
+package network
+
+import (
+	"context"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+)
+
+// eventually waits for what other goroutines do.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within 5 seconds", what)
+		}
+	}
+}
+
+func output(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
+	if err != nil {
+		t.Skipf("%s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// TestForeignPolicy stands beside an iptables chain that drops by policy, before and after we come.
+func TestForeignPolicy(t *testing.T) {
+	output(t, "iptables", "-P", "FORWARD", "DROP")
+	t.Cleanup(func() { _ = run("nft", "delete", "table", "ip", "filter") })
+	output(t, "iptables", "-A", "FORWARD", "-s", "10.9.9.9", "-j", "DROP")
+	n := room(t)
+	out := outside(t, n)
+	serve(t, n, out, "tcp", outsideAddr+":7000")
+	a := attach(t, n, AttachRequest{Ports: []PortRequest{{Container: 80, HostPort: "18080"}}})
+	serve(t, n, a.NetNS, "tcp", ":80")
+	reaches(t, n, "outside, beside a policy that drops", a.NetNS, "tcp", outsideAddr+":7000", hostAddr)
+	reaches(t, n, "published, beside a policy that drops", out, "tcp", hostAddr+":18080", outsideAddr)
+
+	listed := func() string { return output(t, "iptables", "-S", "FORWARD") }
+	last := "-A FORWARD -i " + n.opts.Bridge + " -j ACCEPT\n-A FORWARD -o " + n.opts.Bridge + " -j ACCEPT\n"
+	if got := listed(); !strings.HasSuffix(got, last) || !strings.Contains(got, "10.9.9.9") {
+		t.Errorf("iptables does not show our rules as the last:\n%s", got)
+	}
+	network1(t, n, CreateRequest{Name: "two", Options: map[string]string{"com.docker.network.bridge.name": "bt-two"}})
+	b := attach(t, n, on("two"))
+	reaches(t, n, "a second network", b.NetNS, "tcp", outsideAddr+":7000", hostAddr)
+
+	// Somebody appends a rule: it must keep its say.
+	must(t, run("iptables", "-A", "FORWARD", "-o", "btout", "-p", "tcp", "--dport", "7000", "-j", "DROP"))
+	eventually(t, "our rules are the last again", func() bool { return strings.HasSuffix(listed(), "-o "+n.opts.Bridge+" -j ACCEPT\n") })
+	doesNotReach(t, n, "what the administrator drops", a.NetNS, "tcp", outsideAddr+":7000")
+
+	must(t, run("iptables", "-P", "FORWARD", "ACCEPT"))
+	eventually(t, "our rules go when they are not needed", func() bool { return !strings.Contains(listed(), n.opts.Bridge) })
+	must(t, run("iptables", "-P", "FORWARD", "DROP"))
+	eventually(t, "our rules come back", func() bool { return strings.Contains(listed(), n.opts.Bridge) })
+	if w := n.Warnings(); len(w) != 0 {
+		t.Errorf("warnings %q", w)
+	}
+	for _, id := range []string{n.owner(t, a), n.owner(t, b)} {
+		must(t, n.Detach(context.Background(), id))
+	}
+	must(t, n.Close())
+	if got := listed(); strings.Contains(got, "-i bt") {
+		t.Errorf("rules were left behind:\n%s", got)
+	}
+}
+
+// TestForeignFlush takes our rules away (CVE-2025-54388 and -54410 are what happens to those who do not notice).
+func TestForeignFlush(t *testing.T) {
+	n := room(t)
+	out := outside(t, n)
+	a := attach(t, n, AttachRequest{Ports: []PortRequest{{Container: 80, HostPort: "18080"}}})
+	serve(t, n, a.NetNS, "tcp", ":80")
+	before := listing(t, ip4, n.tableName())
+	for range 3 {
+		nft(t, "flush", "ruleset")
+		eventually(t, "our rules come back", func() bool {
+			b, _ := exec.Command("nft", "-n", "list", "table", "ip", n.tableName()).Output()
+			return string(b) == before
+		})
+	}
+	reaches(t, n, "published, after a flush", out, "tcp", hostAddr+":18080", outsideAddr)
+}
+
+func TestForeignWarnings(t *testing.T) {
+	n := room(t)
+	warned := func(part string) func() bool {
+		return func() bool { return strings.Contains(strings.Join(n.Warnings(), "\n"), part) }
+	}
+	nft(t, "add table inet fw; add chain inet fw strict { type filter hook forward priority 0; policy drop; }")
+	eventually(t, "a chain of nftables that drops", warned(`the chain "strict" of table "fw" drops`))
+	nft(t, "delete table inet fw")
+	eventually(t, "the warning goes", func() bool { return len(n.Warnings()) == 0 })
+	nft(t, "add table inet firewalld; add chain inet firewalld filter_FORWARD { type filter hook forward priority 10; }")
+	eventually(t, "firewalld", warned("--zone=trusted --add-interface="+n.opts.Bridge))
+	nft(t, "delete table inet firewalld")
+
+	output(t, "iptables-legacy", "-P", "FORWARD", "DROP")
+	defer run("iptables-legacy", "-P", "FORWARD", "ACCEPT")
+	if !legacyDrops(ip4) {
+		t.Error("the policy of iptables-legacy is not seen")
+	}
+	network1(t, n, CreateRequest{Name: "x"})
+	if !warned("iptables-legacy -A FORWARD -i " + n.opts.Bridge)() {
+		t.Errorf("warnings %q", n.Warnings())
+	}
+	output(t, "iptables-legacy", "-P", "FORWARD", "ACCEPT")
+	if legacyDrops(ip4) {
+		t.Error("iptables-legacy drops although it does not")
+	}
+	output(t, "ip6tables-legacy", "-P", "FORWARD", "DROP")
+	defer run("ip6tables-legacy", "-P", "FORWARD", "ACCEPT")
+	if !legacyDrops(ip6) {
+		t.Error("the policy of ip6tables-legacy is not seen")
+	}
+}
