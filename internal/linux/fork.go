@@ -1,6 +1,7 @@
 package linux
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,55 +13,71 @@ import (
 )
 
 // A Program is what a freshly forked child does before it becomes another program: a list of system calls, prepared by
-// the parent with all their memory. Between fork and execve the child runs nothing else, since a Go runtime with one
-// thread of many cannot allocate, schedule or grow a stack.
+// the parent with all their memory. Between fork and execve the child runs nothing else, since a Go runtime that has
+// lost all threads but one cannot allocate, schedule or grow a stack.
 //
-//	parent                          child
-//	  prepare ops, memory
-//	  clone ───────────────────────▶ op 0, op 1, … each a raw system call
-//	  wait on the report pipe        a call fails ─▶ {step, errno} into the pipe, exit
-//	  EOF: execve has happened       execve closes the pipe (O_CLOEXEC)
+//	parent                            child
+//	  prepare calls and memory
+//	  clone3 ────────────────────────▶ call 0, call 1, … each a raw system call
+//	  Child.Wait: read the report      a call fails ─▶ {call, errno} into the report, exit 127
+//	  end of file: execve happened ◀── execve closes the report (O_CLOEXEC)
 //
-// Results can be kept in slots and used as arguments of later calls, so that the child can open something and use it.
+// Results can be kept in slots and used as arguments of later calls. A call whose error was ignored leaves its slot
+// failed, and calls that use a failed slot are left out: "mask this file if it is there" needs no branch.
+//
+// A Program is made for one Fork: the child's results go into the parent's copy only by way of the report.
 type Program struct {
 	ops   []op
 	steps []string
-	keep  []any // memory the operations point into
+	keep  []any // memory that the calls point into
+	slots int   // given out by NewSlot
+	err   error // of the first thing that cannot be handed to the kernel
 }
 
-// Slot names a place that holds the result of one operation.
+// Slot names a place that holds the result of a call.
 type Slot uint8
 
-// maxSlots is how many results a child can hold.
-const maxSlots = 32
+const maxSlots = 254
+
+// NewSlot gives out a slot of its own.
+func (p *Program) NewSlot() Slot {
+	if p.slots++; p.slots > maxSlots {
+		p.err = fmt.Errorf("a program cannot hold more than %d results: %w", maxSlots, unix.E2BIG)
+		p.slots = maxSlots
+	}
+	return Slot(p.slots)
+}
+
+// ReportSlot holds the descriptor of the report. A program that moves it saves the new one here.
+const ReportSlot Slot = 0
+
+// failed is the value of a slot whose call did not succeed.
+const failed = ^uintptr(0)
 
 type op struct {
 	nr     uintptr
 	args   [6]uintptr
-	use    [6]uint8 // slot + 1 whose value replaces the argument; 0: none
-	save   uint8    // slot + 1 that gets the result; 0: none
+	use    [6]uint8 // slot+1 whose value replaces the argument; 0: none
+	save   uint8    // slot+1 that gets the result; 0: none
+	unless uint8    // slot+1: left out when that call succeeded; 0: none
+	flags  uint8
 	step   uint16
 	ignore [3]syscall.Errno
-	skip   uint16 // operations to pass over when the error was one to ignore
-	kind   opKind
+	text   *byte // not nil: must be "/" after the call, else ENOENT
 }
 
-type opKind uint8
-
 const (
-	opCall    opKind = iota
-	opData           // a read: nothing read is an error (the other side has ended)
-	opFork           // clone once more with CLONE_PARENT: the first child tells the second's pid and ends
-	opReport         // move the report pipe to the descriptor in args[0]
-	opExec           // like a call, but an ignored EACCES is remembered for opExecEnd
-	opExecEnd        // fail with the remembered error, or ENOENT
+	opNeedsData = 1 << iota // a result of 0 is EPIPE: the writer of the pipe has ended
+	opSticky                // an ignored EACCES is what a later Fail reports
+	opFail                  // no call: ends the program with args[0], or with the sticky error
 )
 
-// Arg is an argument of an operation: a number, a slot, or a pointer to memory.
+// Arg is an argument of a call: a number, a slot, or memory.
 type Arg struct {
 	v    uintptr
 	slot uint8
 	keep any
+	err  error
 }
 
 // N is a number.
@@ -68,50 +85,78 @@ func N[T ~int | ~uint | ~int32 | ~uint32 | ~uint64 | ~uintptr | ~int64](v T) Arg
 	return Arg{v: uintptr(v)}
 }
 
+// FD is the number of an open file, which must stay open until the program has been forked.
+func FD(f *os.File) Arg { return Arg{v: f.Fd(), keep: f} }
+
 // From is the value in a slot.
 func From(s Slot) Arg { return Arg{slot: uint8(s) + 1} }
 
-// Str is a pointer to a NUL-terminated copy of s. A NUL inside s ends it early, so callers refuse such strings before.
+// Str is a string. One with a NUL in it, which the kernel would read as a shorter one, makes Fork fail.
 func Str(s string) Arg {
-	b := append([]byte(s), 0)
+	b, err := syscall.BytePtrFromString(s)
+	return Arg{v: uintptr(unsafe.Pointer(b)), keep: b, err: err}
+}
+
+// Bytes is the memory of b, which the caller leaves alone; nil is NULL.
+func Bytes(b []byte) Arg {
+	if len(b) == 0 {
+		return Arg{}
+	}
 	return Arg{v: uintptr(unsafe.Pointer(&b[0])), keep: b}
 }
 
-// Bytes is a pointer to b, which must not be empty.
-func Bytes(b []byte) Arg { return Arg{v: uintptr(unsafe.Pointer(&b[0])), keep: b} }
-
-// Ptr is a pointer to a structure.
+// Ptr is the memory of *p, which the caller leaves alone.
 func Ptr[T any](p *T) Arg { return Arg{v: uintptr(unsafe.Pointer(p)), keep: p} }
 
-// Strs is a pointer to a NULL-terminated array of strings, as execve(2) wants it.
+// Strs is a NULL-terminated array of strings, as execve(2) wants it.
 func Strs(list []string) Arg {
-	ptrs := make([]*byte, len(list)+1)
-	for i, s := range list {
-		b := append([]byte(s), 0)
-		ptrs[i] = &b[0]
+	ptrs, err := syscall.SlicePtrFromStrings(list)
+	if err != nil {
+		return Arg{err: err}
 	}
 	return Arg{v: uintptr(unsafe.Pointer(&ptrs[0])), keep: ptrs}
 }
 
-// Step names what the following operations are for; an error tells it.
-func (p *Program) Step(format string, args ...any) {
-	p.steps = append(p.steps, fmt.Sprintf(format, args...))
-}
+// Step says what the calls that follow are for; the error of one that fails begins with it.
+func (p *Program) Step(what string) { p.steps = append(p.steps, what) }
 
 // Call adds a system call.
 func (p *Program) Call(nr uintptr, args ...Arg) *Call {
-	o := op{nr: nr, step: uint16(max(len(p.steps)-1, 0))}
+	o := op{nr: nr, step: uint16(len(p.steps))}
 	for i, a := range args {
 		o.args[i], o.use[i] = a.v, a.slot
 		if a.keep != nil {
 			p.keep = append(p.keep, a.keep)
+		}
+		if a.err != nil && p.err == nil {
+			p.err = fmt.Errorf("%s: %w", p.what(o.step), a.err)
 		}
 	}
 	p.ops = append(p.ops, o)
 	return &Call{p, len(p.ops) - 1}
 }
 
-// Call is an operation being described.
+// Fail ends the program with the error of the last sticky call, or with errno when there was none.
+func (p *Program) Fail(errno syscall.Errno) {
+	p.ops = append(p.ops, op{flags: opFail, args: [6]uintptr{uintptr(errno)}, step: uint16(len(p.steps))})
+}
+
+// Notify writes a mark into the report: the parent's Child.WaitMark returns.
+func (p *Program) Notify() {
+	p.Call(unix.SYS_WRITE, From(ReportSlot), Ptr(&report{index: markIndex}), N(unsafe.Sizeof(report{})))
+}
+
+// Len is the number of calls.
+func (p *Program) Len() int { return len(p.ops) }
+
+func (p *Program) what(step uint16) string {
+	if step == 0 || int(step) > len(p.steps) {
+		return "prepare"
+	}
+	return p.steps[step-1]
+}
+
+// Call is a call that is being described.
 type Call struct {
 	p *Program
 	i int
@@ -123,78 +168,66 @@ func (c *Call) Save(s Slot) *Call {
 	return c
 }
 
+// Unless leaves the call out when the call that saved into s succeeded.
+func (c *Call) Unless(s Slot) *Call {
+	c.p.ops[c.i].unless = uint8(s) + 1
+	return c
+}
+
 // Ignore makes errors of these kinds (at most three) no errors.
 func (c *Call) Ignore(errs ...syscall.Errno) *Call {
 	copy(c.p.ops[c.i].ignore[:], errs)
 	return c
 }
 
-// Skip passes over the next n operations when an error was ignored.
-func (c *Call) Skip(n int) *Call {
-	c.p.ops[c.i].skip = uint16(n)
-	return c
-}
+// Sticky makes an ignored EACCES the error of a later Fail, as a search through PATH reports it.
+func (c *Call) Sticky() *Call { return c.flag(opSticky) }
 
 // NeedsData makes a read that returns nothing an error (EPIPE).
-func (c *Call) NeedsData() *Call {
-	c.p.ops[c.i].kind = opData
+func (c *Call) NeedsData() *Call { return c.flag(opNeedsData) }
+
+// Rooted makes it an error (ENOENT) when buf, which the call fills, does not begin with "/" afterwards: getcwd(2) says
+// "(unreachable)" of a directory outside the root.
+func (c *Call) Rooted(buf []byte) *Call {
+	c.p.ops[c.i].text = &buf[0]
 	return c
 }
 
-// Len is how many operations there are, for Skip.
-func (p *Program) Len() int { return len(p.ops) }
-
-// SkipTo makes c pass over everything added since when its error was ignored.
-func (c *Call) SkipTo() { c.p.ops[c.i].skip = uint16(len(c.p.ops) - 1 - c.i) }
-
-// ForkAgain makes the child clone itself once more, as a sibling (CLONE_PARENT), and end; what follows runs in the second.
-// It is how a process gets into a pid namespace that the first has entered, since entering counts for children only.
-func (p *Program) ForkAgain() { p.special(opFork, 0) }
-
-// MoveReport moves the report pipe to descriptor fd, so that everything above it can be closed.
-func (p *Program) MoveReport(fd int) { p.special(opReport, uintptr(fd)) }
-
-// ExecSearch tries to become each of paths in turn, as a shell looks along PATH: what is not there or cannot be run is
-// passed over, and remembered when nothing else is found.
-func (p *Program) ExecSearch(paths, argv, env []string) {
-	a, e := Strs(argv), Strs(env)
-	for _, path := range paths {
-		p.Call(unix.SYS_EXECVE, Str(path), a, e).Ignore(unix.ENOENT, unix.ENOTDIR, unix.EACCES)
-		p.ops[len(p.ops)-1].kind = opExec
-	}
-	p.special(opExecEnd, 0)
+func (c *Call) flag(f uint8) *Call {
+	c.p.ops[c.i].flags |= f
+	return c
 }
 
-func (p *Program) special(k opKind, arg uintptr) {
-	p.ops = append(p.ops, op{kind: k, args: [6]uintptr{arg}, step: uint16(max(len(p.steps)-1, 0))})
-}
-
-// ForkError says which step of a Program failed.
-type ForkError struct {
+// StepError says which step of a Program failed in the child.
+type StepError struct {
 	Step  string
 	Errno syscall.Errno
-	Index int
+	Call  int // its number, for those who know the program
 }
 
-func (e *ForkError) Error() string { return e.Step + ": " + e.Errno.Error() }
+func (e *StepError) Error() string { return e.Step + ": " + e.Errno.Error() }
 
 // Unwrap gives the errno.
-func (e *ForkError) Unwrap() error { return e.Errno }
+func (e *StepError) Unwrap() error { return e.Errno }
 
 // ForkOptions say how the child is cloned.
 type ForkOptions struct {
 	Flags  uintptr  // CLONE_NEW…
-	Cgroup *os.File // a cgroup v2 directory to be born in
+	Cgroup *os.File // cgroup v2 directory to be born in
+	// Report replaces the pipe between child and parent, for a child that the parent does not wait for.
+	Report *os.File
 }
 
 // Child is a forked process whose Program may still run.
 type Child struct {
-	Pid    int
-	Pidfd  *os.File
+	Pid   int
+	Pidfd *os.File
+
 	report *os.File
 	p      *Program
 }
 
+// cloneArgs is struct clone_args of clone3(2).
 type cloneArgs struct {
 	flags, pidfd, childTid, parentTid, exitSignal, stack, stackSize, tls, setTid, setTidSize, cgroup uint64
 }
@@ -203,6 +236,14 @@ type report struct {
 	index int32
 	errno int32
 }
+
+const (
+	markIndex  = -1
+	reportSize = int(unsafe.Sizeof(report{}))
+)
+
+// The runtime keeps these three for packages that fork by themselves (runtime/proc.go); package syscall's own fork uses
+// them in the same way.
 
 //go:linkname runtimeBeforeFork syscall.runtime_BeforeFork
 func runtimeBeforeFork()
@@ -213,113 +254,139 @@ func runtimeAfterFork()
 //go:linkname runtimeAfterForkInChild syscall.runtime_AfterForkInChild
 func runtimeAfterForkInChild()
 
-// Fork clones a child that runs p. The caller waits for it (Child.Wait) and reaps it.
+// Fork clones a child that runs p, in the namespaces of the calling thread. Whatever the outcome, the caller reaps the
+// child of a nil error.
 func (p *Program) Fork(o ForkOptions) (*Child, error) {
-	r, w, err := os.Pipe()
-	if err != nil {
-		return nil, err
+	if p.err != nil {
+		return nil, p.err
 	}
-	pidfd := int32(-1)
-	args := cloneArgs{flags: uint64(o.Flags) | unix.CLONE_PIDFD, exitSignal: uint64(syscall.SIGCHLD),
-		pidfd: uint64(uintptr(unsafe.Pointer(&pidfd)))}
+	c := &Child{p: p}
+	w := o.Report
+	if w == nil {
+		var err error
+		if c.report, w, err = pipe(); err != nil {
+			return nil, err
+		}
+		defer w.Close()
+	}
+	pidfd := new(int32)
+	args := &cloneArgs{flags: uint64(o.Flags) | unix.CLONE_PIDFD, exitSignal: uint64(syscall.SIGCHLD),
+		pidfd: uint64(uintptr(unsafe.Pointer(pidfd)))}
 	if o.Cgroup != nil {
 		args.flags |= unix.CLONE_INTO_CGROUP
 		args.cgroup = uint64(o.Cgroup.Fd())
 	}
-	state := &childState{ops: p.ops, pipe: w.Fd()}
-	state.again = cloneArgs{flags: unix.CLONE_PARENT} // the exit signal is the first child's
+	s := &childState{ops: p.ops}
+	for i := range s.slots {
+		s.slots[i] = failed
+	}
+	s.slots[ReportSlot+1] = w.Fd()
+	call := [6]uintptr{uintptr(unsafe.Pointer(args)), unsafe.Sizeof(*args)}
+
 	syscall.ForkLock.Lock()
-	pid, errno := forkChild(&args, state)
+	pid, errno := forkChild(unix.SYS_CLONE3, &call, s)
+	if errno == syscall.ENOSYS && o.Cgroup == nil {
+		// Seccomp profiles that cannot look into clone3's structure answer ENOSYS, so that callers fall back.
+		call = [6]uintptr{uintptr(args.flags) | uintptr(syscall.SIGCHLD), 0, uintptr(args.pidfd)}
+		pid, errno = forkChild(unix.SYS_CLONE, &call, s)
+	}
 	syscall.ForkLock.Unlock()
 	runtime.KeepAlive(p)
-	runtime.KeepAlive(state)
-	_ = w.Close()
+	runtime.KeepAlive(s)
+	runtime.KeepAlive(args)
+	runtime.KeepAlive(w)
+	runtime.KeepAlive(o)
 	if errno != 0 {
-		_ = r.Close()
-		return nil, os.NewSyscallError("clone3", errno)
+		return nil, errors.Join(os.NewSyscallError("clone3", errno), c.closeReport())
 	}
-	return &Child{Pid: int(pid), Pidfd: os.NewFile(uintptr(pidfd), "pidfd"), report: r, p: p}, nil
+	c.Pid, c.Pidfd = int(pid), os.NewFile(uintptr(*pidfd), "pidfd")
+	return c, nil
 }
 
+// pipe is a blocking pipe: the report is read once, at once, and the poller has no part in that.
+func pipe() (r, w *os.File, err error) {
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+		return nil, nil, os.NewSyscallError("pipe2", err)
+	}
+	return os.NewFile(uintptr(fds[0]), "report"), os.NewFile(uintptr(fds[1]), "report"), nil
+}
+
+// childState is everything the child reads and writes: no other memory of the parent's matters to it.
 type childState struct {
 	ops    []op
-	pipe   uintptr
-	slots  [maxSlots + 1]uintptr
+	slots  [maxSlots + 2]uintptr // by slot+1
+	sticky syscall.Errno
 	rep    report
-	again  cloneArgs
-	denied bool
 }
 
-// forkedAgain is the index of a report that tells the second child's pid.
-const forkedAgain = -1
-
-// forkChild returns in the parent only. In the child it runs the operations: no allocation, no stack growth, no call but
-// into the kernel.
+// forkChild returns in the parent only. In the child it runs the calls: no allocation, no stack growth, nothing but the
+// kernel, and so no function that is not nosplit.
 //
 //go:noinline
 //go:norace
 //go:nosplit
 //go:nocheckptr
-func forkChild(args *cloneArgs, s *childState) (pid uintptr, errno syscall.Errno) {
+func forkChild(nr uintptr, call *[6]uintptr, s *childState) (pid uintptr, errno syscall.Errno) {
 	runtimeBeforeFork()
-	pid, _, errno = syscall.RawSyscall6(unix.SYS_CLONE3, uintptr(unsafe.Pointer(args)), unsafe.Sizeof(*args), 0, 0, 0, 0)
+	pid, _, errno = syscall.RawSyscall6(nr, call[0], call[1], call[2], call[3], call[4], call[5])
 	if errno != 0 || pid != 0 {
 		runtimeAfterFork()
 		return pid, errno
 	}
+	// Handlers become defaults and the signal mask is what it was before the fork.
 	runtimeAfterForkInChild()
+next:
 	for i := 0; i < len(s.ops); i++ {
 		o := &s.ops[i]
+		if o.unless != 0 && s.slots[o.unless] != failed {
+			continue
+		}
 		for a := 0; a < 6; a++ {
 			if u := o.use[a]; u != 0 {
 				o.args[a] = s.slots[u]
+				if o.args[a] == failed {
+					if o.save != 0 {
+						s.slots[o.save] = failed
+					}
+					continue next
+				}
 			}
 		}
 		var r uintptr
 		var e syscall.Errno
-	again:
-		switch o.kind {
-		case opFork:
-			r, _, e = syscall.RawSyscall6(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&s.again)), unsafe.Sizeof(s.again), 0, 0, 0, 0)
-			if e == 0 && r != 0 {
-				s.rep.index, s.rep.errno = forkedAgain, int32(r)
-				syscall.RawSyscall6(unix.SYS_WRITE, s.pipe, uintptr(unsafe.Pointer(&s.rep)), unsafe.Sizeof(s.rep), 0, 0, 0)
-				for {
-					syscall.RawSyscall6(unix.SYS_EXIT_GROUP, 0, 0, 0, 0, 0, 0)
+		if o.flags&opFail != 0 {
+			e = syscall.Errno(o.args[0])
+			if s.sticky != 0 {
+				e = s.sticky
+			}
+		} else {
+			for {
+				r, _, e = syscall.RawSyscall6(o.nr, o.args[0], o.args[1], o.args[2], o.args[3], o.args[4], o.args[5])
+				if e != syscall.EINTR {
+					break
 				}
 			}
-		case opReport:
-			if s.pipe != o.args[0] {
-				_, _, e = syscall.RawSyscall6(unix.SYS_DUP3, s.pipe, o.args[0], unix.O_CLOEXEC, 0, 0, 0)
-				s.pipe = o.args[0]
-			}
-		case opExecEnd:
-			e = syscall.ENOENT
-			if s.denied {
-				e = syscall.EACCES
-			}
-		default:
-			r, _, e = syscall.RawSyscall6(o.nr, o.args[0], o.args[1], o.args[2], o.args[3], o.args[4], o.args[5])
 		}
-		if e == syscall.EINTR {
-			goto again
-		}
-		if e == 0 && o.kind == opData && r == 0 {
+		if e == 0 && o.flags&opNeedsData != 0 && r == 0 {
 			e = syscall.EPIPE
 		}
-		if e != 0 && (e == o.ignore[0] || e == o.ignore[1] || e == o.ignore[2]) {
-			if o.kind == opExec && e == syscall.EACCES {
-				s.denied = true
-			}
-			i += int(o.skip)
-			continue
+		if e == 0 && o.text != nil && *o.text != '/' {
+			e = syscall.ENOENT
 		}
 		if e != 0 {
-			s.rep.index, s.rep.errno = int32(i), int32(e)
-			syscall.RawSyscall6(unix.SYS_WRITE, s.pipe, uintptr(unsafe.Pointer(&s.rep)), unsafe.Sizeof(s.rep), 0, 0, 0)
-			for {
-				syscall.RawSyscall6(unix.SYS_EXIT_GROUP, 127, 0, 0, 0, 0, 0)
+			if e != o.ignore[0] && e != o.ignore[1] && e != o.ignore[2] {
+				s.rep.index, s.rep.errno = int32(i), int32(e)
+				syscall.RawSyscall6(unix.SYS_WRITE, s.slots[ReportSlot+1], uintptr(unsafe.Pointer(&s.rep)),
+					unsafe.Sizeof(s.rep), 0, 0, 0)
+				for {
+					syscall.RawSyscall6(unix.SYS_EXIT_GROUP, 127, 0, 0, 0, 0, 0)
+				}
 			}
+			if o.flags&opSticky != 0 && e == syscall.EACCES {
+				s.sticky = e
+			}
+			r = failed
 		}
 		if o.save != 0 {
 			s.slots[o.save] = r
@@ -330,48 +397,54 @@ func forkChild(args *cloneArgs, s *childState) (pid uintptr, errno syscall.Errno
 	}
 }
 
-// Wait returns when the child's program has ended in execve, or with a *ForkError when one of its steps failed; the child
-// is then dead and must still be reaped. After ForkAgain, Pid and Pidfd are the second child's, and the first has been
-// reaped.
+// Wait returns nil when the child has become another program, and a *StepError when one of its steps failed; the child
+// then ends, and must still be reaped. A child that was killed on its way also gives nil: its exit status tells.
 func (c *Child) Wait() error {
-	defer c.report.Close()
-	for {
-		var buf [unsafe.Sizeof(report{})]byte
-		n, err := io.ReadFull(c.report, buf[:])
-		if n == 0 {
-			return nil // closed by execve, or the child was killed: its exit status tells
-		}
-		if err != nil {
-			return fmt.Errorf("the child's report is incomplete: %w", err)
-		}
-		rep := *(*report)(unsafe.Pointer(&buf[0]))
-		if rep.index == forkedAgain {
-			if err := c.follow(int(rep.errno)); err != nil {
-				return err
-			}
-			continue
-		}
-		step := ""
-		if i := int(c.p.ops[rep.index].step); i < len(c.p.steps) {
-			step = c.p.steps[i]
-		}
-		return &ForkError{Step: step, Errno: syscall.Errno(rep.errno), Index: int(rep.index)}
-	}
+	_, err := c.next()
+	return errors.Join(err, c.closeReport())
 }
 
-// follow makes the second child the one that c stands for. It is our child too, and not reaped, so its pid is its own.
-func (c *Child) follow(pid int) error {
-	var ws syscall.WaitStatus
-	for {
-		if _, err := syscall.Wait4(c.Pid, &ws, 0, nil); err != syscall.EINTR {
-			break
-		}
+// WaitMark returns when the child has come to the program's Notify; Wait is then still to be called. ErrNoMark means
+// that the child ended or became another program without it.
+func (c *Child) WaitMark() error {
+	marked, err := c.next()
+	if err == nil && !marked {
+		err = ErrNoMark
 	}
-	_ = c.Pidfd.Close()
-	fd, err := unix.PidfdOpen(pid, 0)
+	return err
+}
+
+// ErrNoMark is the answer of Child.WaitMark for a child that ended.
+var ErrNoMark = errors.New("the process ended before it was ready")
+
+func (c *Child) next() (marked bool, err error) {
+	var buf [reportSize]byte
+	_, err = io.ReadFull(c.report, buf[:])
+	if err == io.EOF {
+		return false, nil
+	}
 	if err != nil {
-		return os.NewSyscallError("pidfd_open", err)
+		return false, fmt.Errorf("read the report of process %d: %w", c.Pid, err)
 	}
-	c.Pid, c.Pidfd = pid, os.NewFile(uintptr(fd), "pidfd")
-	return nil
+	return c.p.decode(buf)
+}
+
+func (p *Program) decode(buf [reportSize]byte) (marked bool, err error) {
+	rep := *(*report)(unsafe.Pointer(&buf))
+	if rep.index == markIndex {
+		return true, nil
+	}
+	if rep.index < 0 || int(rep.index) >= len(p.ops) {
+		return false, fmt.Errorf("the process reported an unknown step %d", rep.index)
+	}
+	return false, &StepError{Step: p.what(p.ops[rep.index].step), Errno: syscall.Errno(rep.errno), Call: int(rep.index)}
+}
+
+func (c *Child) closeReport() error {
+	if c.report == nil {
+		return nil
+	}
+	f := c.report
+	c.report = nil
+	return f.Close()
 }

@@ -1,223 +1,251 @@
 package linux
 
 import (
+	"bytes"
 	"errors"
 	"os"
-	"os/exec"
+	"os/signal"
 	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
 )
 
-func reap(t *testing.T, c *Child) syscall.WaitStatus {
+func fork(t *testing.T, p *Program, o ForkOptions) (*Child, WaitStatus, error) {
 	t.Helper()
-	var ws syscall.WaitStatus
-	for {
-		_, err := syscall.Wait4(c.Pid, &ws, 0, nil)
-		if err == syscall.EINTR {
-			continue
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		return ws
-	}
-}
-
-func TestAForkedProgramBecomesAnother(t *testing.T) {
-	sh, err := exec.LookPath("sh")
+	c, err := p.Fork(o)
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer c.Pidfd.Close()
+	err = c.Wait()
+	ws, reapErr := WaitPidfd(c.Pidfd)
+	if reapErr != nil {
+		t.Fatal(reapErr)
+	}
+	return c, ws, err
+}
+
+func needRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+}
+
+func TestForkedProgramBecomesAnother(t *testing.T) {
+	needRoot(t)
 	out := filepath.Join(t.TempDir(), "out")
 	for range 50 {
 		var p Program
+		fd := p.NewSlot()
 		p.Step("open")
-		p.Call(unix.SYS_OPENAT, N(unix.AT_FDCWD), Str(out), N(unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC), N(0o600)).Save(0)
+		p.Call(unix.SYS_OPENAT, N(unix.AT_FDCWD), Str(out), N(unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC), N(0o600)).Save(fd)
 		p.Step("dup")
-		p.Call(unix.SYS_DUP3, From(0), N(1), N(0))
+		p.Call(unix.SYS_DUP3, From(fd), N(1), N(0))
 		p.Step("exec")
-		p.Call(unix.SYS_EXECVE, Str(sh), Strs([]string{"sh", "-c", `echo $$ "$A"; exit 7`}), Strs([]string{"A=b"}))
-		c, err := p.Fork(ForkOptions{Flags: unix.CLONE_NEWPID})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := c.Wait(); err != nil {
-			t.Fatal(err)
-		}
-		if ws := reap(t, c); ws.ExitStatus() != 7 {
-			t.Fatal(ws)
+		p.Call(unix.SYS_EXECVE, Str("/bin/sh"), Strs([]string{"sh", "-c", `echo $$ "$A"; exit 7`}), Strs([]string{"A=b"}))
+		_, ws, err := fork(t, &p, ForkOptions{Flags: unix.CLONE_NEWPID})
+		if err != nil || ws.Code != 7 || ws.Signal != 0 {
+			t.Fatal(ws, err)
 		}
 		if got, _ := os.ReadFile(out); string(got) != "1 b\n" {
 			t.Fatalf("%q", got)
 		}
-		_ = c.Pidfd.Close()
 	}
 }
 
-func TestAFailedStepIsNamed(t *testing.T) {
+// Signals that the parent handles or blocks are the defaults in the child.
+func TestForkResetsSignals(t *testing.T) {
+	ch := make(chan os.Signal, 1)
+	signal.Notify(ch, syscall.SIGUSR1)
+	defer signal.Stop(ch)
+	out := filepath.Join(t.TempDir(), "out")
 	var p Program
-	p.Step("sleep in %q", "a file")
+	fd := p.NewSlot()
+	p.Call(unix.SYS_OPENAT, N(unix.AT_FDCWD), Str(out), N(unix.O_WRONLY|unix.O_CREAT), N(0o600)).Save(fd)
+	p.Call(unix.SYS_DUP3, From(fd), N(1), N(0))
+	p.Call(unix.SYS_EXECVE, Str("/bin/cat"), Strs([]string{"cat", "/proc/self/status"}), Strs(nil))
+	if _, _, err := fork(t, &p, ForkOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	status, _ := os.ReadFile(out)
+	for _, field := range []string{"SigBlk", "SigCgt"} {
+		if !bytes.Contains(status, []byte(field+":\t0000000000000000\n")) {
+			t.Errorf("%s is not empty in\n%s", field, status)
+		}
+	}
+}
+
+func TestFailedStepIsNamed(t *testing.T) {
+	var p Program
+	p.Step("look into a file")
 	p.Call(unix.SYS_CHDIR, Str("/etc/passwd")).Ignore(unix.ENOTDIR)
-	p.Step("enter %q", "/nowhere")
+	p.Step(`enter "/nowhere"`)
 	p.Call(unix.SYS_CHDIR, Str("/nowhere"))
-	c, err := p.Fork(ForkOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = c.Wait()
-	var fe *ForkError
-	if !errors.As(err, &fe) || fe.Step != `enter "/nowhere"` || fe.Errno != unix.ENOENT {
+	_, ws, err := fork(t, &p, ForkOptions{})
+	var se *StepError
+	if !errors.As(err, &se) || se.Step != `enter "/nowhere"` || se.Errno != unix.ENOENT || se.Call != 1 {
 		t.Error(err)
 	}
-	reap(t, c)
-}
-
-func TestASealedCopyRunsAndCannotBeChanged(t *testing.T) {
-	src, err := exec.LookPath("true")
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := SealedCopy(src)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if _, err := f.WriteAt([]byte("x"), 0); !errors.Is(err, unix.EPERM) {
-		t.Error("written into a sealed copy:", err)
-	}
-	if err := f.Truncate(0); !errors.Is(err, unix.EPERM) {
-		t.Error("cut a sealed copy:", err)
-	}
-	cmd := exec.Command("/proc/self/fd/3")
-	cmd.ExtraFiles = []*os.File{f}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Errorf("%v: %s", err, out)
+	if ws.Code != 127 {
+		t.Error(ws)
 	}
 }
 
-func TestAnOverlayStandsNowhereAndWorks(t *testing.T) {
+func TestCallsWithAFailedSlotAreLeftOut(t *testing.T) {
+	var p Program
+	a, b := p.NewSlot(), p.NewSlot()
+	p.Step("first")
+	p.Call(unix.SYS_OPENAT, N(unix.AT_FDCWD), Str("/nowhere"), N(unix.O_PATH), N(0)).Ignore(unix.ENOENT).Save(a)
+	p.Step("second")
+	p.Call(unix.SYS_DUP3, From(a), N(99), N(0)).Save(b) // would fail, is left out and fails b
+	p.Call(unix.SYS_FCHDIR, From(b))
+	p.Call(unix.SYS_OPENAT, N(unix.AT_FDCWD), Str("/"), N(unix.O_PATH), N(0)).Unless(a).Save(a)
+	p.Call(unix.SYS_OPENAT, N(unix.AT_FDCWD), Str("/nowhere"), N(unix.O_PATH), N(0)).Unless(a)
+	p.Step("third")
+	p.Call(unix.SYS_FCHDIR, From(a))
+	p.Step("end")
+	p.Fail(unix.EXDEV)
+	_, _, err := fork(t, &p, ForkOptions{})
+	var se *StepError
+	if !errors.As(err, &se) || se.Step != "end" || se.Errno != unix.EXDEV {
+		t.Error(err)
+	}
+}
+
+func TestSearchRemembersThatItWasForbidden(t *testing.T) {
 	dir := t.TempDir()
-	for _, d := range []string{"a", "b", "up", "work"} {
-		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for name, text := range map[string]string{"a/one": "a", "b/one": "b", "b/two": "b"} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	before, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := OverlayMount([]string{dir + "/a", dir + "/b"}, dir+"/up", dir+"/work")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	read := func(name string) string {
-		fd, err := unix.Openat(int(f.Fd()), name, unix.O_RDONLY, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer unix.Close(fd)
-		buf := make([]byte, 8)
-		n, _ := unix.Read(fd, buf)
-		return string(buf[:n])
-	}
-	if read("one") != "a" || read("two") != "b" {
-		t.Error("the layers are in the wrong order")
-	}
-	fd, err := unix.Openat(int(f.Fd()), "three", unix.O_CREAT|unix.O_WRONLY, 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = unix.Close(fd)
-	if _, err := os.Stat(dir + "/up/three"); err != nil {
-		t.Error(err)
-	}
-	after, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil || string(after) != string(before) {
-		t.Error("the mount table has changed", err)
-	}
-	ro, err := OverlayMount([]string{dir + "/a", dir + "/b"}, "", "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ro.Close()
-	if _, err := unix.Openat(int(ro.Fd()), "x", unix.O_CREAT|unix.O_WRONLY, 0o600); err != unix.EROFS {
-		t.Error("written into a read-only overlay:", err)
-	}
-	if _, err := OverlayMount([]string{dir + "/missing"}, dir+"/up", dir+"/work"); err == nil {
-		t.Error("a missing layer was mounted")
-	}
-}
-
-func TestNetNS(t *testing.T) {
-	ns, err := NewNetNS()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ns.Close()
-	own, _ := os.Readlink("/proc/self/ns/net")
-	err = WithNetNS(ns, func() error {
-		inside, err := os.Readlink("/proc/thread-self/ns/net")
-		if inside == own {
-			t.Error("still in the old namespace")
-		}
-		return err
-	})
-	if err != nil {
-		t.Error(err)
-	}
-	if now, _ := os.Readlink("/proc/thread-self/ns/net"); now != own {
-		t.Error("a thread came back in another namespace")
-	}
-}
-
-func TestASecondForkIsFollowed(t *testing.T) {
-	sh, err := exec.LookPath("sh")
-	if err != nil {
+	if err := os.WriteFile(dir+"/x", []byte("#!/bin/sh\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	var p Program
-	p.Step("a new pid namespace")
-	p.Call(unix.SYS_UNSHARE, N(unix.CLONE_NEWPID))
-	p.ForkAgain()
-	p.Step("exec")
-	p.ExecSearch([]string{"/nowhere/sh", "/etc/passwd", sh}, []string{"sh", "-c", "exit $$"}, nil)
+	for _, name := range []string{dir + "/x", "/nowhere/x"} {
+		p.Call(unix.SYS_EXECVE, Str(name), Strs([]string{"x"}), Strs(nil)).Ignore(unix.ENOENT, unix.EACCES).Sticky()
+	}
+	p.Fail(unix.ENOENT)
+	if _, _, err := fork(t, &p, ForkOptions{}); !errors.Is(err, unix.EACCES) {
+		t.Error(err)
+	}
+}
+
+func TestWorkingDirectoryOutsideTheRootIsAnError(t *testing.T) {
+	needRoot(t)
+	var p Program
+	out := p.NewSlot()
+	buf := make([]byte, unix.PathMax)
+	p.Call(unix.SYS_OPENAT, N(unix.AT_FDCWD), Str("/"), N(unix.O_PATH), N(0)).Save(out)
+	p.Call(unix.SYS_CHROOT, Str("/etc"))
+	p.Call(unix.SYS_CHDIR, Str("/"))
+	p.Step("inside")
+	p.Call(unix.SYS_GETCWD, Bytes(buf), N(len(buf))).Rooted(buf)
+	p.Call(unix.SYS_FCHDIR, From(out))
+	p.Step("outside")
+	p.Call(unix.SYS_GETCWD, Bytes(buf), N(len(buf))).Rooted(buf)
+	_, _, err := fork(t, &p, ForkOptions{})
+	var se *StepError
+	if !errors.As(err, &se) || se.Step != "outside" {
+		t.Error(err)
+	}
+}
+
+func TestMarkAndRelease(t *testing.T) {
+	r, w, err := pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	var p Program
+	p.Notify()
+	p.Call(unix.SYS_READ, FD(r), Bytes(make([]byte, 1)), N(1)).NeedsData()
+	p.Step("after")
+	p.Fail(unix.EXDEV)
 	c, err := p.Fork(ForkOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Wait(); err != nil {
-		t.Fatal(err)
+	defer c.Pidfd.Close()
+	if err := c.WaitMark(); err != nil {
+		t.Error(err)
 	}
-	if ws := reap(t, c); ws.ExitStatus() != 1 {
-		t.Errorf("pid inside: %d, want 1", ws.ExitStatus())
+	if ended, err := Ended(c.Pidfd); ended || err != nil {
+		t.Error("it did not wait", err)
+	}
+	if _, err := w.Write([]byte{0}); err != nil {
+		t.Error(err)
+	}
+	if err := c.Wait(); !errors.Is(err, unix.EXDEV) {
+		t.Error(err)
+	}
+	_ = w.Close()
+	if _, err := WaitPidfd(c.Pidfd); err != nil {
+		t.Error(err)
 	}
 }
 
-func TestASearchRemembersWhatItMayNotRun(t *testing.T) {
-	for _, tc := range []struct {
-		paths []string
-		want  syscall.Errno
-	}{{[]string{"/a", "/etc/passwd", "/b"}, unix.EACCES}, {[]string{"/a", "/b"}, unix.ENOENT}} {
+func TestStringsWithNulAreRefused(t *testing.T) {
+	var p Program
+	p.Step("enter")
+	p.Call(unix.SYS_CHDIR, Str("/etc\x00/x"))
+	if _, err := p.Fork(ForkOptions{}); err == nil || !strings.Contains(err.Error(), "enter") {
+		t.Error(err)
+	}
+}
+
+// Forks stand beside a busy garbage collector and other forks.
+func TestForkUnderLoad(t *testing.T) {
+	stop := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				runtime.GC()
+			}
+		}
+	}()
+	defer close(stop)
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 50 {
+				var p Program
+				p.Call(unix.SYS_EXECVE, Str("/bin/true"), Strs([]string{"true"}), Strs(nil))
+				c, err := p.Fork(ForkOptions{})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if err := c.Wait(); err != nil {
+					t.Error(err)
+				}
+				if ws, err := WaitPidfd(c.Pidfd); err != nil || ws.Code != 0 {
+					t.Error(ws, err)
+				}
+				_ = c.Pidfd.Close()
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func BenchmarkForkTrue(b *testing.B) {
+	for b.Loop() {
 		var p Program
-		p.Step("exec")
-		p.MoveReport(9)
-		p.ExecSearch(tc.paths, []string{"x"}, nil)
+		p.Call(unix.SYS_EXECVE, Str("/bin/true"), Strs([]string{"true"}), Strs(nil))
 		c, err := p.Fork(ForkOptions{})
 		if err != nil {
-			t.Fatal(err)
+			b.Fatal(err)
 		}
-		if err := c.Wait(); !errors.Is(err, tc.want) {
-			t.Error(err)
+		if err := c.Wait(); err != nil {
+			b.Fatal(err)
 		}
-		reap(t, c)
+		_, _ = WaitPidfd(c.Pidfd)
+		_ = c.Pidfd.Close()
 	}
 }

@@ -5,56 +5,64 @@ import (
 	"fmt"
 	"os"
 	"strings"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// FsConfig is one option of a file system that is being made.
-type FsConfig struct {
-	Key   string
-	Value string // "" sets a flag
+// FsOption is one option of a file system that is being made. A Value of "" sets a flag.
+type FsOption struct{ Key, Value string }
+
+// Fs is a file system that is being made (fsopen(2)).
+type Fs struct {
+	fd     int
+	fstype string
 }
 
-// NewMount makes a file system and a mount of it that stands nowhere (fsopen(2), fsmount(2)); attrs are MOUNT_ATTR_ bits. The
-// kernel's own words about what it did not like are part of the error.
-func NewMount(fstype, source string, options []FsConfig, attrs int) (*os.File, error) {
-	fs, err := unix.Fsopen(fstype, unix.FSOPEN_CLOEXEC)
+// Fsopen begins a file system of the given type.
+func Fsopen(fstype string) (*Fs, error) {
+	fd, err := unix.Fsopen(fstype, unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("file system %q: %w", fstype, err)
 	}
-	defer unix.Close(fs)
-	if source != "" {
-		if err := unix.FsconfigSetString(fs, "source", source); err != nil {
-			return nil, fsError(fs, fmt.Errorf("source %q: %w", source, err))
-		}
-	}
-	for _, o := range options {
-		if o.Value == "" {
-			err = unix.FsconfigSetFlag(fs, o.Key)
-		} else {
-			err = unix.FsconfigSetString(fs, o.Key, o.Value)
-		}
-		if err != nil {
-			return nil, fsError(fs, fmt.Errorf("option %q: %w", o.Key, err))
-		}
-	}
-	if err := unix.FsconfigCreate(fs); err != nil {
-		return nil, fsError(fs, err)
-	}
-	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attrs)
-	if err != nil {
-		return nil, fsError(fs, fmt.Errorf("mount: %w", err))
-	}
-	return os.NewFile(uintptr(fd), fstype), nil
+	return &Fs{fd, fstype}, nil
 }
 
-// fsError adds what the kernel says about a failed step: the context's descriptor gives its messages to read.
-func fsError(fs int, err error) error {
+// Close gives up the descriptor; what was mounted stays.
+func (fs *Fs) Close() error { return unix.Close(fs.fd) }
+
+// Set sets an option.
+func (fs *Fs) Set(o FsOption) error {
+	var err error
+	if o.Value == "" {
+		err = unix.FsconfigSetFlag(fs.fd, o.Key)
+	} else {
+		err = unix.FsconfigSetString(fs.fd, o.Key, o.Value)
+	}
+	if err != nil {
+		return fs.explain(fmt.Errorf("%s option %q: %w", fs.fstype, o.Key+"="+o.Value, err))
+	}
+	return nil
+}
+
+// Mount makes the file system and a mount of it that stands nowhere; attrs are MOUNT_ATTR_ bits. The mount is undone
+// when its descriptor is closed without having been moved anywhere.
+func (fs *Fs) Mount(attrs int) (*os.File, error) {
+	if err := unix.FsconfigCreate(fs.fd); err != nil {
+		return nil, fs.explain(fmt.Errorf("make a %s file system: %w", fs.fstype, err))
+	}
+	fd, err := unix.Fsmount(fs.fd, unix.FSMOUNT_CLOEXEC, attrs)
+	if err != nil {
+		return nil, fs.explain(fmt.Errorf("mount a %s file system: %w", fs.fstype, err))
+	}
+	return os.NewFile(uintptr(fd), fs.fstype), nil
+}
+
+// explain adds what the kernel says about a failed step: the descriptor gives its messages to read.
+func (fs *Fs) explain(err error) error {
 	buf := make([]byte, 1024)
 	var said []string
 	for {
-		n, e := unix.Read(fs, buf)
+		n, e := unix.Read(fs.fd, buf)
 		if e != nil || n <= 0 {
 			break
 		}
@@ -66,70 +74,123 @@ func fsError(fs int, err error) error {
 	return fmt.Errorf("%w (%s)", err, strings.Join(said, "; "))
 }
 
-// OverlayMount puts layers on each other as a mount that stands nowhere (kernel: overlayfs.rst). lower is from the top
-// down; without upper the mount is read-only.
-func OverlayMount(lower []string, upper, work string) (*os.File, error) {
-	if len(lower) == 0 {
-		return nil, errors.New("an overlay needs at least one lower layer")
-	}
-	attrs := 0
-	var dirs []FsConfig
-	if upper != "" {
-		dirs = []FsConfig{{"upperdir", upper}, {"workdir", work}}
-	} else {
-		attrs = unix.MOUNT_ATTR_RDONLY
-		if len(lower) == 1 { // an overlay of one layer alone is refused
-			lower = append(lower[:1:1], lower[0])
-			return bindReadOnly(lower[0])
-		}
-	}
-	// Layer by layer has no bound but the kernel's 500; it came with Linux 6.5.
-	options := make([]FsConfig, 0, len(lower)+2)
-	for _, l := range lower {
-		options = append(options, FsConfig{"lowerdir+", l})
-	}
-	f, err := NewMount("overlay", "overlay", append(options, dirs...), attrs)
-	if err == nil || !errors.Is(err, unix.EINVAL) {
-		return f, err
-	}
-	old, oldErr := NewMount("overlay", "overlay", append([]FsConfig{{"lowerdir", strings.Join(lower, ":")}}, dirs...), attrs)
-	if oldErr != nil {
+// NewMount makes a file system with these options and a mount of it that stands nowhere.
+func NewMount(fstype, source string, attrs int, options ...FsOption) (*os.File, error) {
+	fs, err := Fsopen(fstype)
+	if err != nil {
 		return nil, err
 	}
-	return old, nil
+	defer fs.Close()
+	if source != "" {
+		options = append([]FsOption{{"source", source}}, options...)
+	}
+	for _, o := range options {
+		if err := fs.Set(o); err != nil {
+			return nil, err
+		}
+	}
+	return fs.Mount(attrs)
 }
 
-func bindReadOnly(dir string) (*os.File, error) {
+// OverlayMount puts layers on each other as a mount that stands nowhere (kernel: Documentation/filesystems/overlayfs).
+// lower is from the top down; without upper the mount is read-only and work is not used.
+func OverlayMount(lower []string, upper, work string, options ...FsOption) (*os.File, error) {
+	if len(lower) == 0 {
+		return nil, fmt.Errorf("an overlay needs at least one lower layer: %w", unix.EINVAL)
+	}
+	if upper == "" && len(lower) == 1 {
+		return readOnlyBind(lower[0]) // an overlay of a single layer is refused
+	}
+	fs, err := Fsopen("overlay")
+	if err != nil {
+		return nil, err
+	}
+	defer fs.Close()
+	if err := fs.Set(FsOption{"source", "overlay"}); err != nil {
+		return nil, err
+	}
+	if err := fs.setLower(lower); err != nil {
+		return nil, err
+	}
+	attrs := unix.MOUNT_ATTR_RDONLY
+	if upper != "" {
+		attrs = 0
+		options = append([]FsOption{{"upperdir", overlayEscape(upper)}, {"workdir", overlayEscape(work)}}, options...)
+	}
+	// With the inode index a layer whose earlier mount is still being torn down is "busy"; Berth moves no layer, so
+	// the index has nothing to protect.
+	options = append(options, FsOption{"index", "off"})
+	for _, o := range options {
+		if err := fs.Set(o); err != nil {
+			return nil, err
+		}
+	}
+	return fs.Mount(attrs)
+}
+
+// setLower gives the layers one by one where the kernel can (6.5), which has no bound but its 500 layers; else as one
+// string, which must fit into 255 bytes when it goes through fsconfig(2).
+func (fs *Fs) setLower(lower []string) error {
+	for i, l := range lower {
+		err := fs.Set(FsOption{"lowerdir+", l})
+		if i == 0 && errors.Is(err, unix.EINVAL) {
+			escaped := make([]string, len(lower))
+			for i, l := range lower {
+				escaped[i] = overlayEscape(l)
+			}
+			return fs.Set(FsOption{"lowerdir", strings.Join(escaped, ":")})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// overlayEscape protects what the file system's own option parser would take for a separator.
+func overlayEscape(path string) string {
+	return strings.NewReplacer(`\`, `\\`, ":", `\:`).Replace(path)
+}
+
+func readOnlyBind(dir string) (*os.File, error) {
 	f, err := OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE)
 	if err != nil {
 		return nil, err
 	}
-	if err := SetAttr(f, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}, false); err != nil {
+	if err := MountSetattr(f, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}, false); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
 }
 
-// OpenTree is open_tree(2); with OPEN_TREE_CLONE the result is a copy of the mount that stands nowhere.
+// OpenTree is open_tree(2); with OPEN_TREE_CLONE the result is a copy of the mount that stands nowhere, with
+// AT_RECURSIVE also of those below it. OPEN_TREE_CLOEXEC is added.
 func OpenTree(dirfd int, path string, flags uint) (*os.File, error) {
-	fd, err := unix.OpenTree(dirfd, path, flags|unix.OPEN_TREE_CLOEXEC)
-	if err != nil {
-		return nil, &os.PathError{Op: "open_tree", Path: path, Err: err}
+	for {
+		fd, err := unix.OpenTree(dirfd, path, flags|unix.OPEN_TREE_CLOEXEC)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return nil, &os.PathError{Op: "open_tree", Path: path, Err: err}
+		}
+		return os.NewFile(uintptr(fd), path), nil
 	}
-	return os.NewFile(uintptr(fd), path), nil
 }
 
-// SetAttr is mount_setattr(2) on the mount f.
-func SetAttr(f *os.File, a *unix.MountAttr, recursive bool) error {
+// MoveMount puts the mount f, which stands nowhere, on the place that target holds open (move_mount(2)). No path is
+// looked up: what was checked is what is covered.
+func MoveMount(f, target *os.File) error {
+	err := unix.MoveMount(int(f.Fd()), "", int(target.Fd()), "",
+		unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+	return os.NewSyscallError("move_mount", err)
+}
+
+// MountSetattr changes attributes and propagation of the mount f (mount_setattr(2)), with recursive of all below it.
+func MountSetattr(f *os.File, a *unix.MountAttr, recursive bool) error {
 	flags := uint(unix.AT_EMPTY_PATH)
 	if recursive {
 		flags |= unix.AT_RECURSIVE
 	}
-	if err := unix.MountSetattr(int(f.Fd()), "", flags, a); err != nil {
-		return os.NewSyscallError("mount_setattr", err)
-	}
-	return nil
+	return os.NewSyscallError("mount_setattr", unix.MountSetattr(int(f.Fd()), "", flags, a))
 }
-
-// MountAttrSize is what mount_setattr(2) wants beside the structure.
-const MountAttrSize = unsafe.Sizeof(unix.MountAttr{})

@@ -1,0 +1,114 @@
+package linux
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// MaxFds is how many descriptors one message can carry (SCM_MAX_FD, unix(7)).
+const MaxFds = 253
+
+// SendMsg sends p and the files as one message over a unix socket. p must not be empty: a stream carries descriptors
+// only beside a byte. The files stay open here. On a stream socket fewer bytes than len(p) may be sent, with all files;
+// the rest goes by ordinary writes.
+func SendMsg(conn syscall.Conn, p []byte, files ...*os.File) (int, error) {
+	if len(p) == 0 || len(files) > MaxFds {
+		return 0, fmt.Errorf("send %d bytes with %d files: %w", len(p), len(files), unix.EINVAL)
+	}
+	var oob []byte
+	if len(files) > 0 {
+		fds := make([]int, len(files))
+		for i, f := range files {
+			fds[i] = int(f.Fd())
+		}
+		oob = unix.UnixRights(fds...)
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var n int
+	var sendErr error
+	err = raw.Write(func(fd uintptr) bool {
+		n, sendErr = unix.SendmsgN(int(fd), p, oob, nil, unix.MSG_NOSIGNAL)
+		for sendErr == unix.EINTR {
+			n, sendErr = unix.SendmsgN(int(fd), p, oob, nil, unix.MSG_NOSIGNAL)
+		}
+		return sendErr != unix.EAGAIN
+	})
+	if err == nil {
+		err = os.NewSyscallError("sendmsg", sendErr)
+	}
+	return n, err
+}
+
+// RecvMsg receives one message into p and the files that came with it, closed on exec. At the end of the stream n is 0
+// and the error nil. More than maxFiles files, or a message cut short, are an error, and no file stays open.
+func RecvMsg(conn syscall.Conn, p []byte, maxFiles int) (n int, files []*os.File, err error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0, nil, err
+	}
+	oob := make([]byte, unix.CmsgSpace(4*min(maxFiles, MaxFds)))
+	var oobn, flags int
+	var recvErr error
+	err = raw.Read(func(fd uintptr) bool {
+		n, oobn, flags, _, recvErr = unix.Recvmsg(int(fd), p, oob, unix.MSG_CMSG_CLOEXEC)
+		for recvErr == unix.EINTR {
+			n, oobn, flags, _, recvErr = unix.Recvmsg(int(fd), p, oob, unix.MSG_CMSG_CLOEXEC)
+		}
+		return recvErr != unix.EAGAIN
+	})
+	if err == nil {
+		err = os.NewSyscallError("recvmsg", recvErr)
+	}
+	if err != nil {
+		return 0, nil, err
+	}
+	files, err = filesOf(oob[:oobn])
+	if err == nil && flags&(unix.MSG_CTRUNC|unix.MSG_TRUNC) != 0 {
+		err = errors.New("received a message that is too large or has too many files")
+	}
+	if err != nil {
+		for _, f := range files {
+			_ = f.Close()
+		}
+		return 0, nil, err
+	}
+	return n, files, nil
+}
+
+func filesOf(oob []byte) ([]*os.File, error) {
+	var files []*os.File
+	msgs, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return nil, fmt.Errorf("received a malformed control message: %w", err)
+	}
+	for i := range msgs {
+		if msgs[i].Header.Level != unix.SOL_SOCKET || msgs[i].Header.Type != unix.SCM_RIGHTS {
+			continue
+		}
+		fds, err := unix.ParseUnixRights(&msgs[i])
+		if err != nil {
+			return files, fmt.Errorf("received malformed descriptors: %w", err)
+		}
+		for _, fd := range fds {
+			files = append(files, os.NewFile(uintptr(fd), "received"))
+		}
+	}
+	return files, nil
+}
+
+// SocketPair makes two connected unix sockets, of type SOCK_STREAM or SOCK_SEQPACKET, closed on exec and not blocking,
+// so that the runtime's poller waits for them.
+func SocketPair(kind int) (a, b *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	return os.NewFile(uintptr(fds[0]), "socketpair"), os.NewFile(uintptr(fds[1]), "socketpair"), nil
+}
