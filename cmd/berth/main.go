@@ -8,12 +8,8 @@ import (
 	"github.com/berth-engine/berth/internal/cli"
 )
 
-// Stamped by the linker.
-var (
-	version   = "0.0.0-dev"
-	commit    = "unknown"
-	buildTime = "unknown"
-)
+// Set by the linker: go build -ldflags "-X main.version=…".
+var version, commit, buildTime = "dev", "", ""
 
 func main() {
 	os.Exit(cli.Main(context.Background(),

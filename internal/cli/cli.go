@@ -87,7 +87,9 @@ func Main(ctx context.Context, streams IO, build Build, args []string) int {
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
 		return 130 // as a shell reports SIGINT
 	}
-	fmt.Fprintln(a.Err, err)
+	for _, line := range allErrors(err) {
+		fmt.Fprintln(a.Err, plainError(line))
+	}
 	return 1
 }
 
@@ -133,4 +135,12 @@ func command(use, short string, args cobra.PositionalArgs, run func(context.Cont
 		Use: use, Short: short, Args: args, DisableFlagsInUseLine: true,
 		RunE: func(cmd *cobra.Command, args []string) error { return run(cmd.Context(), args) },
 	}
+}
+
+// allErrors takes joined errors apart.
+func allErrors(err error) []error {
+	if many, ok := err.(interface{ Unwrap() []error }); ok {
+		return many.Unwrap()
+	}
+	return []error{err}
 }

@@ -31,51 +31,106 @@ func tree() []node {
 		{name: "exec", section: common, make: newExec},
 		{name: "ps", section: common, make: newPs},
 		{name: "pull", section: common, make: newPull},
+		{name: "push", section: common, make: newPush},
+		{name: "images", section: common, make: newImages},
+		{name: "login", section: common, make: newLogin},
+		{name: "logout", section: common, make: newLogout},
 		{name: "version", section: common, make: newVersion},
+		{name: "info", section: common, make: newInfo},
 
-		{name: "builder", section: management, short: "Manage builds", children: []node{}},
+		{name: "builder", section: management, short: "Manage builds", children: []node{
+			{name: "prune", make: newBuilderPrune},
+		}},
 		{name: "container", section: management, short: "Manage containers", children: []node{
 			{name: "attach", make: newAttach},
+			{name: "commit", make: newCommit},
+			{name: "cp", make: newCp},
 			{name: "create", make: newCreate},
+			{name: "diff", make: newDiff},
 			{name: "exec", make: newExec},
+			{name: "export", make: newExport},
 			{name: "inspect", make: newContainerInspect},
 			{name: "kill", make: newKill},
 			{name: "logs", make: newLogs},
 			{name: "ls", aliases: []string{"ps", "list"}, make: newPs},
 			{name: "pause", make: newPause},
+			{name: "port", make: newPort},
+			{name: "prune", make: newContainerPrune},
 			{name: "rename", make: newRename},
 			{name: "restart", make: newRestart},
 			{name: "rm", aliases: []string{"remove"}, make: newRm},
 			{name: "run", make: newRun},
 			{name: "start", make: newStart},
+			{name: "stats", make: newStats},
 			{name: "stop", make: newStop},
+			{name: "top", make: newTop},
 			{name: "unpause", make: newUnpause},
+			{name: "update", make: newUpdate},
 			{name: "wait", make: newWait},
 		}},
 		{name: "image", section: management, short: "Manage images", children: []node{
+			{name: "history", make: newHistory},
+			{name: "import", make: newImport},
 			{name: "inspect", make: newImageInspect},
+			{name: "load", make: newLoad},
+			{name: "ls", aliases: []string{"list"}, make: newImages},
+			{name: "prune", make: newImagePrune},
 			{name: "pull", make: newPull},
+			{name: "push", make: newPush},
+			{name: "rm", aliases: []string{"remove"}, make: newRmi},
+			{name: "save", make: newSave},
+			{name: "tag", make: newTag},
 		}},
 		{name: "network", section: management, short: "Manage networks", children: []node{
+			{name: "connect", make: newNetworkConnect},
+			{name: "create", make: newNetworkCreate},
+			{name: "disconnect", make: newNetworkDisconnect},
 			{name: "inspect", make: newNetworkInspect},
+			{name: "ls", aliases: []string{"list"}, make: newNetworkLs},
+			{name: "prune", make: newNetworkPrune},
+			{name: "rm", aliases: []string{"remove"}, make: newNetworkRm},
 		}},
-		{name: "system", section: management, short: "Manage the daemon", children: []node{}},
+		{name: "system", section: management, short: "Manage the daemon", children: []node{
+			{name: "df", make: newSystemDf},
+			{name: "events", make: newEvents},
+			{name: "info", make: newInfo},
+			{name: "prune", make: newSystemPrune},
+		}},
 		{name: "volume", section: management, short: "Manage volumes", children: []node{
+			{name: "create", make: newVolumeCreate},
 			{name: "inspect", make: newVolumeInspect},
+			{name: "ls", aliases: []string{"list"}, make: newVolumeLs},
+			{name: "prune", make: newVolumePrune},
+			{name: "rm", aliases: []string{"remove"}, make: newVolumeRm},
 		}},
 
 		{name: "attach", section: single, make: newAttach},
+		{name: "commit", section: single, make: newCommit},
+		{name: "cp", section: single, make: newCp},
 		{name: "create", section: single, make: newCreate},
+		{name: "diff", section: single, make: newDiff},
+		{name: "events", section: single, make: newEvents},
+		{name: "export", section: single, make: newExport},
+		{name: "history", section: single, make: newHistory},
+		{name: "import", section: single, make: newImport},
 		{name: "inspect", section: single, make: newInspect},
 		{name: "kill", section: single, make: newKill},
+		{name: "load", section: single, make: newLoad},
 		{name: "logs", section: single, make: newLogs},
 		{name: "pause", section: single, make: newPause},
+		{name: "port", section: single, make: newPort},
 		{name: "rename", section: single, make: newRename},
 		{name: "restart", section: single, make: newRestart},
 		{name: "rm", section: single, make: newRm},
+		{name: "rmi", section: single, make: newRmi},
+		{name: "save", section: single, make: newSave},
 		{name: "start", section: single, make: newStart},
+		{name: "stats", section: single, make: newStats},
 		{name: "stop", section: single, make: newStop},
+		{name: "tag", section: single, make: newTag},
+		{name: "top", section: single, make: newTop},
 		{name: "unpause", section: single, make: newUnpause},
+		{name: "update", section: single, make: newUpdate},
 		{name: "wait", section: single, make: newWait},
 	}
 }
@@ -106,7 +161,7 @@ func newRoot(a *app, args []string) *cobra.Command {
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return a.checkGlobal(root, cmd) }
 	a.addGlobalFlags(root)
 	a.addHelp(root)
-	if !build(a, root, tree(), pathOf(root, args)) {
+	if !addPath(a, root, tree(), pathOf(root, args)) {
 		for _, n := range tree() {
 			root.AddCommand(n.whole(a))
 		}
@@ -136,8 +191,8 @@ func pathOf(root *cobra.Command, args []string) []string {
 	return nil
 }
 
-// build adds the one node the path names, and tells whether there is one.
-func build(a *app, parent *cobra.Command, nodes []node, path []string) bool {
+// addPath adds the one node the path names, and tells whether there is one.
+func addPath(a *app, parent *cobra.Command, nodes []node, path []string) bool {
 	if len(path) == 0 {
 		return false
 	}
@@ -150,7 +205,7 @@ func build(a *app, parent *cobra.Command, nodes []node, path []string) bool {
 			return true
 		}
 		group := n.group(a)
-		if !build(a, group, n.children, path[1:]) {
+		if !addPath(a, group, n.children, path[1:]) {
 			group = n.whole(a)
 		}
 		parent.AddCommand(group)

@@ -1,0 +1,166 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/moby/moby/api/types/build"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/volume"
+	"github.com/moby/moby/client"
+	"github.com/spf13/cobra"
+)
+
+func newSystemDf(a *app) *cobra.Command {
+	var format string
+	var verbose bool
+	cmd := command("df [OPTIONS]", "Show how the disk is used", noArgs, func(ctx context.Context, _ []string) error {
+		if verbose && format != "" && format != "json" && format != "table" {
+			if _, err := parseTemplate(format); err != nil {
+				return err
+			}
+		}
+		api, err := a.client()
+		if err != nil {
+			return err
+		}
+		usage, err := api.DiskUsage(ctx, client.DiskUsageOptions{Images: true, Containers: true, Volumes: true,
+			BuildCache: true, Verbose: verbose})
+		if err != nil {
+			return err
+		}
+		if verbose {
+			return a.verboseUsage(usage, format)
+		}
+		return usageListing().print(a.Out, format, usageRows(usage))
+	})
+	f := cmd.Flags()
+	f.StringVar(&format, "format", "", formatUsage)
+	f.BoolVarP(&verbose, "verbose", "v", false, "Show every image, container and volume")
+	cmd.ValidArgsFunction = cobra.NoFileCompletions
+	return cmd
+}
+
+// usageRow is the disk use of one kind of object.
+type usageRow struct {
+	kind                             string
+	total, active, size, reclaimable int64
+}
+
+func usageRows(u client.DiskUsageResult) []usageRow {
+	return []usageRow{
+		{"Images", u.Images.TotalCount, u.Images.ActiveCount, u.Images.TotalSize, u.Images.Reclaimable},
+		{"Containers", u.Containers.TotalCount, u.Containers.ActiveCount, u.Containers.TotalSize, u.Containers.Reclaimable},
+		{"Local Volumes", u.Volumes.TotalCount, u.Volumes.ActiveCount, u.Volumes.TotalSize, u.Volumes.Reclaimable},
+		{"Build Cache", u.BuildCache.TotalCount, u.BuildCache.ActiveCount, u.BuildCache.TotalSize, u.BuildCache.Reclaimable},
+	}
+}
+
+func usageListing() *listing[usageRow] {
+	return &listing[usageRow]{
+		table: `{{.Type}}\t{{.TotalCount}}\t{{.Active}}\t{{.Size}}\t{{.Reclaimable}}`,
+		columns: []column[usageRow]{
+			{"Type", "TYPE", func(r usageRow) any { return r.kind }},
+			{"TotalCount", "TOTAL", func(r usageRow) any { return strconv.FormatInt(r.total, 10) }},
+			{"Active", "ACTIVE", func(r usageRow) any { return strconv.FormatInt(r.active, 10) }},
+			{"Size", "SIZE", func(r usageRow) any { return units.HumanSize(float64(r.size)) }},
+			{"Reclaimable", "RECLAIMABLE", func(r usageRow) any {
+				s := units.HumanSize(float64(r.reclaimable))
+				if r.size > 0 && r.kind != "Build Cache" {
+					s += fmt.Sprintf(" (%v%%)", r.reclaimable*100/r.size)
+				}
+				return s
+			}},
+		},
+	}
+}
+
+// verboseUsage prints a table per kind, or all of them as one object under a person's template.
+func (a *app) verboseUsage(u client.DiskUsageResult, format string) error {
+	images := imageListing(false, false)
+	images.table = `{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}\t{{.SharedSize}}\t{{.UniqueSize}}\t{{.Containers}}`
+	imageList := imageRows(u.Images.Items, false, false)
+	containers := containerListing(false, true)
+	containers.table = `{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.LocalVolumes}}\t{{.Size}}\t{{.RunningFor}}\t{{.Status}}\t{{.Names}}`
+	volumes := volumeListing()
+	volumes.table = `{{.Name}}\t{{.Links}}\t{{.Size}}`
+	caches := cacheListing()
+	if format != "" && format != "table" {
+		return a.printObject(format, map[string]any{
+			"Images": rowValues(images, imageList), "Containers": rowValues[container.Summary](containers, u.Containers.Items),
+			"Volumes":    rowValues[volume.Volume](volumes, u.Volumes.Items),
+			"BuildCache": rowValues[build.CacheRecord](caches, u.BuildCache.Items),
+		})
+	}
+	for _, part := range []struct {
+		title string
+		print func(io.Writer) error
+	}{
+		{"Images space usage:\n\n", func(w io.Writer) error { return images.print(w, "", imageList) }},
+		{"\nContainers space usage:\n\n", func(w io.Writer) error { return containers.print(w, "", u.Containers.Items) }},
+		{"\nLocal Volumes space usage:\n\n", func(w io.Writer) error { return volumes.print(w, "", u.Volumes.Items) }},
+		{fmt.Sprintf("\nBuild cache usage: %s\n\n", units.HumanSize(float64(u.BuildCache.TotalSize))),
+			func(w io.Writer) error { return caches.print(w, "", u.BuildCache.Items) }},
+	} {
+		if _, err := io.WriteString(a.Out, part.title); err != nil {
+			return err
+		}
+		if err := part.print(a.Out); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func rowValues[T any](l *listing[T], items []T) []any {
+	values := []any{}
+	for _, item := range items {
+		values = append(values, row[T]{l, item}.jsonValue())
+	}
+	return values
+}
+
+func cacheListing() *listing[build.CacheRecord] {
+	type record = build.CacheRecord
+	return &listing[record]{
+		table: `{{.ID}}\t{{.CacheType}}\t{{.Size}}\t{{.CreatedSince}}\t{{.LastUsedSince}}\t{{.UsageCount}}\t{{.Shared}}`,
+		columns: []column[record]{
+			{"ID", "CACHE ID", func(r record) any {
+				id := shortID(r.ID)
+				if r.InUse {
+					id += "*"
+				}
+				return id
+			}},
+			{"Parent", "PARENT", func(r record) any {
+				if len(r.Parents) == 0 {
+					return ""
+				}
+				return shortID(r.Parents[0])
+			}},
+			{"CacheType", "CACHE TYPE", func(r record) any { return r.Type }},
+			{"Description", "DESCRIPTION", func(r record) any { return r.Description }},
+			{"Size", "SIZE", func(r record) any { return units.HumanSizeWithPrecision(float64(r.Size), 3) }},
+			{"CreatedAt", "CREATED", func(r record) any { return r.CreatedAt.String() }},
+			{"CreatedSince", "CREATED", func(r record) any { return units.HumanDuration(time.Since(r.CreatedAt)) + " ago" }},
+			{"LastUsedAt", "LAST USED", func(r record) any { return lastUse(r.LastUsedAt, time.Time.String) }},
+			{"LastUsedSince", "LAST USED", func(r record) any {
+				return lastUse(r.LastUsedAt, func(t time.Time) string { return units.HumanDuration(time.Since(t)) + " ago" })
+			}},
+			{"UsageCount", "USAGE", func(r record) any { return strconv.Itoa(r.UsageCount) }},
+			{"InUse", "IN USE", func(r record) any { return strconv.FormatBool(r.InUse) }},
+			{"Shared", "SHARED", func(r record) any { return strconv.FormatBool(r.Shared) }},
+		},
+	}
+}
+
+func lastUse(t *time.Time, text func(time.Time) string) string {
+	if t == nil {
+		return ""
+	}
+	return text(*t)
+}

@@ -1,0 +1,70 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/client"
+	"github.com/spf13/cobra"
+)
+
+func newUpdate(a *app) *cobra.Command {
+	var r container.Resources
+	var pids int64
+	var restart string
+	var cmd *cobra.Command
+	cmd = command("update [OPTIONS] CONTAINER [CONTAINER...]", "Change the limits of one or more containers", minArgs(1),
+		func(ctx context.Context, args []string) error {
+			f := cmd.Flags()
+			if f.NFlag() == 0 {
+				return errors.New("you must provide one or more flags when using this command")
+			}
+			o := client.ContainerUpdateOptions{Resources: &r}
+			if f.Changed("pids-limit") {
+				r.PidsLimit = &pids
+			}
+			if restart != "" {
+				policy, err := parseRestart(restart)
+				if err != nil {
+					return err
+				}
+				o.RestartPolicy = &policy
+			}
+			api, err := a.client()
+			if err != nil {
+				return err
+			}
+			var failed []error
+			for _, name := range args {
+				result, err := api.ContainerUpdate(ctx, name, o)
+				if err != nil {
+					failed = append(failed, err)
+					continue
+				}
+				fmt.Fprintln(a.Out, name)
+				for _, w := range result.Warnings {
+					a.warn("%s", w)
+				}
+			}
+			return joined(failed)
+		})
+	f := cmd.Flags()
+	f.Uint16Var(&r.BlkioWeight, "blkio-weight", 0, "Block I/O weight between 10 and 1000, or 0")
+	f.Int64Var(&r.CPUPeriod, "cpu-period", 0, "Period of the CPU limit in microseconds")
+	f.Int64Var(&r.CPUQuota, "cpu-quota", 0, "CPU time per period in microseconds")
+	f.Int64Var(&r.CPURealtimePeriod, "cpu-rt-period", 0, "Period of the real-time limit in microseconds")
+	f.Int64Var(&r.CPURealtimeRuntime, "cpu-rt-runtime", 0, "Real-time CPU time per period in microseconds")
+	f.Int64VarP(&r.CPUShares, "cpu-shares", "c", 0, "CPU weight relative to other containers")
+	f.Var(cpusValue(&r.NanoCPUs), "cpus", "Number of CPUs")
+	f.StringVar(&r.CpusetCpus, "cpuset-cpus", "", "CPUs to run on (0-3, 0,1)")
+	f.StringVar(&r.CpusetMems, "cpuset-mems", "", "Memory nodes to use (0-3, 0,1)")
+	f.VarP(bytesValue(&r.Memory), "memory", "m", "Limit of memory")
+	f.Var(bytesValue(&r.MemoryReservation), "memory-reservation", "Memory to fall back to when the host runs short")
+	f.Var(swapValue(&r.MemorySwap), "memory-swap", "Limit of memory and swap together: -1 for any amount of swap")
+	f.Int64Var(&pids, "pids-limit", 0, "Limit of processes (-1 for any number)")
+	f.StringVar(&restart, "restart", "", "When to restart the container (no|on-failure[:n]|always|unless-stopped)")
+	cmd.ValidArgsFunction = a.completeAll(a.containerNames(true))
+	return cmd
+}
