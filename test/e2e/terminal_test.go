@@ -1,0 +1,125 @@
+package e2e
+
+import (
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/berth-engine/berth/test/harness"
+)
+
+// screen is a real terminal: a tmux server of our own with one window.
+type screen struct {
+	t    *testing.T
+	sock string
+}
+
+func newScreen(t *testing.T, d *harness.Daemon, c harness.Client) *screen {
+	t.Helper()
+	harness.Tool(t, "tmux")
+	s := &screen{t: t, sock: filepath.Join(d.Dir, "tmux-"+c.Name)}
+	cmd := exec.Command("tmux", "-f", "/dev/null", "-S", s.sock, "new-session", "-d", "-x", "100", "-y", "30",
+		"env", "PS1=host$ ", "D="+c.Path, "/bin/sh")
+	cmd.Env = append(d.Env(), "TERM=screen", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+	cmd.Dir = d.Dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("tmux: %v: %s", err, out)
+	}
+	t.Cleanup(func() { s.tmux("kill-server") })
+	s.sees("host$")
+	return s
+}
+
+func (s *screen) tmux(args ...string) string {
+	out, err := exec.Command("tmux", append([]string{"-S", s.sock}, args...)...).CombinedOutput()
+	if err != nil && args[0] != "kill-server" {
+		s.t.Fatalf("tmux %v: %v: %s", args, err, out)
+	}
+	return string(out)
+}
+
+// types sends text and then keys by tmux's names.
+func (s *screen) types(text string, keys ...string) {
+	s.t.Helper()
+	if text != "" {
+		s.tmux("send-keys", "-l", text)
+	}
+	if len(keys) > 0 {
+		s.tmux(append([]string{"send-keys"}, keys...)...)
+	}
+}
+
+// sees waits until the screen holds the text.
+func (s *screen) sees(text string) {
+	s.t.Helper()
+	var last string
+	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); time.Sleep(30 * time.Millisecond) {
+		if last = s.tmux("capture-pane", "-p"); strings.Contains(last, text) {
+			return
+		}
+	}
+	s.t.Fatalf("the screen does not show %q:\n%s", text, strings.TrimRight(last, "\n"))
+}
+
+func (s *screen) clear() { s.types("", "C-l"); s.tmux("clear-history") }
+
+// TestRealTerminal: -it as a person uses it, with every client.
+func TestRealTerminal(t *testing.T) {
+	d := harness.Start(t)
+	for _, c := range d.Clients() {
+		t.Run(c.Name, func(t *testing.T) {
+			s := newScreen(t, d, c)
+			s.types("$D run -it --rm --name term -h boat berth/box sh", "Enter")
+			s.sees("boat:/ #")
+			s.types("stty size; tty", "Enter")
+			s.sees("30 100")
+			s.sees("/dev/pts/0")
+			s.types("", "Enter")
+			s.tmux("resize-window", "-x", "90", "-y", "25")
+			s.types("sleep 0.5; echo now $(stty size)", "Enter")
+			s.sees("now 25 90")
+			s.types("sleep 100", "Enter")
+			time.Sleep(300 * time.Millisecond) // for sleep to be the one the key interrupts
+			s.types("", "C-c")
+			s.types("echo code $?", "Enter")
+			s.sees("code 130")
+			s.types("exit 7", "Enter")
+			s.sees("host$")
+			s.types("echo left with $?", "Enter")
+			s.sees("left with 7")
+
+			// Detach with the keys, attach again, find the shell as it was.
+			s.types("$D run -it --name det -h boat berth/box sh", "Enter")
+			s.sees("boat:/ #")
+			s.types("X=kept", "Enter")
+			s.types("", "C-p", "C-q")
+			time.Sleep(300 * time.Millisecond)
+			s.types("", "Enter")
+			s.types("clear; $D ps --format '{{.Names}} {{.Status}}'", "Enter")
+			s.sees("det Up")
+			s.types("$D attach det", "Enter")
+			time.Sleep(500 * time.Millisecond)
+			s.types("echo still $X", "Enter")
+			s.sees("still kept")
+			s.types("exit", "Enter")
+			s.types("clear; $D rm det", "Enter")
+			s.sees("det")
+
+			// exec -it, and a password prompt's missing echo.
+			d.ShellT(t, c, "$D run -d --name ex -h ship berth/box sleep 100").Exits(0)
+			s.types("$D exec -it ex sh", "Enter")
+			s.sees("ship:/ #")
+			s.types("stty -echo; echo ready", "Enter")
+			s.sees("ready")
+			s.types("exit 4", "Enter")
+			s.types("", "Enter")
+			s.types("clear; echo exec left $?", "Enter")
+			s.sees("exec left")
+			s.types("clear; $D exec -it ex sh -c 'exit 4'; echo code $?", "Enter")
+			s.sees("code 4")
+			d.ShellT(t, c, "$D rm -f ex").Exits(0)
+		})
+	}
+}

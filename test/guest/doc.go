@@ -1,0 +1,16 @@
+// Package guest runs test programs on another kernel: Debian's, in QEMU, with cgroup version 2 alone. The machines
+// that develop Berth may have version 1, and a test that was never run on version 2 says nothing about it.
+//
+//	Run ── go test -c ──▶ test binary ─┐
+//	       busybox, kernel modules  ───┴▶ initrd (cpio) ──▶ qemu -kernel /boot/vmlinuz-* ──▶ /init
+//	                                                                                          │ mounts, modules
+//	       one subtest per program ◀── serial line: "@guest begin N" … "@guest end N STATUS" ◀┘ each program
+//
+// The guest is the simplest machine there is: no disk, no network, no init system; its root is a tmpfs, since
+// nothing can be pivoted away from an initrd. QEMU emulates the processor (-accel tcg), because /dev/kvm may be
+// there and not work; the guest is some ten times slower than the host and boots in about six seconds, so one Run
+// should carry all programs.
+//
+// Where QEMU, the kernel or busybox is missing the test is skipped; on CI it fails, so that it is never skipped
+// there unnoticed.
+package guest

@@ -1,0 +1,195 @@
+package guest
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Program is something to run in the guest as root. It succeeds when it exits with 0.
+type Program struct {
+	// Name of the subtest.
+	Name string
+	// Package whose tests are compiled and run ("github.com/berth-engine/berth/internal/cgroup"), or "" where Path is
+	// the host's path of a static binary.
+	Package, Path string
+	// Before is a piece of shell that runs first, in the guest.
+	Before string
+	// Args are handed to it; tests are always verbose.
+	Args []string
+	// Env is added to PATH, HOME and CI=true.
+	Env []string
+	// Modules are kernel modules to load first, with what they depend on. Overlay, loop and veth always are.
+	Modules []string
+	// Files are put into the guest: path there → path here.
+	Files map[string]string
+}
+
+const (
+	memory = "1024" // MiB
+	// limit is how long a guest may take, unless the test's own deadline is nearer.
+	limit = 10 * time.Minute
+)
+
+// Run boots one guest, runs the programs in it in their order, and reports each as a subtest.
+func Run(t *testing.T, programs []Program) {
+	t.Helper()
+	tools := findTools(t)
+	initrd := filepath.Join(t.TempDir(), "initrd")
+	if err := tools.build(t, initrd, programs); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(limit)
+	if d, ok := t.Deadline(); ok && d.Before(deadline) {
+		deadline = d.Add(-5 * time.Second) // leaves time to tell what happened
+	}
+	ctx, cancel := context.WithDeadline(t.Context(), deadline)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, tools.qemu, "-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", memory,
+		"-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot",
+		"-kernel", tools.kernel, "-initrd", initrd,
+		"-append", "console=ttyS0 quiet loglevel=3 panic=-1 swapaccount=1 random.trust_cpu=on")
+	cmd.Stderr = &bytes.Buffer{}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	started := time.Now()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	results, noise := read(out, len(programs), func() { t.Logf("booted in %.1f s", time.Since(started).Seconds()) })
+	err = cmd.Wait()
+	t.Logf("the guest ran for %.1f s", time.Since(started).Seconds())
+	for i, p := range programs {
+		t.Run(p.Name, func(t *testing.T) { results[i].report(t) })
+	}
+	if err != nil || slices.ContainsFunc(results, func(r result) bool { return r.status != "0" }) {
+		t.Errorf("qemu: %v, %s\nthe guest also said:\n%s", err, cmd.Stderr, noise)
+	}
+}
+
+// result is what one program did; status is "" while it has not ended.
+type result struct {
+	begun  bool
+	status string
+	output strings.Builder
+}
+
+func (r *result) report(t *testing.T) {
+	out := r.output.String()
+	switch {
+	case !r.begun:
+		t.Error("it was not started")
+	case r.status == "":
+		t.Errorf("it did not end:\n%s", out)
+	case r.status != "0":
+		t.Errorf("it ended with status %s:\n%s", r.status, out)
+	default:
+		t.Log(summary(out))
+	}
+}
+
+// summary leaves what is worth reading of tests that passed.
+func summary(out string) string {
+	var b strings.Builder
+	passed := 0
+	for line := range strings.Lines(out) {
+		switch {
+		case strings.HasPrefix(line, "--- PASS"):
+			passed++
+		case strings.HasPrefix(line, "--- SKIP"), strings.HasPrefix(line, "Benchmark"):
+			b.WriteString(line)
+		}
+	}
+	return fmt.Sprintf("%d tests passed\n%s", passed, &b)
+}
+
+// read sorts the lines of the serial line by program. What belongs to none, such as the kernel's messages, is noise.
+func read(from io.Reader, programs int, booted func()) (results []result, noise string) {
+	results = make([]result, programs)
+	current := -1
+	var other strings.Builder
+	lines := bufio.NewReader(from)
+	for {
+		line, err := lines.ReadString('\n')
+		line = strings.TrimRight(line, "\r\n")
+		f := strings.Fields(line)
+		n := -1
+		// A program may have left its last line open.
+		if at := strings.Index(line, "@guest "); at >= 0 {
+			f = strings.Fields(line[at:])
+			if len(f) >= 3 {
+				if i, err := strconv.Atoi(f[2]); err == nil && i < programs {
+					n = i
+				}
+			}
+			line = line[:at]
+		}
+		switch {
+		case n >= 0 && f[1] == "begin":
+			if n == 0 {
+				booted()
+			}
+			current, results[n].begun = n, true
+		case n >= 0 && f[1] == "end" && len(f) == 4:
+			results[n].output.WriteString(line)
+			results[n].status, current = f[3], -1
+		case current >= 0:
+			results[current].output.WriteString(line + "\n")
+		case line != "":
+			other.WriteString(line + "\n")
+		}
+		if err != nil {
+			return results, other.String()
+		}
+	}
+}
+
+// tools are the parts of the host that a guest is made of.
+type tools struct {
+	qemu, kernel, modules, busybox string
+}
+
+func findTools(t *testing.T) tools {
+	t.Helper()
+	missing := func(what, pkg string) {
+		t.Helper()
+		if os.Getenv("CI") != "" {
+			t.Fatalf("there is no %s; install it: apt-get install %s", what, pkg)
+		}
+		t.Skipf("there is no %s (apt-get install %s)", what, pkg)
+	}
+	var x tools
+	var err error
+	if x.qemu, err = exec.LookPath("qemu-system-x86_64"); err != nil {
+		missing("qemu-system-x86_64", "qemu-system-x86")
+	}
+	if x.busybox, err = exec.LookPath("busybox"); err != nil {
+		missing("busybox", "busybox-static")
+	}
+	// A kernel counts only with its modules.
+	kernels, _ := filepath.Glob("/boot/vmlinuz-*")
+	slices.Sort(kernels)
+	for _, k := range slices.Backward(kernels) {
+		dir := "/lib/modules/" + strings.TrimPrefix(filepath.Base(k), "vmlinuz-")
+		if _, err := os.Stat(dir + "/modules.dep"); err == nil {
+			x.kernel, x.modules = k, dir
+			break
+		}
+	}
+	if x.kernel == "" {
+		missing("kernel in /boot with its modules", "linux-image-amd64")
+	}
+	return x
+}

@@ -1,0 +1,68 @@
+package guest
+
+import (
+	"strings"
+	"testing"
+)
+
+// The packages that meet the kernel's control groups, on version 2.
+func TestOnCgroupV2(t *testing.T) {
+	if testing.Short() {
+		t.Skip("boots a virtual machine")
+	}
+	Run(t, []Program{
+		{Name: "cgroup", Package: "github.com/berth-engine/berth/internal/cgroup", Args: []string{"-test.bench=."}},
+		{Name: "seccomp", Package: "github.com/berth-engine/berth/internal/seccomp",
+			Args: []string{"-test.run=TestKernelAgrees"}},
+		{Name: "cgroup on v1 with joint controllers", Package: "github.com/berth-engine/berth/internal/cgroup",
+			Before: joint},
+	})
+}
+
+// joint mounts version 1 as systemd did: two controllers in one hierarchy, a hierarchy with a name only, and version 2
+// beside them with what is left.
+const joint = `
+umount /sys/fs/cgroup
+mount -t tmpfs -o mode=755 cgroup /sys/fs/cgroup
+for c in cpu,cpuacct cpuset memory devices freezer blkio net_cls,net_prio perf_event pids none,name=systemd; do
+	d=/sys/fs/cgroup/${c#none,name=}
+	mkdir $d
+	mount -t cgroup -o $c cgroup $d
+done
+mkdir /sys/fs/cgroup/unified
+mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified
+`
+
+func TestSerialLine(t *testing.T) {
+	booted := 0
+	results, noise := read(strings.NewReader("SeaBIOS\r\n[ 1.0] kernel\r\n@guest begin 0\r\n=== RUN TestA\r\nPASS\r\n"+
+		"@guest end 0 0\r\nbetween\r\n@guest begin 1\r\nhalf a line@guest end 1 2\r\n@guest begin 2\r\n@guest begin 9\r\n"+
+		"@guest end x 0\r\nlost"), 4, func() { booted++ })
+	for i, want := range []struct {
+		begun          bool
+		status, output string
+	}{
+		{true, "0", "=== RUN TestA\nPASS\n"}, {true, "2", "half a line"}, {true, "", "\n\nlost\n"}, {false, "", ""},
+	} {
+		r := &results[i]
+		if r.begun != want.begun || r.status != want.status || r.output.String() != want.output {
+			t.Errorf("program %d: %v, %q, %q; want %+v", i, r.begun, r.status, r.output.String(), want)
+		}
+	}
+	if noise != "SeaBIOS\n[ 1.0] kernel\nbetween\n" || booted != 1 {
+		t.Errorf("noise %q, booted %d times", noise, booted)
+	}
+}
+
+func TestSummary(t *testing.T) {
+	got := summary("=== RUN TestA\n--- PASS: TestA (0.00s)\n--- SKIP: TestB (0.00s)\nBenchmarkC 1 ns/op\nPASS\n")
+	if want := "1 tests passed\n--- SKIP: TestB (0.00s)\nBenchmarkC 1 ns/op\n"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+func TestQuote(t *testing.T) {
+	if got := quote("it's $HOME"); got != `'it'\''s $HOME'` {
+		t.Error(got)
+	}
+}
