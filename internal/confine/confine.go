@@ -1,8 +1,13 @@
-// Package confine resolves paths inside trees that are not trusted. The kernel does the resolution, by
-// openat2(2) with RESOLVE_IN_ROOT and RESOLVE_NO_MAGICLINKS: absolute links and ".." stay inside, and no race can lead out.
+// Package confine resolves paths inside trees that are not trusted: images, containers' roots, volumes. The kernel does
+// the resolution, by openat2(2) with RESOLVE_IN_ROOT and RESOLVE_NO_MAGICLINKS, so that absolute links and ".." stay
+// inside and no race of a rename with a look-up can lead out (CVE-2018-15664, CVE-2021-30465, CVE-2024-45310).
 //
-// A Root is a directory held open. Its paths are seen as a process that was chrooted there would see them. What comes out
-// is a descriptor, so that checking and using is about the same thing.
+// A Root is a directory held open. Its paths mean what they would mean to a process that was chrooted there: "/var/run/x"
+// works where /var/run is a link to /run, and a link to /etc/passwd is the tree's own /etc/passwd. What comes out is a
+// descriptor, so that what was checked is what is used; there is no function that gives a path of the host.
+//
+// What it refuses: links of /proc that jump ("/proc/self/fd/3", "/proc/self/root"), names with a NUL, and to read what is
+// not a regular file or is larger than the caller allows (a FIFO is never waited for).
 package confine
 
 import (
@@ -12,12 +17,13 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// Root is an untrusted tree.
+// Root is an untrusted tree. It may be used by several goroutines.
 type Root struct{ dir *os.File }
 
 // Open opens the tree below dir, a path of the host that is trusted.
@@ -29,41 +35,66 @@ func Open(dir string) (*Root, error) {
 	return &Root{dir: f}, nil
 }
 
-// FromFile makes a Root of a directory that is open already. Closing the Root closes it.
+// FromFile makes a Root of a directory that is open already, by O_PATH or otherwise: a mount that stands nowhere, say, or
+// /proc/PID/root. Closing the Root closes it.
 func FromFile(f *os.File) *Root { return &Root{dir: f} }
 
-// File is the directory itself.
+// File is the directory itself, for a look at it; it belongs to the Root.
 func (r *Root) File() *os.File { return r.dir }
 
 // Close ends the use of the tree.
 func (r *Root) Close() error { return r.dir.Close() }
 
-const resolve = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS
+const resolveFlags = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS
 
-// OpenFile opens name, like open(2) in a chroot. O_CLOEXEC is added.
+// maxLinks is how many links are followed for one name, as in the kernel (path_resolution(7)).
+const maxLinks = 40
+
+// OpenFile opens name, as open(2) would in a chroot. O_CLOEXEC is added. A terminal never becomes the caller's own.
 func (r *Root) OpenFile(name string, flags int, perm fs.FileMode) (*os.File, error) {
+	fd, err := r.open(name, flags, perm)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+func (r *Root) open(name string, flags int, perm fs.FileMode) (int, error) {
 	if strings.IndexByte(name, 0) >= 0 {
-		return nil, &fs.PathError{Op: "open", Path: name, Err: unix.EINVAL}
+		return -1, unix.EINVAL
 	}
-	how := unix.OpenHow{Flags: uint64(flags | unix.O_CLOEXEC), Resolve: resolve}
-	if flags&(unix.O_CREAT|unix.O_TMPFILE) != 0 {
-		how.Mode = uint64(perm.Perm())
+	how := unix.OpenHow{Flags: uint64(flags | unix.O_CLOEXEC), Resolve: resolveFlags}
+	if flags&unix.O_PATH == 0 {
+		how.Flags |= unix.O_NOCTTY
 	}
-	rel := strings.TrimLeft(name, "/")
-	if rel == "" {
-		rel = "."
+	if flags&unix.O_CREAT != 0 || flags&unix.O_TMPFILE == unix.O_TMPFILE {
+		how.Mode = uint64(unixMode(perm))
+	}
+	if name == "" {
+		name = "."
 	}
 	for try := 0; ; try++ {
-		fd, err := unix.Openat2(int(r.dir.Fd()), rel, &how)
-		// EAGAIN: a rename elsewhere made the kernel unsure whether ".." stayed inside; it asks to try again.
-		if err == unix.EINTR || err == unix.EAGAIN && try < 128 {
+		fd, err := unix.Openat2(int(r.dir.Fd()), name, &how)
+		// EAGAIN: a rename elsewhere made the kernel unsure whether ".." stayed inside; openat2(2) asks to try again.
+		if err == unix.EINTR || err == unix.EAGAIN && try < 1000 {
 			continue
 		}
-		if err != nil {
-			return nil, &fs.PathError{Op: "open", Path: name, Err: err}
-		}
-		return os.NewFile(uintptr(fd), name), nil
+		return fd, err
 	}
+}
+
+func unixMode(m fs.FileMode) uint32 {
+	mode := uint32(m.Perm())
+	if m&fs.ModeSetuid != 0 {
+		mode |= unix.S_ISUID
+	}
+	if m&fs.ModeSetgid != 0 {
+		mode |= unix.S_ISGID
+	}
+	if m&fs.ModeSticky != 0 {
+		mode |= unix.S_ISVTX
+	}
+	return mode
 }
 
 // OpenPath opens name as a place only (O_PATH), following links.
@@ -75,7 +106,9 @@ func (r *Root) OpenPath(name string) (*os.File, error) {
 func (r *Root) Stat(name string) (fs.FileInfo, error) { return r.stat(name, unix.O_PATH) }
 
 // Lstat tells what is at name, not following a link there.
-func (r *Root) Lstat(name string) (fs.FileInfo, error) { return r.stat(name, unix.O_PATH|unix.O_NOFOLLOW) }
+func (r *Root) Lstat(name string) (fs.FileInfo, error) {
+	return r.stat(name, unix.O_PATH|unix.O_NOFOLLOW)
+}
 
 func (r *Root) stat(name string, flags int) (fs.FileInfo, error) {
 	f, err := r.OpenFile(name, flags, 0)
@@ -86,9 +119,16 @@ func (r *Root) stat(name string, flags int) (fs.FileInfo, error) {
 	return f.Stat()
 }
 
-// ReadFile reads a regular file of at most limit bytes. Anything else there, a FIFO say, is an error and is not waited for.
+// ErrTooLarge is the error for a file that is larger than the caller's limit.
+var ErrTooLarge = errors.New("file is too large")
+
+// ErrNotRegular is the error for reading something that is not a regular file.
+var ErrNotRegular = errors.New("not a regular file")
+
+// ReadFile reads a regular file of at most limit bytes.
 func (r *Root) ReadFile(name string, limit int64) ([]byte, error) {
-	f, err := r.OpenFile(name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	// Looked at by O_PATH first: opening a device or a FIFO for reading can already have an effect.
+	f, err := r.OpenPath(name)
 	if err != nil {
 		return nil, err
 	}
@@ -98,16 +138,39 @@ func (r *Root) ReadFile(name string, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	if !fi.Mode().IsRegular() {
-		return nil, fmt.Errorf("%q is not a regular file", name)
+		return nil, &fs.PathError{Op: "read", Path: name, Err: ErrNotRegular}
 	}
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if fi.Size() > limit {
+		return nil, &fs.PathError{Op: "read", Path: name, Err: ErrTooLarge}
+	}
+	g, err := r.OpenFile(name, unix.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
-	if int64(len(data)) > limit {
-		return nil, fmt.Errorf("%q is larger than %d bytes", name, limit)
+	defer g.Close()
+	if fi, err = g.Stat(); err != nil {
+		return nil, err
 	}
-	return data, nil
+	if !fi.Mode().IsRegular() { // exchanged since
+		return nil, &fs.PathError{Op: "read", Path: name, Err: ErrNotRegular}
+	}
+	data := make([]byte, 0, min(fi.Size(), limit)+512)
+	for {
+		n, err := g.Read(data[len(data):cap(data)])
+		data = data[:len(data)+n]
+		if int64(len(data)) > limit {
+			return nil, &fs.PathError{Op: "read", Path: name, Err: ErrTooLarge}
+		}
+		if err == io.EOF {
+			return data, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if len(data) == cap(data) {
+			data = append(data, 0)[:len(data)]
+		}
+	}
 }
 
 // Readlink is the text of the link at name.
@@ -119,25 +182,28 @@ func (r *Root) Readlink(name string) (string, error) {
 	defer f.Close()
 	buf := make([]byte, unix.PathMax)
 	n, err := unix.Readlinkat(int(f.Fd()), "", buf)
+	if err == unix.ENOENT { // what readlinkat(2) says of an empty path that is not a link
+		err = unix.EINVAL
+	}
 	if err != nil {
 		return "", &fs.PathError{Op: "readlink", Path: name, Err: err}
 	}
 	return string(buf[:n]), nil
 }
 
-// Resolve is the path, inside the tree, of what name leads to after following every link. It is for showing and for
-// building further names, not for opening: only a descriptor stays true.
+// Resolve is the path, inside the tree, of what name leads to after following every link; it must exist. It is for
+// showing and for comparing, not for opening: only a descriptor stays true. It needs the host's /proc.
 func (r *Root) Resolve(name string) (string, error) {
 	f, err := r.OpenPath(name)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
-	top, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", r.dir.Fd()))
+	top, err := placeOf(r.dir)
 	if err != nil {
 		return "", err
 	}
-	full, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	full, err := placeOf(f)
 	if err != nil {
 		return "", err
 	}
@@ -146,97 +212,166 @@ func (r *Root) Resolve(name string) (string, error) {
 	}
 	rel, ok := strings.CutPrefix(full, top)
 	if !ok || rel != "" && rel[0] != '/' {
-		return "", fmt.Errorf("%q has been moved out of the tree", name)
+		return "", &fs.PathError{Op: "resolve", Path: name, Err: errors.New("it was moved out of the tree")}
 	}
 	return path.Clean("/" + rel), nil
 }
 
-// MkdirAll makes the directory name and its parents, with perm, uid and gid for each one that it makes. A name that is a
-// link leads on inside the tree, also when what it points to is missing.
+func placeOf(f *os.File) (string, error) {
+	return os.Readlink("/proc/self/fd/" + strconv.Itoa(int(f.Fd())))
+}
+
+// MkdirAll makes the directory name and its parents; the ones it makes get perm, uid and gid. Links lead on inside the
+// tree, also when what they point to is missing.
 func (r *Root) MkdirAll(name string, perm fs.FileMode, uid, gid int) error {
-	dir, err := r.mkdirAll(name, perm, uid, gid, 0)
+	dir, err := r.OpenDirAll(name, perm, uid, gid)
 	if err != nil {
 		return err
 	}
 	return dir.Close()
 }
 
-const maxLinks = 40 // the kernel's own bound
-
-func (r *Root) mkdirAll(name string, perm fs.FileMode, uid, gid, links int) (*os.File, error) {
-	flags := unix.O_PATH | unix.O_DIRECTORY
-	f, err := r.OpenFile(name, flags, 0)
-	if err == nil || !errors.Is(err, fs.ErrNotExist) {
-		return f, err
-	}
-	clean := path.Clean("/" + name)
-	if clean == "/" {
-		return nil, err
-	}
-	if target, err := r.Readlink(clean); err == nil { // a dangling link
-		if links++; links > maxLinks {
-			return nil, &fs.PathError{Op: "mkdir", Path: name, Err: unix.ELOOP}
-		}
-		if !path.IsAbs(target) {
-			target = path.Join(path.Dir(clean), target)
-		}
-		return r.mkdirAll(target, perm, uid, gid, links)
-	}
-	parent, err := r.mkdirAll(path.Dir(clean), perm, uid, gid, links)
-	if err != nil {
-		return nil, err
-	}
-	defer parent.Close()
-	base := path.Base(clean)
-	err = unix.Mkdirat(int(parent.Fd()), base, uint32(perm.Perm()))
-	made := err == nil
-	if err != nil && err != unix.EEXIST {
-		return nil, &fs.PathError{Op: "mkdir", Path: name, Err: err}
-	}
-	fd, err := unix.Openat(int(parent.Fd()), base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+// OpenDirAll is MkdirAll, and returns the directory opened by O_PATH.
+func (r *Root) OpenDirAll(name string, perm fs.FileMode, uid, gid int) (*os.File, error) {
+	links := maxLinks
+	fd, err := r.mkdirAll(name, perm, uid, gid, &links)
 	if err != nil {
 		return nil, &fs.PathError{Op: "mkdir", Path: name, Err: err}
-	}
-	f = os.NewFile(uintptr(fd), name)
-	if made {
-		if err := errors.Join(f.Chown(uid, gid), f.Chmod(perm)); err != nil {
-			return nil, errors.Join(err, f.Close())
-		}
-	}
-	return f, nil
-}
-
-// Create makes the regular file name with its directories, or opens what is there; with O_PATH rights only.
-func (r *Root) Create(name string, perm fs.FileMode, uid, gid int) (*os.File, error) {
-	f, err := r.OpenFile(name, unix.O_PATH, 0)
-	if err == nil || !errors.Is(err, fs.ErrNotExist) {
-		return f, err
-	}
-	clean := path.Clean("/" + name)
-	dir, err := r.mkdirAll(path.Dir(clean), 0o755, uid, gid, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer dir.Close()
-	fd, err := unix.Openat(int(dir.Fd()), path.Base(clean), unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC,
-		uint32(perm.Perm()))
-	if err != nil {
-		return nil, &fs.PathError{Op: "create", Path: name, Err: err}
 	}
 	return os.NewFile(uintptr(fd), name), nil
 }
 
+func (r *Root) mkdirAll(name string, perm fs.FileMode, uid, gid int, links *int) (int, error) {
+	for {
+		fd, err := r.open(name, unix.O_PATH|unix.O_DIRECTORY, 0)
+		if err != unix.ENOENT {
+			return fd, err
+		}
+		parent, base := split(name)
+		if base == "" || base == "." || base == ".." {
+			if parent == "" { // the root itself is gone
+				return -1, err
+			}
+			// "missing/..": the missing part is made first, and then the name is looked up again.
+			fd, err := r.mkdirAll(parent, perm, uid, gid, links)
+			if err != nil {
+				return -1, err
+			}
+			_ = unix.Close(fd)
+			return r.open(name, unix.O_PATH|unix.O_DIRECTORY, 0)
+		}
+		if target, err := r.Readlink(join(parent, base)); err == nil { // a link that leads nowhere yet
+			if *links--; *links < 0 {
+				return -1, unix.ELOOP
+			}
+			if !path.IsAbs(target) {
+				target = join(parent, target)
+			}
+			name = target
+			continue
+		}
+		dir, err := r.mkdirAll(parent, perm, uid, gid, links)
+		if err != nil {
+			return -1, err
+		}
+		err = mkdirOwned(dir, base, perm, uid, gid)
+		_ = unix.Close(dir)
+		if err != nil && err != unix.EEXIST {
+			return -1, err
+		}
+	}
+}
+
+// mkdirOwned makes one directory and gives it its owner and mode before anybody can be misled by it: through its own
+// descriptor, so that a link put in its place is not what is changed.
+func mkdirOwned(dir int, base string, perm fs.FileMode, uid, gid int) error {
+	if err := unix.Mkdirat(dir, base, 0o700); err != nil {
+		return err
+	}
+	fd, err := unix.Openat(dir, base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return own(fd, perm, uid, gid)
+}
+
+func own(fd int, perm fs.FileMode, uid, gid int) error {
+	if uid != 0 || gid != 0 {
+		if err := unix.Fchown(fd, uid, gid); err != nil {
+			return err
+		}
+	}
+	return unix.Fchmod(fd, unixMode(perm))
+}
+
+// Create makes the regular file name, and its missing directories with mode 0755, or opens what is there, whatever it is;
+// by O_PATH in both cases. What it makes gets perm, uid and gid. Links lead on, also when what they point to is missing.
+func (r *Root) Create(name string, perm fs.FileMode, uid, gid int) (*os.File, error) {
+	links := maxLinks
+	for at := name; ; {
+		fd, err := r.open(at, unix.O_PATH, 0)
+		if err == nil {
+			return os.NewFile(uintptr(fd), name), nil
+		}
+		if err != unix.ENOENT {
+			return nil, &fs.PathError{Op: "create", Path: name, Err: err}
+		}
+		parent, base := split(at)
+		if target, err := r.Readlink(at); err == nil {
+			if links--; links < 0 {
+				return nil, &fs.PathError{Op: "create", Path: name, Err: unix.ELOOP}
+			}
+			if !path.IsAbs(target) {
+				target = join(parent, target)
+			}
+			at = target
+			continue
+		}
+		if base == "" || base == "." || base == ".." {
+			return nil, &fs.PathError{Op: "create", Path: name, Err: unix.EISDIR}
+		}
+		dir, err := r.mkdirAll(parent, 0o755, uid, gid, &links)
+		if err == nil {
+			err = createOwned(dir, base, perm, uid, gid)
+			_ = unix.Close(dir)
+		}
+		if err != nil && err != unix.EEXIST {
+			return nil, &fs.PathError{Op: "create", Path: name, Err: err}
+		}
+	}
+}
+
+func createOwned(dir int, base string, perm fs.FileMode, uid, gid int) error {
+	fd, err := unix.Openat(dir, base, unix.O_RDONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return own(fd, perm, uid, gid)
+}
+
+// OpenParent opens the directory that holds name, by O_PATH, and gives name's last part, which is never "", "." or "..":
+// for calls that work on an entry of a directory, such as mknodat(2), symlinkat(2) or unlinkat(2).
+func (r *Root) OpenParent(name string) (dir *os.File, base string, err error) {
+	parent, base := split(name)
+	if base == "" || base == "." || base == ".." {
+		return nil, "", &fs.PathError{Op: "open", Path: name, Err: unix.EINVAL}
+	}
+	dir, err = r.OpenFile(parent, unix.O_PATH|unix.O_DIRECTORY, 0)
+	return dir, base, err
+}
+
 // Remove removes the file or empty directory at name; a link itself, not what it points to.
 func (r *Root) Remove(name string) error {
-	clean := path.Clean("/" + name)
-	dir, err := r.OpenFile(path.Dir(clean), unix.O_PATH|unix.O_DIRECTORY, 0)
+	dir, base, err := r.OpenParent(name)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	err = unix.Unlinkat(int(dir.Fd()), path.Base(clean), 0)
-	if err == unix.EISDIR || err == unix.EPERM {
-		err = unix.Unlinkat(int(dir.Fd()), path.Base(clean), unix.AT_REMOVEDIR)
+	err = unix.Unlinkat(int(dir.Fd()), base, 0)
+	if err == unix.EISDIR {
+		err = unix.Unlinkat(int(dir.Fd()), base, unix.AT_REMOVEDIR)
 	}
 	if err != nil {
 		return &fs.PathError{Op: "remove", Path: name, Err: err}
@@ -244,3 +379,29 @@ func (r *Root) Remove(name string) error {
 	return nil
 }
 
+// Symlink makes a link at name with the given text, which is not looked at.
+func (r *Root) Symlink(text, name string) error {
+	dir, base, err := r.OpenParent(name)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := unix.Symlinkat(text, int(dir.Fd()), base); err != nil {
+		return fmt.Errorf("symlink %q: %w", name, err)
+	}
+	return nil
+}
+
+// split takes the last part off a name, without looking at what the parts are: ".." after a link is not its parent.
+func split(name string) (parent, base string) {
+	name = strings.TrimRight(name, "/")
+	i := strings.LastIndexByte(name, '/')
+	return name[:i+1], name[i+1:]
+}
+
+func join(parent, rest string) string {
+	if parent == "" {
+		return rest
+	}
+	return parent + "/" + rest
+}
