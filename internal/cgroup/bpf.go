@@ -14,10 +14,9 @@ import (
 //
 //	r2 = type   r3 = access asked for   r4 = major   r5 = minor   r6 = 0, what is allowed
 //	for each rule, from the first:
-//	        if r2 != type  goto next
-//	        if r4 != major goto next         left out for any
-//	        if r5 != minor goto next
-//	        r6 |= access                     or r6 &= ~access
+//	        r7 = (r2 ^ type) | (r4 ^ major) | (r5 ^ minor)     without those that are left open
+//	        if r7 != 0 goto next
+//	        r6 |= access                                       or r6 &= ~access
 //	next:
 //	r0 = (access asked for & ~r6) == 0
 //
@@ -32,6 +31,8 @@ type instruction struct {
 	imm    int32
 }
 
+// A comparison of r4 itself would tell the kernel's verifier its value on one of the two ways on, and it would follow
+// each way by itself through all later rules.
 const (
 	bpfLoadWord  = unix.BPF_LDX | unix.BPF_MEM | unix.BPF_W
 	bpfMoveImm   = unix.BPF_ALU64 | unix.BPF_MOV | unix.BPF_K
@@ -41,8 +42,10 @@ const (
 	bpfOrImm     = unix.BPF_ALU64 | unix.BPF_OR | unix.BPF_K
 	bpfXorImm    = unix.BPF_ALU64 | unix.BPF_XOR | unix.BPF_K
 	bpfShiftImm  = unix.BPF_ALU64 | unix.BPF_RSH | unix.BPF_K
+	bpfMoveReg32 = unix.BPF_ALU | unix.BPF_MOV | unix.BPF_X
+	bpfOrReg32   = unix.BPF_ALU | unix.BPF_OR | unix.BPF_X
+	bpfXorImm32  = unix.BPF_ALU | unix.BPF_XOR | unix.BPF_K
 	bpfJumpNe    = unix.BPF_JMP | unix.BPF_JNE | unix.BPF_K
-	bpfJumpNe32  = unix.BPF_JMP32 | unix.BPF_JNE | unix.BPF_K
 	bpfJumpEq    = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
 	bpfExit      = unix.BPF_JMP | unix.BPF_EXIT
 	kindBlock    = 1 // BPF_DEVCG_DEV_BLOCK
@@ -65,21 +68,18 @@ func deviceProgram(rules []deviceRule) ([]instruction, error) {
 		{bpfMoveImm, reg(0, 6), 0, 0},
 	}
 	for _, r := range rules {
-		start := len(p)
-		kind := int32(kindChar)
+		kind := uint32(kindChar)
 		if r.kind == 'b' {
 			kind = kindBlock
 		}
-		p = append(p, instruction{bpfJumpNe, reg(0, 2), 0, kind})
-		if r.major != wild {
-			p = append(p, instruction{bpfJumpNe32, reg(0, 4), 0, int32(uint32(r.major))})
+		p = append(p, instruction{bpfMoveReg32, reg(2, 7), 0, 0}, instruction{bpfXorImm32, reg(0, 7), 0, int32(kind)})
+		for i, number := range [...]int64{r.major, r.minor} {
+			if number != wild {
+				p = append(p, instruction{bpfMoveReg32, reg(uint8(4+i), 8), 0, 0},
+					instruction{bpfXorImm32, reg(0, 8), 0, int32(uint32(number))}, instruction{bpfOrReg32, reg(8, 7), 0, 0})
+			}
 		}
-		if r.minor != wild {
-			p = append(p, instruction{bpfJumpNe32, reg(0, 5), 0, int32(uint32(r.minor))})
-		}
-		for i := start; i < len(p); i++ {
-			p[i].offset = int16(len(p) - i) // over the action
-		}
+		p = append(p, instruction{bpfJumpNe, reg(0, 7), 1, 0})
 		if r.allow {
 			p = append(p, instruction{bpfOrImm, reg(0, 6), 0, int32(r.access)})
 		} else {
@@ -98,6 +98,9 @@ func deviceProgram(rules []deviceRule) ([]instruction, error) {
 
 // setDeviceProgram puts the program for the rules in the place of those that are attached to the group.
 func (g *Group) setDeviceProgram(rules []deviceRule, fresh bool) error {
+	if set, err := reduceDevices(rules); fresh && err == nil && set.allow && len(set.except) == 0 {
+		return nil // a new group may use everything
+	}
 	code, err := deviceProgram(rules)
 	if err != nil {
 		return err

@@ -218,6 +218,27 @@ func TestLifeOfAGroup(t *testing.T) {
 	}
 }
 
+func TestCloneIntoGroup(t *testing.T) {
+	h := host(t)
+	g := create(t, h, nil)
+	dir, err := g.DirFile()
+	if h.version == 1 {
+		if !errors.Is(err, errdefs.ErrNotImplemented) {
+			t.Errorf("on version 1: %v", err)
+		}
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	cmd := exec.Command("/bin/sh", "-c", "cat /proc/self/cgroup")
+	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
+	if out, err := cmd.CombinedOutput(); err != nil || string(out) != "0::"+g.path+"\n" {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
 func wantAbsent(t *testing.T, g *Group) {
 	t.Helper()
 	for _, tree := range g.host.all() {

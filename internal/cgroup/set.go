@@ -3,6 +3,7 @@ package cgroup
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/containerd/errdefs"
@@ -59,7 +60,9 @@ func (g *Group) set(r *specs.LinuxResources, fresh bool) (warnings []string, err
 			}
 		}
 		if gone(err) && s.warning != "" {
-			warnings = append(warnings, s.warning)
+			if !slices.Contains(warnings, s.warning) { // one limit for several devices is still one warning
+				warnings = append(warnings, s.warning)
+			}
 			continue
 		}
 		if err != nil {
