@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -138,7 +139,7 @@ func (c *createFlags) add(f *pflag.FlagSet, lookup lookupFunc) {
 	list(&c.volumes, "volume", "v", "Mount a volume or a directory of the host", nil)
 	list(&c.volumesFrom, "volumes-from", "", "Mount the volumes of another container", nil)
 	list(&c.tmpfs, "tmpfs", "", "Mount a tmpfs (path[:options])", nil)
-	list(&c.devices, "device", "", "Add a device of the host", validDevice)
+	list(&c.devices, "device", "", "Add a device of the host", nil)
 	list(&c.storageOpts, "storage-opt", "", "Option of the container's storage (size=10G)", nil)
 	parsed("mount", "", "mount", "Attach a file system", func(s string) error {
 		m, err := parseMount(s)
@@ -337,6 +338,9 @@ func (c *createFlags) request(f *pflag.FlagSet, args []string, lookup lookupFunc
 		if cdiName(d) {
 			host.DeviceRequests = appendCDI(host.DeviceRequests, d)
 			continue
+		}
+		if _, err := validDevice(d); err != nil {
+			return nil, err
 		}
 		device, err := parseDevice(d)
 		if err != nil {
@@ -693,11 +697,10 @@ func parsePlatform(s string) (*ocispec.Platform, error) {
 	case 2:
 		p.OS, p.Architecture = strings.ToLower(parts[0]), architecture(parts[1])
 	case 1:
-		if parts[0] == "linux" {
-			p.OS = "linux"
-			break
-		}
 		p.OS, p.Architecture = "linux", architecture(parts[0])
+		if strings.EqualFold(parts[0], "linux") {
+			p.Architecture = runtime.GOARCH
+		}
 	default:
 		return nil, fmt.Errorf("invalid platform %q: write it as os/arch or os/arch/variant, like linux/arm64", s)
 	}

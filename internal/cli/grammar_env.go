@@ -46,7 +46,7 @@ func readKeyValueFile(path string, lookup lookupFunc) ([]string, error) {
 	defer f.Close()
 	list, err := parseKeyValues(f, lookup)
 	if err != nil {
-		return nil, fmt.Errorf("invalid environment file: %s: %w", path, err)
+		return nil, fmt.Errorf("invalid env file (%s): %w", path, err)
 	}
 	return list, nil
 }

@@ -162,7 +162,7 @@ func (m *mountParser) set(key, val, field string) (err error) {
 		}
 		m.tmpfs().Mode = os.FileMode(mode)
 	default:
-		return fmt.Errorf("unknown option '%s' in '%s'", key, field)
+		return fmt.Errorf("unexpected key '%s' in '%s'", key, field)
 	}
 	return err
 }

@@ -190,8 +190,7 @@ func keyValues(list []string) map[string]string {
 func parseBool(key, value string) (bool, error) {
 	b, err := strconv.ParseBool(value)
 	if err != nil {
-		return false, fmt.Errorf("invalid value for '%s': invalid boolean value %q: must be one of \"true\", \"1\", "+
-			"\"false\", or \"0\" (default \"true\")", key, value)
+		return false, fmt.Errorf("invalid value for %s: %s", key, value)
 	}
 	return b, nil
 }
