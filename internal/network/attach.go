@@ -126,7 +126,7 @@ func (a *attaching) reserve(taken *spare) error {
 		if errors.Is(err, errExhausted) && n.isDefault(er.Network) {
 			// The pool's own addresses are the last ones.
 			n.mu.Unlock()
-			n.warm.empty()
+			n.warm.reclaim()
 			n.mu.Lock()
 			e, err = n.newEndpoint(er, a.r, used)
 		}
@@ -614,6 +614,7 @@ func (n *Networks) letGo(id string) error {
 		n.freeEndpoint(e)
 	}
 	n.mu.Unlock()
+	n.warm.resume()
 	return err
 }
 

@@ -135,3 +135,15 @@ func nft(t testing.TB, args ...string) string {
 	}
 	return string(out)
 }
+
+// sleeper starts a process in a namespace and returns its pid.
+func sleeper(t *testing.T, n *Networks, ns *os.File) int {
+	t.Helper()
+	cmd := exec.Command("sleep", "60")
+	inside(t, n, ns, cmd.Start)
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	return cmd.Process.Pid
+}

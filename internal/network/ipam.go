@@ -1,6 +1,7 @@
 package network
 
 import (
+	"cmp"
 	"encoding/hex"
 	"maps"
 	"net"
@@ -157,14 +158,14 @@ func completeSubnets(subnets []Subnet, gateway bool) ([]Subnet, error) {
 				return nil, bad("invalid auxiliary address %s=%s: it is not inside of subnet %s", name, addr, s.Prefix)
 			}
 		}
-		switch {
-		case s.Gateway.IsValid() && (!s.Prefix.Contains(s.Gateway) || !usable(s.Prefix, s.Gateway)):
-			return nil, bad("invalid gateway %s: it is not an address of subnet %s", s.Gateway, s.Prefix)
-		case !s.Gateway.IsValid() && gateway:
+		if !s.Gateway.IsValid() && gateway {
 			aux := slices.Collect(maps.Values(s.Aux))
 			for s.Gateway = s.Prefix.Addr().Next(); slices.Contains(aux, s.Gateway); {
 				s.Gateway = s.Gateway.Next()
 			}
+		}
+		if s.Gateway.IsValid() && (!s.Prefix.Contains(s.Gateway) || !usable(s.Prefix, s.Gateway)) {
+			return nil, bad("invalid gateway %s: it is not an address of subnet %s", s.Gateway, s.Prefix)
 		}
 		for name, addr := range s.Aux {
 			if addr == s.Gateway {
@@ -182,33 +183,42 @@ func completeSubnets(subnets []Subnet, gateway bool) ([]Subnet, error) {
 
 // pickSubnet is the first block of the pools that meets nothing in use.
 func pickSubnet(pools []Pool, v6 bool, used []netip.Prefix) (netip.Prefix, error) {
+	used = slices.Clone(used)
+	for i := range used {
+		used[i] = used[i].Masked()
+	}
+	slices.SortFunc(used, func(a, b netip.Prefix) int { return cmp.Or(a.Addr().Compare(b.Addr()), a.Bits()-b.Bits()) })
 	for _, p := range pools {
 		if p.Base.Addr().Is6() != v6 {
 			continue
 		}
-		for block := netip.PrefixFrom(p.Base.Addr(), p.Size); p.Base.Contains(block.Addr()); {
-			clash := netip.Prefix{}
-			for _, u := range used {
-				// The default route meets everything and says nothing of who uses an address.
-				if u.Bits() > 0 && u.Overlaps(block) && (!clash.IsValid() || u.Bits() < clash.Bits()) {
-					clash = u
-				}
-			}
-			if !clash.IsValid() {
-				return block, nil
-			}
-			if clash.Bits() > block.Bits() {
-				clash = block
-			}
-			after := lastAddr(clash).Next() // past all of what is in the way at once
-			if !after.IsValid() {
-				break
-			}
-			block = netip.PrefixFrom(after, p.Size)
+		if block, ok := p.free(used); ok {
+			return block, nil
 		}
 	}
 	return netip.Prefix{}, failf(errdefs.ErrResourceExhausted, "all predefined address pools have been fully subnetted: "+
 		"remove networks that are not used (network prune), give the network a --subnet, or widen default-address-pools")
+}
+
+// free goes once through the pool and the sorted blocks in use.
+func (p Pool) free(used []netip.Prefix) (netip.Prefix, bool) {
+	block := netip.PrefixFrom(p.Base.Addr(), p.Size)
+	for _, u := range used {
+		switch {
+		case u.Bits() == 0: // the default route meets everything and says nothing of who uses an address
+		case u.Overlaps(block):
+			after := lastAddr(block).Next()
+			if u.Bits() < p.Size {
+				after = lastAddr(u).Next()
+			}
+			if block = netip.PrefixFrom(after, p.Size); !p.Base.Contains(after) {
+				return netip.Prefix{}, false
+			}
+		case block.Addr().Less(u.Addr()):
+			return block, true
+		}
+	}
+	return block, true
 }
 
 // uniqueLocal makes a network's own IPv6 block out of its ID (RFC 4193).

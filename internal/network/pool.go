@@ -27,6 +27,9 @@ type pool struct {
 	target int
 	recent []time.Time // takes within poolWindow
 	state  poolState
+	paused bool // by reclaim
+	making bool
+	idle   *sync.Cond // signalled when making becomes false
 }
 
 type poolState int
@@ -44,7 +47,9 @@ const (
 )
 
 func newPool(least int, make func() (*spare, error), drop func(*spare)) *pool {
-	return &pool{least: least, make: make, drop: drop, wake: newSignal(), done: newSignal()}
+	p := &pool{least: least, make: make, drop: drop, wake: newSignal(), done: newSignal()}
+	p.idle = sync.NewCond(&p.mu)
+	return p
 }
 
 func newSignal() chan struct{} { return make(chan struct{}, 1) }
@@ -111,12 +116,8 @@ func (p *pool) fill() {
 		}
 		for p.wants() {
 			s, err := p.make()
-			if err != nil {
-				break // whoever needs one will see the error, and wake us again
-			}
-			if !p.put(s) {
-				p.drop(s)
-				return
+			if !p.put(s, err) {
+				break
 			}
 		}
 		p.mu.Lock()
@@ -128,20 +129,31 @@ func (p *pool) fill() {
 	}
 }
 
+// wants reports whether one more should be made, and then counts on it being made.
 func (p *pool) wants() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.state == poolOn && len(p.ready) < p.target
+	p.making = p.state == poolOn && !p.paused && len(p.ready) < p.target
+	return p.making
 }
 
-func (p *pool) put(s *spare) bool {
+// put shelves what was made and reports whether to go on. After an error the next one who takes wakes us again, and
+// will see the error himself.
+func (p *pool) put(s *spare, err error) bool {
+	p.mu.Lock()
+	keep := err == nil && p.state == poolOn && !p.paused
+	if keep {
+		p.ready = append(p.ready, s)
+	}
+	p.mu.Unlock()
+	if err == nil && !keep {
+		p.drop(s)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.state != poolOn {
-		return false
-	}
-	p.ready = append(p.ready, s)
-	return true
+	p.making = false
+	p.idle.Broadcast()
+	return keep
 }
 
 // shrink gives back what a burst made grow.
@@ -165,13 +177,27 @@ func (p *pool) cut(keep int) []*spare {
 	return surplus
 }
 
-// empty gives back everything for the moment, because its addresses are needed.
-func (p *pool) empty() {
+// reclaim gives back everything, because somebody needs the addresses, and makes nothing more until resume.
+func (p *pool) reclaim() {
 	p.mu.Lock()
+	p.paused = true
+	for p.making {
+		p.idle.Wait()
+	}
 	all := p.cut(0)
 	p.mu.Unlock()
 	for _, s := range all {
 		p.drop(s)
+	}
+}
+
+// resume ends the pause of reclaim.
+func (p *pool) resume() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.paused {
+		p.paused = false
+		p.poke()
 	}
 }
 
