@@ -182,11 +182,13 @@ func (c *configFile) store(server string, auth registry.AuthConfig) error {
 	return c.save()
 }
 
-// erase forgets credentials and tells whether there were any.
-func (c *configFile) erase(server string) (bool, error) {
+// erase forgets credentials, if there are any.
+func (c *configFile) erase(server string) error {
 	if helper := c.helper(server); helper != "" {
-		err := runHelper(helper, "erase", server, nil)
-		return err == nil, err
+		if err := runHelper(helper, "erase", server, nil); !errors.Is(err, errNoCredentials) {
+			return err
+		}
+		return nil
 	}
 	known := false
 	for name := range c.Auths {
@@ -196,9 +198,9 @@ func (c *configFile) erase(server string) (bool, error) {
 		}
 	}
 	if !known {
-		return false, nil
+		return nil
 	}
-	return true, c.save()
+	return c.save()
 }
 
 // save writes the file anew with the credentials changed and everything else as it was.

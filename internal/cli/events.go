@@ -28,7 +28,7 @@ func newEvents(a *app) *cobra.Command {
 				fallthrough
 			default:
 				var err error
-				if template, err = parseTemplate(unescape(format)); err != nil {
+				if template, err = a.parseFormat(format); err != nil {
 					return err
 				}
 			}

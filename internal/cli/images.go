@@ -39,8 +39,6 @@ func newImages(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			// Newest first, as everywhere.
-			slices.SortStableFunc(result.Items, func(a, b image.Summary) int { return compareInt(b.Created, a.Created) })
 			if tree {
 				return a.imageTree(result.Items)
 			}

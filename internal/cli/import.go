@@ -14,7 +14,7 @@ func newImport(a *app) *cobra.Command {
 	var o client.ImageImportOptions
 	var platform string
 	cmd := command("import [OPTIONS] file|URL|- [REPOSITORY[:TAG]]", "Make an image of a tar archive of a file system",
-		rangeArgs(1, 2), func(ctx context.Context, args []string) error {
+		minArgs(1), func(ctx context.Context, args []string) error {
 			api, err := a.client()
 			if err != nil {
 				return err
@@ -34,7 +34,7 @@ func newImport(a *app) *cobra.Command {
 				source.Source = in
 			}
 			ref := ""
-			if len(args) == 2 {
+			if len(args) > 1 {
 				ref = args[1]
 			}
 			if platform != "" {

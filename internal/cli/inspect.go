@@ -136,7 +136,7 @@ func (a *app) inspect(ctx context.Context, format string, names []string,
 	var template *outputTemplate
 	var err error
 	if format != "" && format != "json" {
-		if template, err = parseTemplate(unescape(format)); err != nil {
+		if template, err = a.parseFormat(format); err != nil {
 			return err
 		}
 	}
@@ -157,14 +157,7 @@ func (a *app) inspect(ctx context.Context, format string, names []string,
 	if _, err := a.Out.Write(b.Bytes()); err != nil {
 		return err
 	}
-	if len(failed) > 0 {
-		var exit *exitError
-		if errors.As(failed[0], &exit) {
-			return exit
-		}
-		return joined(failed)
-	}
-	return nil
+	return joined(failed)
 }
 
 func (a *app) writeInspected(b *bytes.Buffer, template *outputTemplate, format string, found []json.RawMessage) error {
@@ -174,9 +167,12 @@ func (a *app) writeInspected(b *bytes.Buffer, template *outputTemplate, format s
 			if err != nil {
 				return err
 			}
-			if err := template.execute(b, v); err != nil {
-				return templateFailure(err)
+			var text bytes.Buffer // a template that fails halfway prints nothing
+			if err := template.execute(&text, v); err != nil {
+				b.WriteByte('\n')
+				return fmt.Errorf("template parsing error: %w", err)
 			}
+			text.WriteTo(b)
 			b.WriteByte('\n')
 		}
 		return nil
@@ -196,13 +192,13 @@ func (a *app) writeInspected(b *bytes.Buffer, template *outputTemplate, format s
 	return nil
 }
 
-// templateFailure is the error of a template on a description.
-func templateFailure(err error) error {
-	var exit *exitError
-	if errors.As(err, &exit) {
-		return &exitError{1, "template parsing error: " + exit.text}
+// parseFormat parses the --format of a command that prints one object. Docker's status for a mistake is 64.
+func (a *app) parseFormat(format string) (*outputTemplate, error) {
+	template, err := parseTemplate(unescape(format))
+	if err != nil {
+		return nil, &exitError{64, "template parsing error: " + err.Error()}
 	}
-	return err
+	return template, nil
 }
 
 func rawBytes(list []json.RawMessage) [][]byte {
@@ -227,7 +223,7 @@ func (a *app) printObject(format string, value any) error {
 		_, err = io.WriteString(a.Out, text+"\n")
 		return err
 	}
-	template, err := parseTemplate(unescape(format))
+	template, err := a.parseFormat(format)
 	if err != nil {
 		return err
 	}

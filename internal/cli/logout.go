@@ -18,15 +18,10 @@ func newLogout(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			known, err := config.erase(server)
-			if err != nil {
+			fmt.Fprintf(a.Out, "Removing login credentials for %s\n", server)
+			if err := config.erase(server); err != nil {
 				return fmt.Errorf("could not erase credentials: %w", err)
 			}
-			if !known {
-				fmt.Fprintf(a.Out, "Not logged in to %s\n", server)
-				return nil
-			}
-			fmt.Fprintf(a.Out, "Removing login credentials for %s\n", server)
 			return nil
 		})
 	cmd.ValidArgsFunction = cobra.NoFileCompletions

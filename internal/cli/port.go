@@ -53,7 +53,7 @@ func (a *app) onePort(ports network.PortMap, asked, container string) error {
 		return fmt.Errorf("Error: invalid port (%s): %w", asked, err)
 	}
 	if len(ports[port]) == 0 {
-		return fmt.Errorf("Error: No public port '%s' published for %s", port, container)
+		return fmt.Errorf("Error: No public port '%s' published for %s", asked, container)
 	}
 	for _, b := range ports[port] {
 		fmt.Fprintln(a.Out, address(b))

@@ -3,7 +3,6 @@ package cli
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -37,10 +36,10 @@ func (a *app) confirm(ctx context.Context, warning string) error {
 	case <-ctx.Done():
 		fmt.Fprintln(a.Out)
 	}
-	return errors.New("prune has been cancelled")
+	return &exitError{0, ""} // saying no is no failure
 }
 
-// pruneFilters are a command's filters and those of the configuration people keep for all.
+// pruneResult is what a prune removed.
 type pruneResult struct {
 	title     string
 	names     []string

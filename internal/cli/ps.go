@@ -106,7 +106,7 @@ func containerListing(noTrunc, size bool) *listing[container.Summary] {
 			}},
 			{"Platform", "PLATFORM", func(c summary) any {
 				if c.ImageManifestDescriptor == nil || c.ImageManifestDescriptor.Platform == nil {
-					return ""
+					return nil
 				}
 				p := c.ImageManifestDescriptor.Platform
 				return strings.TrimSuffix(p.OS+"/"+p.Architecture+"/"+p.Variant, "/")

@@ -6,7 +6,10 @@ import (
 )
 
 // ours gives Docker's texts our name.
-var ours = strings.NewReplacer("docker", "berth", "Docker", "Berth")
+var ours = strings.NewReplacer("\ndocker: ", "\nberth: ", "'docker ", "'berth ", "Usage:  docker", "Usage:  berth",
+	"command: docker", "command: berth",
+	// Docker has changed the one for the other everywhere since.
+	"\nSee 'docker ", "\nRun 'berth ", "\nSRun 'docker ", "\nRun 'berth ")
 
 // saysMore are the refusals with words of our own, because Docker's do not say what to do or what was wrong.
 func saysMore() map[string]string {

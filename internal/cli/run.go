@@ -235,6 +235,7 @@ func (a *app) create(ctx context.Context, c *createFlags, q *createRequest) (str
 			return "", err
 		}
 	}
+	a.warnOfDangers(q.host)
 	options := client.ContainerCreateOptions{Config: q.config, HostConfig: q.host, NetworkingConfig: q.network,
 		Platform: q.platform, Name: c.name}
 	result, err := api.ContainerCreate(ctx, options)
@@ -251,15 +252,25 @@ func (a *app) create(ctx context.Context, c *createFlags, q *createRequest) (str
 	for _, w := range result.Warnings {
 		a.warn("WARNING: %s", w)
 	}
-	if host := string(q.host.NetworkMode); host == "host" && (len(q.host.PortBindings) > 0 || q.host.PublishAllPorts) {
-		a.warn("WARNING: Published ports are discarded when using host network mode")
-	}
 	if credentials != nil {
 		if err := a.copyCredentials(ctx, result.ID, credentials); err != nil {
 			return result.ID, err
 		}
 	}
 	return result.ID, cid.write(result.ID)
+}
+
+// warnOfDangers says what the server will do, but what is seldom meant.
+func (a *app) warnOfDangers(host *container.HostConfig) {
+	if host.OomKillDisable != nil && *host.OomKillDisable && host.Memory == 0 {
+		a.warn("WARNING: Disabling the OOM killer on containers without setting a '-m/--memory' limit may be dangerous.")
+	}
+	for _, server := range host.DNS {
+		if server.IsLoopback() {
+			a.warn("WARNING: Localhost DNS setting (--dns=%s) may fail in containers.", server)
+			return
+		}
+	}
 }
 
 func (a *app) pullForCreate(ctx context.Context, c *createFlags, image string) error {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -50,12 +51,21 @@ func (r row[T]) method(name string, args []any) (any, bool, error) {
 	return r.l.method(r.item, name, args)
 }
 
-func (r row[T]) jsonValue() any {
+func (r row[T]) values() map[string]any {
 	m := make(map[string]any, len(r.l.columns))
 	for _, c := range r.l.columns {
 		m[c.name] = c.value(r.item)
 	}
 	return m
+}
+
+// jsonValue is the row as JSON. Docker escapes <, > and & here, and only here.
+func (r row[T]) jsonValue() any {
+	data, err := json.Marshal(r.values())
+	if err != nil {
+		return nil // columns are texts and lists
+	}
+	return json.RawMessage(data)
 }
 
 // titles are the column titles under the listing's names.
@@ -101,7 +111,7 @@ func (l *listing[T]) print(w io.Writer, format string, items []T) error {
 	format = unescape(format)
 	template, err := parseTemplate(format)
 	if err != nil {
-		return err
+		return fmt.Errorf("failed to parse template: %w", err)
 	}
 	var b strings.Builder
 	out := io.Writer(&b)
@@ -110,14 +120,14 @@ func (l *listing[T]) print(w io.Writer, format string, items []T) error {
 		head := *template
 		head.header = true
 		if err := head.execute(tw, titles[T]{l}); err != nil {
-			return err
+			return fmt.Errorf("failed to execute template: %w", err)
 		}
 		fmt.Fprintln(tw)
 		out = tw
 	}
 	for _, item := range items {
 		if err := template.execute(out, row[T]{l, item}); err != nil {
-			return err
+			return fmt.Errorf("failed to execute template: %w", err)
 		}
 		fmt.Fprintln(out)
 	}

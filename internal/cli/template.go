@@ -41,7 +41,7 @@ type methods interface {
 func parseTemplate(text string) (*outputTemplate, error) {
 	trees, err := parse.Parse("", text, "", "", templateFuncNames())
 	if err != nil {
-		return nil, &exitError{64, "template parsing error: " + err.Error()}
+		return nil, err
 	}
 	return &outputTemplate{text: text, trees: trees}, nil
 }
@@ -68,7 +68,7 @@ func (t *outputTemplate) execute(w io.Writer, data any) (err error) {
 			if !ok {
 				panic(r)
 			}
-			err = &exitError{1, "template: " + failure.text}
+			err = errors.New("template: " + failure.text)
 		}
 	}()
 	e.tree = main

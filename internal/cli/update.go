@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
@@ -37,6 +38,7 @@ func newUpdate(a *app) *cobra.Command {
 				return err
 			}
 			var failed []error
+			var warnings []string
 			for _, name := range args {
 				result, err := api.ContainerUpdate(ctx, name, o)
 				if err != nil {
@@ -44,9 +46,10 @@ func newUpdate(a *app) *cobra.Command {
 					continue
 				}
 				fmt.Fprintln(a.Out, name)
-				for _, w := range result.Warnings {
-					a.warn("%s", w)
-				}
+				warnings = append(warnings, result.Warnings...)
+			}
+			if len(warnings) > 0 {
+				fmt.Fprintln(a.Out, strings.Join(warnings, "\n"))
 			}
 			return joined(failed)
 		})

@@ -66,6 +66,9 @@ func unknownCommand(cmd *cobra.Command, nodes []node, word string) error {
 			fmt.Fprintf(&b, "  %s %s\n", cmd.CommandPath(), n)
 		}
 	}
+	if cmd.HasParent() {
+		fmt.Fprintf(&b, "\nUsage:  %s\n", cmd.CommandPath())
+	}
 	fmt.Fprintf(&b, "\n%s", seeHelp(cmd))
 	return &exitError{1, b.String()}
 }

@@ -149,7 +149,7 @@ func (f *filterValue) Set(s string) error {
 	}
 	name, value, ok := strings.Cut(s, "=")
 	if !ok {
-		return fmt.Errorf("invalid filter '%s': write it as name=value", s)
+		return errors.New("bad format of filter (expected name=value)")
 	}
 	if f.filters == nil {
 		f.filters = make(client.Filters)

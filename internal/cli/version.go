@@ -125,6 +125,11 @@ func writeServer(b *strings.Builder, s client.ServerVersionResult) {
 
 // versionObject gives a template the fields the API has beside those of the client library.
 func versionObject(s client.ServerVersionResult) map[string]any {
+	for i, c := range s.Components {
+		if built, ok := c.Details["BuildTime"]; ok {
+			s.Components[i].Details["BuildTime"] = buildDate(built)
+		}
+	}
 	m := map[string]any{"Platform": s.Platform, "Version": s.Version, "ApiVersion": s.APIVersion,
 		"MinAPIVersion": s.MinAPIVersion, "Os": s.Os, "Arch": s.Arch, "Experimental": s.Experimental,
 		"Components": s.Components}
