@@ -72,15 +72,6 @@ func readLine(path string) (string, error) {
 	return strings.TrimSpace(s), err
 }
 
-// readUint reads one number; "max" is the largest.
-func readUint(path string) (uint64, error) {
-	s, err := readLine(path)
-	if err != nil {
-		return 0, err
-	}
-	return parseUint(s)
-}
-
 const unlimited = ^uint64(0)
 
 func parseUint(s string) (uint64, error) {

@@ -215,6 +215,32 @@ func (g *Group) DirFile() (*os.File, error) {
 	return openFile(g.dir(&g.host.trees[0]), unix.O_PATH|unix.O_DIRECTORY)
 }
 
+// DirFileFor is DirFile for a further process of the container that pid is in. Once a container hands controllers
+// down to groups that it makes itself (an init system does), v2 allows no process in its own group any more; the
+// newcomer then goes where pid is.
+func (g *Group) DirFileFor(pid int) (*os.File, error) {
+	if g.host.version != 2 {
+		return g.DirFile()
+	}
+	t := &g.host.trees[0]
+	handed, err := readLine(g.dir(t) + "/cgroup.subtree_control")
+	if err != nil {
+		return nil, fmt.Errorf("read cgroup.subtree_control of cgroup %q: %w", g.path, err)
+	}
+	if handed == "" {
+		return g.DirFile()
+	}
+	member, err := readLine("/proc/" + decimal(int64(pid)) + "/cgroup")
+	if err != nil {
+		return nil, fmt.Errorf("find the cgroup of process %d: %w", pid, err)
+	}
+	below, ok := strings.CutPrefix(member, "0::"+g.path+"/")
+	if !ok || path.Clean("/"+below) != "/"+below {
+		return nil, fmt.Errorf("process %d is in %q and not below cgroup %q", pid, member, g.path)
+	}
+	return openFile(g.dir(t)+"/"+below, unix.O_PATH|unix.O_DIRECTORY)
+}
+
 // main is the hierarchy that is asked who is in the group.
 func (g *Group) main() *tree {
 	for _, c := range [...]string{"pids", "memory", "devices", "freezer"} {

@@ -232,10 +232,34 @@ func TestCloneIntoGroup(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer dir.Close()
-	cmd := exec.Command("/bin/sh", "-c", "cat /proc/self/cgroup")
-	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
-	if out, err := cmd.CombinedOutput(); err != nil || string(out) != "0::"+g.path+"\n" {
-		t.Errorf("%v: %s", err, out)
+	member := func(dir *os.File) string {
+		t.Helper()
+		cmd := exec.Command("/bin/sh", "-c", "cat /proc/self/cgroup")
+		cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Error(err)
+		}
+		return string(out)
+	}
+	if got := member(dir); got != "0::"+g.path+"\n" {
+		t.Errorf("cloned into %q", got)
+	}
+	// A container that hands controllers down takes no more processes itself.
+	c := run(t, g, "mkdir /sys/fs/cgroup"+g.path+"/init; echo 0 >/sys/fs/cgroup"+g.path+"/init/cgroup.procs; "+
+		"echo +pids >/sys/fs/cgroup"+g.path+"/cgroup.subtree_control; exec cat")
+	c.ask(t)
+	further, err := g.DirFileFor(c.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer further.Close()
+	if got := member(further); got != "0::"+g.path+"/init\n" {
+		t.Errorf("a further process is in %q", got)
+	}
+	if f, err := g.DirFileFor(os.Getpid()); err == nil {
+		f.Close()
+		t.Error("followed a process that is elsewhere")
 	}
 }
 

@@ -61,7 +61,8 @@ func TestStatLines(t *testing.T) {
 		([]IOEntry{{8, 0, "Read", 10}, {8, 0, "Write", 20}, {8, 0, "Total", 30}, {7, 1, "", 5}}); !slices.Equal(got, want) {
 		t.Errorf("%+v", got)
 	}
-	bytes, ios := ioStat("8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6\n\n8:16 \nbad rbytes=1\n253:0 rbytes=x wios=9\n")
+	bytes, ios := ioStat("8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6\n\n8:16 \n" +
+		"bad rbytes=1\n253:0 rbytes=x wios=9\n")
 	if !slices.Equal(bytes, []IOEntry{{8, 0, "read", 1}, {8, 0, "write", 2}}) ||
 		!slices.Equal(ios, []IOEntry{{8, 0, "read", 3}, {8, 0, "write", 4}, {253, 0, "write", 9}}) {
 		t.Errorf("%+v, %+v", bytes, ios)

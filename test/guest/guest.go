@@ -16,12 +16,12 @@ import (
 	"time"
 )
 
-// Program is something to run in the guest as root. It succeeds when it exits with 0.
+// Program is something to run in the guest as root, in a directory of its own. It succeeds when it exits with 0.
 type Program struct {
 	// Name of the subtest.
 	Name string
-	// Package whose tests are compiled and run ("github.com/berth-engine/berth/internal/cgroup"), or "" where Path is
-	// the host's path of a static binary.
+	// Package whose tests are compiled and run, with its testdata
+	// ("github.com/berth-engine/berth/internal/cgroup"), or "" where Path is the host's path of a static binary.
 	Package, Path string
 	// Before is a piece of shell that runs first, in the guest.
 	Before string

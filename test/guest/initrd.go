@@ -2,8 +2,10 @@ package guest
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
@@ -32,8 +34,11 @@ func (x tools) build(t *testing.T, path string, programs []Program) error {
 				return err
 			}
 			p.Args = append([]string{"-test.v"}, p.Args...)
+			if err := w.testdata(p.Package, fmt.Sprint("programs/", i)); err != nil {
+				return err
+			}
 		}
-		name := fmt.Sprint("programs/", i)
+		name := fmt.Sprintf("programs/%d/program", i)
 		w.copy(name, 0o755, binary)
 		for _, there := range slices.Sorted(maps.Keys(p.Files)) {
 			info, err := os.Stat(p.Files[there])
@@ -109,7 +114,7 @@ for m in $(cat /modules/list); do insmod $m || echo "cannot load $m"; done
 run() {
 	n=$1; shift
 	echo "@guest begin $n"
-	(cd /root && env "$@")
+	(cd /programs/$n && env "$@")
 	echo "@guest end $n $?"
 }
 `
@@ -124,7 +129,48 @@ func compile(t *testing.T, pkg string, n int) (string, error) {
 	if text, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("compile the tests of %s: %w: %s", pkg, err, text)
 	}
-	return out, nil
+	return out, touch(pkg)
+}
+
+// touch looks at every source file of ours that goes into the package's tests. Go caches a test's result by the
+// files the test itself has looked at, and would otherwise not notice that they have changed.
+func touch(pkg string) error {
+	dirs, err := exec.Command("go", "list", "-deps", "-test", "-f",
+		"{{if .Module}}{{if .Module.Main}}{{.Dir}}{{end}}{{end}}", pkg).Output()
+	if err != nil {
+		return fmt.Errorf("list what package %q is made of: %w", pkg, err)
+	}
+	for _, dir := range slices.Compact(slices.Sorted(strings.FieldsSeq(string(dirs)))) {
+		files, err := filepath.Glob(filepath.Join(dir, "*.go"))
+		if err != nil {
+			return err
+		}
+		for _, f := range files {
+			if _, err := os.Stat(f); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// testdata puts a package's testdata where its tests look for it.
+func (c *cpio) testdata(pkg, under string) error {
+	dir, err := exec.Command("go", "list", "-f", "{{.Dir}}", pkg).Output()
+	if err != nil {
+		return fmt.Errorf("find package %q: %w", pkg, err)
+	}
+	root := strings.TrimSpace(string(dir))
+	err = filepath.WalkDir(filepath.Join(root, "testdata"), func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			c.copy(filepath.Join(under, strings.TrimPrefix(path, root)), 0o644, path)
+		}
+		return err
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // resolve turns module names into files in the order of loading, by modules.dep: "kernel/a.ko: kernel/b.ko
@@ -197,8 +243,11 @@ func (c *cpio) entry(name string, mode uint32, size int64, content io.Reader) {
 		return
 	}
 	c.ino++
-	header := fmt.Sprintf("070701%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%s\x00", c.ino, mode, 0, 0, 1, 0, size,
-		0, 0, 0, 0, len(name)+1, 0, name)
+	header := "070701"
+	for _, n := range [...]int64{int64(c.ino), int64(mode), 0, 0, 1, 0, size, 0, 0, 0, 0, int64(len(name) + 1), 0} {
+		header += fmt.Sprintf("%08X", n)
+	}
+	header += name + "\x00"
 	c.pad(io.WriteString(c.w, header))
 	if content == nil || c.err != nil {
 		return
