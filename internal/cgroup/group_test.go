@@ -152,6 +152,7 @@ func wantValue(t *testing.T, g *Group, controller, v1, v2 string) {
 
 func ptr[T any](v T) *T { return &v }
 
+// A process is in the group in every hierarchy, or its limits are void (CVE-2025-47291).
 func TestLifeOfAGroup(t *testing.T) {
 	h := host(t)
 	g := create(t, h, &specs.LinuxResources{
@@ -428,6 +429,7 @@ func TestQuotaThrottles(t *testing.T) {
 	}
 }
 
+// A device list is what may be used, never what may not (GHSA-g54h-m393-cpwq).
 func TestDevices(t *testing.T) {
 	h := host(t)
 	g := create(t, h, nil)
