@@ -49,7 +49,7 @@ setup: ## Install what the tests need from Debian (nothing is started)
 
 .PHONY: test
 test: setup ## Set up, then pass every test
-	@$(MAKE) --no-print-directory build lint unit race e2e
+	@$(MAKE) --no-print-directory build lint docs-check unit race e2e
 	@echo "make test: everything passed"
 
 .PHONY: unit
@@ -98,8 +98,12 @@ fmt: ## Format every Go file
 	gofmt -w $$(git ls-files -co --exclude-standard '*.go')
 
 .PHONY: docs
-docs: build ## Write the command line reference, docs/cli
-	bin/berth docs docs/cli
+docs: build ## Write the command line reference, docs/cli.md
+	go run ./test/clidocs bin/berth docs/cli.md
+
+.PHONY: docs-check
+docs-check: build ## Fail when docs/cli.md is not what the program says of itself
+	go run ./test/clidocs -check bin/berth docs/cli.md
 
 .PHONY: install
 install: build ## Install the three programs into PREFIX/bin (/usr/local)

@@ -1,0 +1,28 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/berth-engine/berth/test/guest"
+	"github.com/berth-engine/berth/test/harness"
+)
+
+// TestOnCgroupVersion2 runs whole tests of this package, with our three programs, on a kernel that has cgroup v2 alone.
+func TestOnCgroupVersion2(t *testing.T) {
+	if os.Getenv("BERTH_GUEST") != "" {
+		t.Skip("this is the guest")
+	}
+	harness.Need(t)
+	repo := harness.Repo(t)
+	files := map[string]string{"/repo/go.mod": filepath.Join(repo, "go.mod")}
+	for _, p := range []string{"berth", "berthd", "berth-runtime"} {
+		files["/repo/bin/"+p] = filepath.Join(repo, "bin", p)
+	}
+	guest.Run(t, []guest.Program{{
+		Name: "limits", Package: "github.com/berth-engine/berth/test/e2e", Args: []string{"-test.run=^(TestLimits|TestContainersSurviveTheDaemon)$"},
+		Env: []string{"BERTH_E2E=1", "BERTH_GUEST=1", "BERTH_REPO=/repo"}, Files: files,
+		Modules: []string{"bridge", "nf_tables", "nft_ct", "nft_masq", "nft_nat", "nft_chain_nat", "nf_conntrack"},
+	}})
+}
