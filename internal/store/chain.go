@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -127,4 +128,48 @@ func (s *Store) Pinned(ctx context.Context) ([]digest.Digest, error) {
 		return nil
 	})
 	return out, err
+}
+
+// IsPinned tells whether a chain is pinned.
+func (s *Store) IsPinned(ctx context.Context, chain digest.Digest) (bool, error) {
+	if chain == "" {
+		return false, nil
+	}
+	info, err := s.snapshotter.Stat(s.Context(ctx), chain.String())
+	if errdefs.IsNotFound(err) {
+		return false, nil
+	}
+	_, ok := info.Labels[rootLabel]
+	return ok, err
+}
+
+// Usage is the space of all blobs and layers, in bytes. Those of containers do not count.
+func (s *Store) Usage(ctx context.Context) (int64, error) {
+	ctx = s.Context(ctx)
+	var sum int64
+	err := s.Content().Walk(ctx, func(i content.Info) error {
+		sum += i.Size
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("measure the blobs: %w", err)
+	}
+	var names []string
+	err = s.snapshotter.Walk(ctx, func(_ context.Context, i snapshots.Info) error {
+		if i.Kind == snapshots.KindCommitted {
+			names = append(names, i.Name)
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("measure the layers: %w", err)
+	}
+	for _, n := range names {
+		u, err := s.snapshotter.Usage(ctx, n)
+		if err != nil && !errdefs.IsNotFound(err) {
+			return 0, fmt.Errorf("measure the layers: %w", err)
+		}
+		sum += u.Size
+	}
+	return sum, nil
 }

@@ -58,7 +58,7 @@ type Store struct {
 
 	mu     sync.Mutex
 	lowers map[digest.Digest][]string
-	blobs  map[digest.Digest]chan struct{} // blobs being fetched, see LockBlob
+	busy   map[string]chan struct{} // what somebody works on, see Lock
 }
 
 // Open takes the data root, making it if it is absent. The error wraps errdefs.ErrConflict when another process has it.
@@ -73,7 +73,7 @@ func Open(ctx context.Context, root string) (_ *Store, err error) {
 	// The libraries write what they think of the file system to the standard error through a logger of their own. What
 	// matters of it comes back as an error as well.
 	_ = log.SetLevel("error")
-	s := &Store{root: root, lowers: map[digest.Digest][]string{}, blobs: map[digest.Digest]chan struct{}{}}
+	s := &Store{root: root, lowers: map[digest.Digest][]string{}, busy: map[string]chan struct{}{}}
 	var undo []func() error
 	defer func() {
 		for i := len(undo) - 1; err != nil && i >= 0; i-- {
@@ -83,7 +83,7 @@ func Open(ctx context.Context, root string) (_ *Store, err error) {
 
 	s.lock, err = durable.Lock(filepath.Join(root, "lock"))
 	if errors.Is(err, durable.ErrLocked) {
-		return nil, fmt.Errorf("data root %q is in use by another daemon: %w: %w", root, err, errdefs.ErrConflict)
+		return nil, &conflict{fmt.Errorf("data root %q is in use by another daemon: %w", root, err)}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("data root %q: %w", root, err)
@@ -132,6 +132,11 @@ func Open(ctx context.Context, root string) (_ *Store, err error) {
 	}
 	return s, nil
 }
+
+// conflict gives an error the kind without its name in the text.
+type conflict struct{ error }
+
+func (e *conflict) Unwrap() []error { return []error{e.error, errdefs.ErrConflict} }
 
 // Close waits for removals under way and gives the data root back.
 func (s *Store) Close() error {
@@ -211,18 +216,18 @@ func (s *Store) GC(ctx context.Context) error {
 	return nil
 }
 
-// LockBlob makes the caller the only one to fetch a blob. It waits for another one that does; unlock must be called.
-func (s *Store) LockBlob(ctx context.Context, d digest.Digest) (unlock func(), err error) {
+// Lock makes the caller the only one to work on what key names. It waits for another one that does; unlock must be called.
+func (s *Store) Lock(ctx context.Context, key string) (unlock func(), err error) {
 	for {
 		s.mu.Lock()
-		busy := s.blobs[d]
+		busy := s.busy[key]
 		if busy == nil {
 			done := make(chan struct{})
-			s.blobs[d] = done
+			s.busy[key] = done
 			s.mu.Unlock()
 			return func() {
 				s.mu.Lock()
-				delete(s.blobs, d)
+				delete(s.busy, key)
 				s.mu.Unlock()
 				close(done)
 			}, nil
@@ -231,7 +236,7 @@ func (s *Store) LockBlob(ctx context.Context, d digest.Digest) (unlock func(), e
 		select {
 		case <-busy:
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return nil, context.Cause(ctx)
 		}
 	}
 }

@@ -281,12 +281,12 @@ func TestNamesKeepBlobs(t *testing.T) {
 
 func TestOneFetchesWhileOthersWait(t *testing.T) {
 	s := open(t)
-	d := digest.FromString("x")
-	unlock, err := s.LockBlob(t.Context(), d)
+	d := "x"
+	unlock, err := s.Lock(t.Context(), d)
 	must(t, err)
 	got := make(chan func())
 	go func() {
-		u, err := s.LockBlob(context.Background(), d)
+		u, err := s.Lock(context.Background(), d)
 		if err != nil {
 			t.Error(err)
 		}
@@ -294,7 +294,7 @@ func TestOneFetchesWhileOthersWait(t *testing.T) {
 	}()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := s.LockBlob(ctx, d); !errors.Is(err, context.Canceled) {
+	if _, err := s.Lock(ctx, d); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
 	unlock()

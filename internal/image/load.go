@@ -1,0 +1,204 @@
+package image
+
+import (
+	stdtar "archive/tar"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/images/archive"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/berth-engine/berth/internal/registry"
+)
+
+// LoadOptions say how to load.
+type LoadOptions struct {
+	Platform string
+	Progress func(Progress) // may be nil; called by one goroutine at a time, and must not block
+}
+
+// Load reads the images of a tar archive, as `docker save` writes it or of an OCI image layout, plain or compressed by gzip, zstd or
+// bzip2. It returns what was loaded: the names, and the IDs of images without one. All are loaded or none is.
+func (im *Images) Load(ctx context.Context, r io.Reader, o LoadOptions) ([]string, error) {
+	m, _, err := matcher(o.Platform)
+	if err != nil {
+		return nil, err
+	}
+	if o.Platform == "" {
+		m = platforms.All
+	}
+	select {
+	case im.loads <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	defer func() { <-im.loads }()
+	defer trim()
+	ctx, release, err := im.store.Lease(ctx)
+	if err != nil {
+		return nil, err
+	}
+	names, err := im.loadLeased(ctx, r, m, o)
+	release()
+	// The archive's own index and what it holds besides images is garbage now.
+	im.clean(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return names, nil
+}
+
+func (im *Images) loadLeased(ctx context.Context, r io.Reader, m platforms.MatchComparer, o LoadOptions) ([]string, error) {
+	z, err := decompress(&cancelled{ctx, r})
+	if err != nil {
+		return nil, err
+	}
+	defer z.Close()
+	index, err := archive.ImportIndex(ctx, im.store.Content(), z)
+	if err != nil {
+		return nil, archiveError(err)
+	}
+	data, err := readBlob(ctx, im.store.Content(), index, registry.MaxManifest)
+	if err != nil {
+		return nil, err
+	}
+	d, err := parseDocument(data, index.MediaType)
+	if err != nil {
+		return nil, err
+	}
+	if len(d.Manifests) == 0 {
+		return nil, badImage("the archive holds no image")
+	}
+	say := newReporter(o.Progress)
+	c := change{set: map[string]ocispec.Descriptor{}}
+	var loaded []string
+	for _, desc := range d.Manifests {
+		if desc.Platform != nil && desc.Platform.OS == "unknown" {
+			continue // an attestation
+		}
+		if err := im.loadOne(ctx, desc, m, o.Platform, say); err != nil {
+			return nil, err
+		}
+		name := nameIn(desc)
+		target := ocispec.Descriptor{MediaType: desc.MediaType, Digest: desc.Digest, Size: desc.Size}
+		if name == "" {
+			loaded = append(loaded, desc.Digest.String())
+			if len(im.namesOf(desc.Digest)) == 0 {
+				c.set[danglingPrefix+desc.Digest.String()] = target
+			}
+			continue
+		}
+		if name == builtinName {
+			return nil, withKind(errdefs.ErrInvalidArgument, "%s is the name of the image that ships with Berth", familiar(name))
+		}
+		c.set[name] = target
+		loaded = append(loaded, familiar(name))
+	}
+	for name, target := range c.set {
+		// One archive may name an image and hold it without a name as well.
+		if hidden := danglingPrefix + target.Digest.String(); name != hidden {
+			delete(c.set, hidden)
+		}
+	}
+	if err := im.apply(context.WithoutCancel(ctx), c); err != nil {
+		return nil, err
+	}
+	im.forget("")
+	return loaded, nil
+}
+
+func archiveError(err error) error {
+	var own *kinded
+	var syntax *json.SyntaxError
+	var kind *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &own), isCancel(err), errdefs.IsInvalidArgument(err):
+		return err
+	case errors.As(err, &syntax), errors.As(err, &kind), errors.Is(err, io.ErrUnexpectedEOF), isTarError(err),
+		strings.Contains(err.Error(), "not found"), strings.Contains(err.Error(), "missing"),
+		strings.Contains(err.Error(), "unrecognized image format"), strings.Contains(err.Error(), "unsupported OCI version"):
+		return badImage("the archive is no image archive or is damaged: %w", err)
+	}
+	return fmt.Errorf("read the archive: %w", err)
+}
+
+// nameIn is the full name an archive gives to an image, "" if it gives none.
+func nameIn(desc ocispec.Descriptor) string {
+	for _, key := range []string{images.AnnotationImageName, ocispec.AnnotationRefName} {
+		name := desc.Annotations[key]
+		// A layout of another program may have only a tag there, which names nothing by itself.
+		if name == "" || key == ocispec.AnnotationRefName && !strings.ContainsAny(name, "/:") {
+			continue
+		}
+		ref, err := reference.ParseNormalizedNamed(name)
+		if err != nil {
+			continue
+		}
+		return storedName(ref)
+	}
+	return ""
+}
+
+// loadOne unpacks one image of the archive and binds its blobs to each other. Of an index, every platform whose blobs are
+// there is kept, and those that match are unpacked.
+func (im *Images) loadOne(ctx context.Context, desc ocispec.Descriptor, m platforms.MatchComparer, platform string, say *reporter) error {
+	local := func(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+		return nil, badImage("the archive lacks %s", desc.Digest)
+	}
+	if !images.IsIndexType(desc.MediaType) {
+		return im.bringLeased(ctx, desc, platform, local, say)
+	}
+	data, err := im.fetchSmall(ctx, desc, registry.MaxManifest, local)
+	if err != nil {
+		return err
+	}
+	if _, err := parseDocument(data, desc.MediaType); err != nil {
+		return err
+	}
+	found := im.manifests(ctx, desc, 0)
+	var kept []ocispec.Descriptor
+	for _, c := range found {
+		if c.Platform != nil && (c.Platform.OS == "unknown" || !m.Match(platforms.Normalize(*c.Platform))) {
+			continue
+		}
+		if err := im.bringLeased(ctx, c, "", local, say); err != nil {
+			return err
+		}
+		kept = append(kept, c)
+	}
+	if len(kept) == 0 {
+		return noPlatform(platform)
+	}
+	return im.label(ctx, desc.Digest, indexLabels(kept...))
+}
+
+// manifests lists the manifests below a target that are in the store.
+func (im *Images) manifests(ctx context.Context, desc ocispec.Descriptor, depth int) []ocispec.Descriptor {
+	if !images.IsIndexType(desc.MediaType) {
+		return []ocispec.Descriptor{desc}
+	}
+	d, err := im.document(ctx, desc)
+	if err != nil || depth > maxDepth {
+		return nil
+	}
+	var out []ocispec.Descriptor
+	for _, c := range d.Manifests {
+		if _, err := im.store.Content().Info(ctx, c.Digest); err == nil {
+			out = append(out, im.manifests(ctx, c, depth+1)...)
+		}
+	}
+	return out
+}
+
+// isTarError tells whether an archive cannot be read as tar.
+func isTarError(err error) bool {
+	return errors.Is(err, stdtar.ErrHeader) || errors.Is(err, stdtar.ErrFieldTooLong)
+}

@@ -1,0 +1,360 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime/debug"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/berth-engine/berth/internal/store"
+)
+
+// checkLayers refuses layers that we do not fetch or cannot read.
+func checkLayers(layers []ocispec.Descriptor) error {
+	for _, l := range layers {
+		switch {
+		case images.IsNonDistributable(l.MediaType):
+			return badImage("its layer %s is foreign: its content lies outside of the registry and is not fetched from there", l.Digest)
+		case !images.IsLayerType(l.MediaType):
+			return badImage("its layer %s has the unknown type %.80q", l.Digest, l.MediaType)
+		}
+	}
+	return nil
+}
+
+// unpacking is the way of all layers of one image into the store. Each layer has a goroutine:
+//
+//	source ─▶ hash, write the blob ─pump─▶ decompress ─pump─▶ hash, unpack ─▶ (layer below committed) ─▶ commit
+//
+// What it holds, in this order: the chain, so that two pulls do not unpack the same; a slot, while it moves bytes; the blob,
+// while it is fetched. The slot is given back before it waits for the layer below, which may be another pull's.
+type unpacking struct {
+	im     *Images
+	layers []ocispec.Descriptor
+	diffs  []digest.Digest
+	chains []digest.Digest
+	fetch  fetcher
+	say    *reporter
+
+	committed []chan struct{}
+}
+
+// unpack brings the layers into the store, under the lease of ctx, and returns the chain of the topmost.
+func (im *Images) unpack(ctx context.Context, layers []ocispec.Descriptor, diffs []digest.Digest, fetch fetcher, say *reporter) error {
+	u := &unpacking{im: im, layers: layers, diffs: diffs, chains: chainsOf(diffs), fetch: fetch, say: say}
+	g, ctx := errgroup.WithContext(ctx)
+	for _, l := range layers {
+		say.say(short(l.Digest), "Pulling fs layer")
+		u.committed = append(u.committed, make(chan struct{}))
+	}
+	for i := range layers {
+		g.Go(func() error { return u.layer(ctx, i) })
+	}
+	return g.Wait()
+}
+
+func (u *unpacking) layer(ctx context.Context, i int) error {
+	desc, id := u.layers[i], short(u.layers[i].Digest)
+	unlock, err := u.im.store.Lock(ctx, "chain "+u.chains[i].String())
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	unpacked, err := u.im.store.HasChain(ctx, u.chains[i])
+	if err != nil {
+		return err
+	}
+	here, err := u.im.has(ctx, desc)
+	if err != nil {
+		return err
+	}
+	if unpacked {
+		close(u.committed[i])
+		if here {
+			u.say.say(id, "Already exists")
+			return nil
+		}
+	}
+	var st *store.Staged
+	if !unpacked {
+		if st, err = u.im.store.Stage(ctx); err != nil {
+			return err
+		}
+	}
+	if err := u.move(ctx, i, st); err != nil {
+		if st != nil {
+			st.Abort(ctx)
+		}
+		return err
+	}
+	if st != nil {
+		if err := u.commit(ctx, i, st); err != nil {
+			return err
+		}
+	}
+	u.say.say(id, "Pull complete")
+	return nil
+}
+
+// commit waits for the layer below and puts this one on it.
+func (u *unpacking) commit(ctx context.Context, i int, st *store.Staged) error {
+	var parent digest.Digest
+	if i > 0 {
+		parent = u.chains[i-1]
+		select {
+		case <-u.committed[i-1]:
+		case <-ctx.Done():
+			st.Abort(ctx)
+			return context.Cause(ctx)
+		}
+	}
+	if err := st.Commit(ctx, u.chains[i], parent); err != nil {
+		return fmt.Errorf("layer %s: %w", u.layers[i].Digest, err)
+	}
+	close(u.committed[i])
+	return nil
+}
+
+// move brings the blob into the store and unpacks it into st, if that is not nil.
+func (u *unpacking) move(ctx context.Context, i int, st *store.Staged) error {
+	select {
+	case u.im.slots <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	defer func() { <-u.im.slots }()
+	desc, id := u.layers[i], short(u.layers[i].Digest)
+
+	unlock, err := u.im.store.Lock(ctx, "blob "+desc.Digest.String())
+	if err != nil {
+		return err
+	}
+	w, err := u.im.store.Content().Writer(ctx, content.WithRef("layer-"+desc.Digest.String()),
+		content.WithDescriptor(ocispec.Descriptor{Digest: desc.Digest, Size: desc.Size}))
+	if errdefs.IsAlreadyExists(err) {
+		unlock()
+		return u.moveLocal(ctx, i, st)
+	}
+	if err != nil {
+		unlock()
+		return fmt.Errorf("layer %s: %w", desc.Digest, err)
+	}
+	status, err := w.Status()
+	together := err == nil && status.Offset == 0 && st != nil
+	if err == nil {
+		var x *extraction
+		if together {
+			x = startExtraction(ctx, st, i == 0)
+		}
+		err = u.download(ctx, w, status.Offset, desc, x)
+		if x != nil {
+			if err == nil {
+				u.say.say(id, "Download complete")
+				u.say.say(id, "Extracting")
+			}
+			err = x.wait(err, u.diffs[i])
+		}
+	}
+	err = errors.Join(err, w.Close())
+	unlock()
+	if err != nil {
+		return layerError(desc, err)
+	}
+	if together {
+		return nil
+	}
+	u.say.say(id, "Download complete")
+	return u.moveLocal(ctx, i, st)
+}
+
+// moveLocal unpacks a blob that is in the store.
+func (u *unpacking) moveLocal(ctx context.Context, i int, st *store.Staged) error {
+	if st == nil {
+		return nil
+	}
+	desc, id := u.layers[i], short(u.layers[i].Digest)
+	ra, err := u.im.store.Content().ReaderAt(ctx, ocispec.Descriptor{Digest: desc.Digest})
+	if err != nil {
+		return layerError(desc, err)
+	}
+	defer ra.Close()
+	x := startExtraction(ctx, st, i == 0)
+	_, err = feed(content.NewReader(ra), nil, x, func(n int64) { u.say.bytes(id, "Extracting", n, desc.Size) })
+	if err := x.wait(err, u.diffs[i]); err != nil {
+		return layerError(desc, err)
+	}
+	return nil
+}
+
+func layerError(desc ocispec.Descriptor, err error) error {
+	if errors.Is(err, context.Canceled) {
+		return err
+	}
+	return fmt.Errorf("layer %s: %w", short(desc.Digest), err)
+}
+
+// download reads what is missing of a blob and commits it. What it reads goes to x too, if that is not nil.
+func (u *unpacking) download(ctx context.Context, w content.Writer, offset int64, desc ocispec.Descriptor, x *extraction) (err error) {
+	rc, err := u.fetch(ctx, desc)
+	if err != nil {
+		return err
+	}
+	defer rc.Close()
+	if offset > 0 {
+		if s, ok := rc.(io.Seeker); ok && offset <= desc.Size {
+			_, err = s.Seek(offset, io.SeekStart)
+		} else {
+			offset, err = 0, w.Truncate(0)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	id := short(desc.Digest)
+	// One byte more than announced is read, to notice that there are more.
+	n, err := feed(io.LimitReader(rc, desc.Size-offset+1), w, x, func(n int64) {
+		u.say.bytes(id, "Downloading", offset+n, desc.Size)
+	})
+	if err != nil {
+		return err
+	}
+	if got := offset + n; got != desc.Size {
+		err = badImage("it has %s bytes where %d are announced", atLeast(got, desc.Size), desc.Size)
+	} else if err = w.Commit(ctx, desc.Size, desc.Digest); errdefs.IsAlreadyExists(err) {
+		return nil
+	} else if err != nil && w.Digest() != desc.Digest {
+		err = badImage("what was sent as %s is %s", desc.Digest, w.Digest())
+	}
+	if err != nil {
+		// What is wrong must not be continued by the next one.
+		_ = w.Truncate(0)
+	}
+	return err
+}
+
+// feed reads r to its end, into w and x, either of which may be nil, and returns how many bytes there were. The error is
+// errAbandoned when x does not want more.
+func feed(r io.Reader, w io.Writer, x *extraction, progress func(int64)) (total int64, err error) {
+	var b []byte
+	if x == nil {
+		b = make([]byte, pumpBuffer)
+	}
+	for {
+		if x != nil {
+			if b, err = x.in.next(); err != nil {
+				return total, err
+			}
+		}
+		n, err := r.Read(b)
+		if n > 0 && w != nil {
+			if _, werr := w.Write(b[:n]); werr != nil {
+				err = werr
+			}
+		}
+		total += int64(n)
+		if x != nil {
+			x.in.put(b[:n])
+		}
+		progress(total)
+		if err == io.EOF {
+			return total, nil
+		}
+		if err != nil {
+			return total, err
+		}
+	}
+}
+
+var errAbandoned = errors.New("the layer cannot be unpacked")
+
+// extraction is the unpacking of one stream, in goroutines of its own. It must be waited for.
+type extraction struct {
+	in   *pump
+	done chan error
+	hash digest.Digester
+}
+
+func startExtraction(ctx context.Context, st *store.Staged, bottom bool) *extraction {
+	x := &extraction{in: newPump(), done: make(chan error, 1), hash: digest.Canonical.Digester()}
+	plain := newPump()
+	go inflate(x.in, plain)
+	go func() {
+		err := st.Apply(ctx, io.TeeReader(plain, x.hash.Hash()), bottom)
+		if err == nil {
+			// The digest covers what is behind the end of the archive too.
+			_, err = io.Copy(x.hash.Hash(), plain)
+		}
+		if err != nil {
+			plain.abandon(errAbandoned)
+			x.in.abandon(errAbandoned)
+		}
+		x.done <- err
+	}()
+	return x
+}
+
+// inflate decompresses in into out.
+func inflate(in, out *pump) {
+	z, err := decompress(in)
+	if err != nil {
+		in.abandon(errAbandoned)
+		out.finish(err)
+		return
+	}
+	defer z.Close()
+	for err == nil {
+		var b []byte
+		if b, err = out.next(); err != nil {
+			break
+		}
+		n := 0
+		for n < len(b) && err == nil {
+			var m int
+			m, err = z.Read(b[n:])
+			n += m
+		}
+		out.put(b[:n])
+	}
+	if err != io.EOF {
+		in.abandon(errAbandoned)
+		out.finish(err)
+		return
+	}
+	out.finish(nil)
+	// What follows the compressed stream belongs to the blob and not to the layer.
+	_, _ = io.Copy(io.Discard, in)
+}
+
+// wait ends an extraction that was fed everything, or until err, and returns the error that matters.
+func (x *extraction) wait(err error, want digest.Digest) error {
+	got, err := x.result(err)
+	if err == nil && got != want {
+		return badImage("it unpacks to %s and not to %s as the configuration says", got, want)
+	}
+	return err
+}
+
+// result is wait when nothing is known of the digest.
+func (x *extraction) result(err error) (digest.Digest, error) {
+	if err != nil {
+		x.in.finish(&sourceError{err})
+	} else {
+		x.in.finish(nil)
+	}
+	xerr := <-x.done
+	if err != nil && !errors.Is(err, errAbandoned) {
+		return "", err
+	}
+	return x.hash.Digest(), xerr
+}
+
+// trim gives memory back after work that used much of it, on nobody's time.
+func trim() { go debug.FreeOSMemory() }

@@ -1,0 +1,25 @@
+// Package registry is the client side of the distribution protocol: it finds what a name means at the moment and reads
+// blobs, through mirrors, proxies and private certificates. It is containerd's resolver with Docker's rules around it.
+//
+// # Where a name leads
+//
+// For the host of a name, the first that exists of
+//
+//	<dir>/<host>[:<port>]/    or <host>_<port>_/, or _default/
+//
+// with <dir> being /etc/berth/certs.d and then /etc/docker/certs.d, says by a hosts.toml (containerd's format) which hosts to
+// ask in which order, or by *.crt, *.cert and *.key (Docker's layout) what to trust. Without such a directory the registry itself is
+// asked, over HTTPS; Docker Hub's mirrors come before Docker Hub. A registry on a loopback address, or one that was declared
+// insecure, is asked without verification and, if it does not speak TLS, in clear text.
+//
+// # Who gets the credentials
+//
+// The registry that the name says, and nobody else: neither a mirror nor an address that a manifest names.
+//
+// # What is refused
+//
+// Manifests of more than MaxManifest bytes, digests and sizes that do not hold, addresses outside of the registry for
+// layers (CVE-2020-15157), and credentials in clear text to a host that is neither local nor declared insecure.
+//
+// Errors wrap errdefs kinds and have Docker's wording where its users match on it.
+package registry
