@@ -198,7 +198,7 @@ func (s *fakeServer) madeUp(w http.ResponseWriter, r *http.Request, path string)
 	case "HEAD /containers/web/archive":
 		stat := fmt.Sprintf(`{"name":"x","size":0,"mode":%d,"mtime":"2020-01-02T03:04:05Z","linkTarget":""}`, uint32(os.ModeDir|0o755))
 		w.Header().Set("X-Docker-Container-Path-Stat", base64.StdEncoding.EncodeToString([]byte(stat)))
-	case "PUT /containers/web/archive":
+	case "PUT /containers/web/archive", "PUT /containers/" + fakeID + "/archive":
 	default:
 		switch {
 		case strings.Contains(path, "/missing"):

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/client"
@@ -29,14 +30,7 @@ func newPort(a *app) *cobra.Command {
 			if len(args) == 2 {
 				return a.onePort(ports, args[1], args[0])
 			}
-			var all []network.Port
-			for p := range ports {
-				all = append(all, p)
-			}
-			slices.SortFunc(all, func(a, b network.Port) int {
-				return compareAll(compareInt(a.Num(), b.Num()), compareInt(len(a.Proto()), len(b.Proto())))
-			})
-			for _, p := range all {
+			for _, p := range sortedPorts(ports) {
 				for _, b := range ports[p] {
 					fmt.Fprintf(a.Out, "%s -> %s\n", p, address(b))
 				}
@@ -45,6 +39,18 @@ func newPort(a *app) *cobra.Command {
 		})
 	cmd.ValidArgsFunction = a.completeFirst(a.containerNames(false))
 	return cmd
+}
+
+// sortedPorts orders by number, and then by protocol.
+func sortedPorts(ports network.PortMap) []network.Port {
+	var all []network.Port
+	for p := range ports {
+		all = append(all, p)
+	}
+	slices.SortFunc(all, func(a, b network.Port) int {
+		return compareAll(compareInt(a.Num(), b.Num()), strings.Compare(string(a.Proto()), string(b.Proto())))
+	})
+	return all
 }
 
 func (a *app) onePort(ports network.PortMap, asked, container string) error {

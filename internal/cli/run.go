@@ -96,13 +96,13 @@ func (a *app) run(ctx context.Context, c *createFlags, r *runFlags, q *createReq
 		fmt.Fprintln(a.Out, id)
 		return nil
 	}
-	signals := newSignalProxy(a, id)
+	// The two registrations do not depend on each other, so they travel side by side; the signals join them.
 	if r.sigProxy {
-		signals.start(ctx)
-		defer signals.stop()
+		signals := newSignalProxy(a, id)
+		ready := make(chan struct{})
+		go func() { signals.start(ctx); close(ready) }()
+		defer func() { <-ready; signals.stop() }()
 	}
-
-	// The two registrations do not depend on each other, so they travel side by side.
 	condition := container.WaitConditionNextExit
 	if c.rm {
 		condition = container.WaitConditionRemoved
