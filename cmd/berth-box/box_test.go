@@ -46,7 +46,7 @@ func command(t *testing.T, bin, work string, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(filepath.Join(bin, args[0]), args[1:]...)
 	cmd.Dir = work
-	cmd.Env = []string{"BOX_TEST_RUN=1", "PATH=" + bin, "HOME=/", "TZ=UTC"}
+	cmd.Env = []string{"BOX_TEST_RUN=1", "PATH=" + bin, "HOME=/", "TZ=UTC", "GORACE=atexit_sleep_ms=0"}
 	return cmd
 }
 

@@ -63,8 +63,6 @@ func (s *screen) sees(text string) {
 	s.t.Fatalf("the screen does not show %q:\n%s", text, strings.TrimRight(last, "\n"))
 }
 
-func (s *screen) clear() { s.types("", "C-l"); s.tmux("clear-history") }
-
 // TestRealTerminal: -it as a person uses it, with every client.
 func TestRealTerminal(t *testing.T) {
 	d := harness.Start(t)
