@@ -207,7 +207,7 @@ func (n *Networks) newEndpoint(er EndpointRequest, r AttachRequest, used map[str
 			break
 		}
 	}
-	nw.endpoints[e] = struct{}{}
+	nw.enlist(e)
 	return e, nil
 }
 
@@ -260,7 +260,7 @@ func (n *Networks) addressEndpoint(e *endpoint, er EndpointRequest) error {
 func (n *Networks) freeEndpoint(e *endpoint) {
 	e.network.addrs.give(e.state.IPv4)
 	e.network.addrs.give(e.state.IPv6)
-	delete(e.network.endpoints, e)
+	e.network.delist(e)
 }
 
 // furnish makes the namespace and everything in it.
@@ -274,7 +274,7 @@ func (a *attaching) furnish() error {
 				return err
 			}
 			defer rt.Close()
-			return a.plugAll(rt)
+			return a.furnishInside(rt)
 		})
 	}
 	var err error
@@ -288,8 +288,21 @@ func (a *attaching) furnish() error {
 		if err := setUp(rt); err != nil {
 			return err
 		}
-		return a.plugAll(rt)
+		return a.furnishInside(rt)
 	})
+	return err
+}
+
+// furnishInside runs on a thread in the namespace.
+func (a *attaching) furnishInside(rt *rtnl) error {
+	if err := a.plugAll(rt); err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(a.holding.endpoints, func(e *endpoint) bool { return e.network.named() }) {
+		return nil
+	}
+	var err error
+	a.holding.resolver, err = a.n.startResolver(a.ns, a.holding, a.r.DNS, true)
 	return err
 }
 
@@ -575,6 +588,9 @@ func (a *attaching) result() *Attachment {
 	for _, e := range a.holding.endpoints {
 		at.Endpoints = append(at.Endpoints, e.state)
 	}
+	if a.holding.resolver != nil {
+		at.Resolvers = []string{resolverAddr}
+	}
 	for _, p := range a.holding.ports {
 		at.Ports = append(at.Ports, PublishedPort{Container: p.to.Port(), Proto: p.proto.String(), HostIP: p.host.Addr(),
 			HostPort: p.host.Port()})
@@ -597,6 +613,7 @@ func (n *Networks) letGo(id string) error {
 	}
 	delete(n.held, id)
 	n.mu.Unlock()
+	h.resolver.close() // its sockets are the last that keep the namespace
 	var err error
 	if len(h.ports) > 0 {
 		// The rules go before the sockets: who takes the port next must not be translated to us.

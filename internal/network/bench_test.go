@@ -48,9 +48,14 @@ func BenchmarkAttach(b *testing.B) {
 		{"none", -1, AttachRequest{None: true}},
 		{"cold-port", -1, AttachRequest{Ports: port}},
 		{"warm-port", 4, AttachRequest{Ports: port}},
+		{"named", -1, on("named")},
+		{"named-port", -1, AttachRequest{Endpoints: on("named").Endpoints, Ports: port}},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			n := room(b, func(o *Options) { o.Warm = c.warm })
+			if _, err := n.Create(context.Background(), CreateRequest{Name: "named"}); err != nil {
+				b.Fatal(err)
+			}
 			var ds []time.Duration
 			for b.Loop() {
 				if c.warm > 0 {
@@ -75,6 +80,33 @@ func waitReady(b testing.TB, n *Networks) {
 			b.Fatal("the pool stays empty")
 		}
 		time.Sleep(time.Millisecond)
+	}
+}
+
+// BenchmarkDetach takes back a container with and without a published port.
+func BenchmarkDetach(b *testing.B) {
+	for _, ports := range []int{0, 1} {
+		b.Run(fmt.Sprintf("ports=%d", ports), func(b *testing.B) {
+			n := room(b)
+			var ds []time.Duration
+			for b.Loop() {
+				r := AttachRequest{ContainerID: newID(), Name: "x"}
+				for range ports {
+					r.Ports = append(r.Ports, PortRequest{Container: 80})
+				}
+				a, err := n.Attach(context.Background(), r)
+				if err != nil {
+					b.Fatal(err)
+				}
+				a.NetNS.Close()
+				t := time.Now()
+				if err := n.Detach(context.Background(), r.ContainerID); err != nil {
+					b.Fatal(err)
+				}
+				ds = append(ds, time.Since(t))
+			}
+			report(b, ds)
+		})
 	}
 }
 

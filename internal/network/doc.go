@@ -54,6 +54,13 @@
 // the loopback block; the chain "guard" keeps containers from reaching the host's loopback that way, and prerouting
 // never translates a loopback address, so a neighbour cannot reach what is published there.
 //
+// # Names
+//
+// A container on a network of the users' asks 127.0.0.11, where package dns answers with what view lets it know: names,
+// short IDs and aliases on its own networks. The sockets are opened inside the container's namespace on any free port,
+// and four rules there rewrite port 53 to it; port 53 stays free for a name server of the container's own, and no
+// connection is tracked for it. The sockets are the daemon's: names rest while it is down, and Retain opens them again.
+//
 // # Beside other firewalls
 //
 // In nftables every base chain must accept a packet; to accept it in a table of our own does not undo a drop in another.

@@ -101,6 +101,18 @@ func (w *firewall) remove(table string) error {
 	return w.conn.Flush()
 }
 
+// create makes the tables of d in a namespace that has none of them. It saves the deletion, which takes some 10 ms.
+func (w *firewall) create(d document) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.add(d)
+	if err := w.conn.Flush(); err != nil {
+		return noNFTables(err)
+	}
+	w.applied = &d
+	return nil
+}
+
 // replace queues the commands that put d in the place of whatever is there.
 func (w *firewall) replace(old, d document) {
 	for _, t := range slices.Concat(old.tables, d.tables) {
@@ -108,6 +120,11 @@ func (w *firewall) replace(old, d document) {
 		w.conn.AddTable(kt)
 		w.conn.DelTable(kt)
 	}
+	w.add(d)
+}
+
+// add queues the commands that make the tables of d.
+func (w *firewall) add(d document) {
 	for _, t := range d.tables {
 		kt := w.conn.AddTable(&nftables.Table{Family: nftables.TableFamily(t.family), Name: t.name})
 		for i, s := range t.sets {

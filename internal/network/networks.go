@@ -65,7 +65,8 @@ type network struct {
 
 	addrs     *addresses
 	endpoints map[*endpoint]struct{}
-	busy      int // attachments under way
+	names     map[string][]*endpoint // in lower case; see called
+	busy      int                    // attachments under way
 	removing  bool
 }
 
@@ -82,6 +83,7 @@ type endpoint struct {
 type holding struct {
 	endpoints []*endpoint
 	ports     []heldPort
+	resolver  *resolver // nil without a network of the users'
 }
 
 type heldPort struct {
@@ -150,7 +152,8 @@ func (n *Networks) openAll(records []*record) error {
 				return err
 			}
 		}
-		n.networks[rec.ID] = &network{rec: *rec, addrs: newAddresses(nil), endpoints: map[*endpoint]struct{}{}}
+		n.networks[rec.ID] = &network{rec: *rec, addrs: newAddresses(nil), endpoints: map[*endpoint]struct{}{},
+			names: map[string][]*endpoint{}}
 	}
 	for _, rec := range records {
 		if rec.Driver != driverBridge || rec.Name == defaultName {
@@ -185,7 +188,8 @@ func find(records []*record, name string) *record {
 
 func (n *Networks) newNetwork(rec record) (*network, error) {
 	o, err := parseBridgeOptions(rec.Options)
-	nw := &network{rec: rec, options: o, addrs: newAddresses(rec.Subnets), endpoints: map[*endpoint]struct{}{}}
+	nw := &network{rec: rec, options: o, addrs: newAddresses(rec.Subnets), endpoints: map[*endpoint]struct{}{},
+		names: map[string][]*endpoint{}}
 	nw.wantMTU = cmp.Or(o.mtu, n.opts.MTU)
 	if nw.wantMTU == 0 {
 		nw.wantMTU = n.defaultMTU()
@@ -382,6 +386,7 @@ func (n *Networks) release() {
 		_ = n.hostNS.Close()
 	}
 	for _, h := range n.held {
+		h.resolver.close()
 		for _, p := range h.ports {
 			p.close()
 		}

@@ -107,6 +107,10 @@ func hookOutput() hook {
 	return hook{nftables.ChainTypeNAT, "output", nftables.ChainHookOutput, "-100", *nftables.ChainPriorityNATDest}
 }
 
+func hookRawOutput() hook {
+	return hook{nftables.ChainTypeFilter, "output", nftables.ChainHookOutput, "raw", *nftables.ChainPriorityRaw}
+}
+
 func hookPostrouting() hook {
 	return hook{nftables.ChainTypeNAT, "postrouting", nftables.ChainHookPostrouting, "srcnat", *nftables.ChainPriorityNATSource}
 }
@@ -248,6 +252,62 @@ func (c addr) exprs(f family) []expr.Any {
 	return []expr.Any{load,
 		&expr.Bitwise{SourceRegister: reg1, DestRegister: reg1, Len: uint32(len(want)), Mask: mask, Xor: make([]byte, len(want))},
 		&expr.Cmp{Op: compareOp(c.not), Register: reg1, Data: want}}
+}
+
+// port matches a source or destination port of one protocol.
+type port struct {
+	proto protocol
+	dst   bool
+	port  uint16
+}
+
+func portText(p protocol, dst bool) string {
+	if dst {
+		return p.String() + " dport "
+	}
+	return p.String() + " sport "
+}
+
+// portAt is where a port stands in the transport header.
+func portAt(dst bool) uint32 {
+	if dst {
+		return 2
+	}
+	return 0
+}
+
+func (c port) text(family) string { return portText(c.proto, c.dst) + strconv.Itoa(int(c.port)) }
+
+func (c port) exprs(family) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg1, Data: []byte{byte(c.proto)}},
+		&expr.Payload{DestRegister: reg1, Base: expr.PayloadBaseTransportHeader, Offset: portAt(c.dst), Len: 2},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg1, Data: binaryutil.BigEndian.PutUint16(c.port)},
+	}
+}
+
+// setPort rewrites a port in the packet, without a connection being tracked.
+type setPort struct {
+	proto protocol
+	dst   bool
+	port  uint16
+}
+
+func (c setPort) text(family) string {
+	return portText(c.proto, c.dst) + "set " + strconv.Itoa(int(c.port))
+}
+
+func (c setPort) exprs(family) []expr.Any {
+	checksum := uint32(16) // in a TCP header
+	if c.proto == unix.IPPROTO_UDP {
+		checksum = 6
+	}
+	return []expr.Any{
+		&expr.Immediate{Register: reg1, Data: binaryutil.BigEndian.PutUint16(c.port)},
+		&expr.Payload{OperationType: expr.PayloadWrite, SourceRegister: reg1, Base: expr.PayloadBaseTransportHeader,
+			Offset: portAt(c.dst), Len: 2, CsumType: expr.CsumTypeInet, CsumOffset: checksum},
+	}
 }
 
 // state matches the state of the packet's connection.

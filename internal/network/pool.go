@@ -104,15 +104,16 @@ func (p *pool) since(now time.Time) []time.Time {
 
 func (p *pool) fill() {
 	defer func() { p.done <- struct{}{} }()
-	calm := time.NewTimer(poolLinger)
-	defer calm.Stop()
+	var calm <-chan time.Time // runs while there is more than the least
 	for {
 		select {
 		case <-p.wake:
-			calm.Reset(poolLinger)
-		case <-calm.C:
+		case <-calm:
+			calm = nil
 			p.shrink()
-			continue
+		}
+		if calm == nil && p.grown() {
+			calm = time.After(poolLinger)
 		}
 		for p.wants() {
 			s, err := p.make()
@@ -156,11 +157,18 @@ func (p *pool) put(s *spare, err error) bool {
 	return keep
 }
 
+func (p *pool) grown() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.target > p.least
+}
+
 // shrink gives back what a burst made grow.
 func (p *pool) shrink() {
 	p.mu.Lock()
-	p.target, p.recent = p.least, nil
-	surplus := p.cut(p.least)
+	p.recent = p.since(time.Now())
+	p.target = min(max(p.least, len(p.recent)), poolMost)
+	surplus := p.cut(p.target)
 	p.mu.Unlock()
 	for _, s := range surplus {
 		p.drop(s)

@@ -110,6 +110,10 @@ func renderResolvConf(host, chosen ResolvConf, at *Attachment) []byte {
 	if len(chosen.Options) > 0 {
 		c.Options = chosen.Options
 	}
+	if at != nil && len(at.Resolvers) > 0 && !slices.ContainsFunc(c.Options, func(o string) bool { return strings.HasPrefix(o, "ndots:") }) {
+		// The names of containers have no dot and no domain; they are asked for as they are, and first.
+		c.Options = append(slices.Clone(c.Options), "ndots:0")
+	}
 	var b bytes.Buffer
 	b.WriteString("# Made by Berth for this container.\n")
 	for _, s := range c.Nameservers {

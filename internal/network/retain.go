@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
@@ -18,7 +19,7 @@ import (
 // network is gone is reported and left as it is.
 func (n *Networks) Retain(ctx context.Context, live []Live) error {
 	for _, l := range live {
-		if err := n.retain(l); err != nil {
+		if err := errors.Join(n.retain(l), n.retainNames(l)); err != nil {
 			n.warn("container %q: %s", l.Name, err)
 		}
 	}
@@ -84,7 +85,7 @@ func (n *Networks) retain(l Live) error {
 				errs = append(errs, err)
 			}
 		}
-		nw.endpoints[e] = struct{}{}
+		nw.enlist(e)
 		h.endpoints = append(h.endpoints, e)
 		if !nw.rec.Internal && !to4.IsValid() && s.IPv4.IsValid() {
 			to4 = s.IPv4.Addr()
@@ -100,6 +101,25 @@ func (n *Networks) retain(l Live) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// retainNames gives the container a name server again.
+func (n *Networks) retainNames(l Live) error {
+	n.mu.Lock()
+	h := n.held[l.ContainerID]
+	n.mu.Unlock()
+	if l.Pid <= 0 || h == nil || !slices.ContainsFunc(h.endpoints, func(e *endpoint) bool { return e.network.named() }) {
+		return nil
+	}
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", l.Pid))
+	if err != nil {
+		return fmt.Errorf("open its network namespace: %w", err)
+	}
+	defer ns.Close()
+	return n.inNetNS(ns, func() (err error) {
+		h.resolver, err = n.startResolver(ns, h, l.DNS, false)
+		return err
+	})
 }
 
 // retainPort binds a port again. Where somebody took it meanwhile the port stays translated to the container, which has

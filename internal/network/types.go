@@ -91,6 +91,8 @@ type AttachRequest struct {
 	// Endpoints in the order of the interfaces; none means the default network.
 	Endpoints []EndpointRequest
 	Ports     []PortRequest
+	// DNS are the servers to ask for names of the outside; none means the host's.
+	DNS []string
 	// None gives a namespace with a loopback link only.
 	None bool
 	// Sysctls are applied in the namespace; only names that begin with "net." may be among them.
@@ -133,4 +135,5 @@ type Live struct {
 	Pid               int
 	Endpoints         []EndpointState
 	Ports             []PublishedPort
+	DNS               []string // as in AttachRequest
 }

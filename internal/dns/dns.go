@@ -1,0 +1,396 @@
+// Package dns answers one container's questions about names: those of its networks' containers itself, all others by
+// asking the servers the host or the user named.
+//
+// # A question's way
+//
+//	question ─▶ Names knows it ──▶ answer of our own, TTL 600, never forwarded (also when there is no such record type)
+//	         ├▶ not external ────▶ NXDOMAIN: a container that cannot reach the outside does not ask it either, for a name
+//	         │                     can carry data out (CVE-2024-29018)
+//	         └▶ forwarded ───────▶ the servers in turn, the next one when one fails or is silent for a second;
+//	                               the first answer wins and is handed back as it is
+//
+// Messages of a container are hostile input: they are bounded in size and number, and nothing of them is kept. A
+// question over UDP is forwarded over UDP, one over TCP over TCP, so truncation is the business of who asked.
+package dns
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// Names is what the server knows by itself. Names come in lower case and without the final dot.
+type Names interface {
+	// Addresses are those of a name; known is true for a name that has none of a version, too.
+	Addresses(name string) (addrs []netip.Addr, known bool)
+	// Name is what an address is called, or "". known is true for every address that is not the outside's business.
+	Name(addr netip.Addr) (name string, known bool)
+}
+
+// Options configure a server.
+type Options struct {
+	Names Names
+	// Servers are asked what Names does not know, in this order; it is called for each question.
+	Servers func() []netip.AddrPort
+	// External is false for a container that must not learn of the outside.
+	External func() bool
+	// Dial opens a socket to a server; nil is one of the daemon's network.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+const (
+	ttl          = 600                    // seconds, as Docker's answers
+	patience     = time.Second            // until the next server is asked, too
+	deadline     = 4 * time.Second        // for an answer at all; resolvers wait 5
+	idle         = 10 * time.Second       // for the next question on a connection
+	maxUDP       = 4096                   // bytes of a datagram either way
+	maxAtOnce    = 100                    // forwarded questions of one container under way
+	maxConns     = 20                     // connections of one container
+	maxAnswer    = dns.MaxMsgSize         // bytes of an answer over TCP
+	writeTimeout = 500 * time.Millisecond // to a container that does not read
+)
+
+// Server answers on one pair of sockets.
+type Server struct {
+	o      Options
+	pc     net.PacketConn
+	l      net.Listener
+	ctx    context.Context
+	cancel context.CancelFunc
+	slots  chan struct{}
+	conns  chan struct{}
+	work   sync.WaitGroup
+}
+
+// Serve answers questions that come in by pc and l until Close. It owns both.
+func Serve(pc net.PacketConn, l net.Listener, o Options) *Server {
+	if o.Dial == nil {
+		o.Dial = new(net.Dialer).DialContext
+	}
+	s := &Server{o: o, pc: pc, l: l, slots: make(chan struct{}, maxAtOnce), conns: make(chan struct{}, maxConns)}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.work.Go(s.packets)
+	s.work.Go(s.connections)
+	return s
+}
+
+// Close ends the server and waits for what is under way, which it cuts short.
+func (s *Server) Close() error {
+	s.cancel()
+	err := errors.Join(s.pc.Close(), s.l.Close())
+	s.work.Wait()
+	return err
+}
+
+func (s *Server) packets() {
+	var buf [maxUDP]byte
+	for {
+		n, from, err := s.pc.ReadFrom(buf[:])
+		if err != nil {
+			if s.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+				return
+			}
+			continue // an ICMP error of an earlier answer
+		}
+		q, answer := s.own(buf[:n], true)
+		if answer != nil {
+			_, _ = s.pc.WriteTo(answer, from)
+			continue
+		}
+		if q == nil {
+			continue
+		}
+		question := append([]byte(nil), buf[:n]...)
+		select {
+		case s.slots <- struct{}{}:
+		default:
+			_, _ = s.pc.WriteTo(failure(q, dns.RcodeServerFailure), from)
+			continue
+		}
+		s.work.Go(func() {
+			defer func() { <-s.slots }()
+			_, _ = s.pc.WriteTo(s.forward("udp", q, question), from)
+		})
+	}
+}
+
+func (s *Server) connections() {
+	for {
+		c, err := s.l.Accept()
+		if err != nil {
+			if s.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+				return
+			}
+			continue
+		}
+		select {
+		case s.conns <- struct{}{}:
+		default:
+			c.Close()
+			continue
+		}
+		s.work.Go(func() {
+			defer func() { <-s.conns }()
+			defer c.Close()
+			stop := context.AfterFunc(s.ctx, func() { c.Close() })
+			defer stop()
+			s.converse(c)
+		})
+	}
+}
+
+// converse answers the questions of one connection, one after the other.
+func (s *Server) converse(c net.Conn) {
+	for {
+		_ = c.SetReadDeadline(time.Now().Add(idle))
+		question, err := readMessage(c)
+		if err != nil {
+			return
+		}
+		q, answer := s.own(question, false)
+		if q == nil && answer == nil {
+			return
+		}
+		if answer == nil {
+			answer = s.forward("tcp", q, question)
+		}
+		_ = c.SetWriteDeadline(time.Now().Add(writeTimeout))
+		if writeMessage(c, answer) != nil {
+			return
+		}
+	}
+}
+
+// readMessage and writeMessage put the length before each message (RFC 1035, 4.2.2).
+func readMessage(r io.Reader) ([]byte, error) {
+	var size [2]byte
+	if _, err := io.ReadFull(r, size[:]); err != nil {
+		return nil, err
+	}
+	b := make([]byte, binary.BigEndian.Uint16(size[:]))
+	_, err := io.ReadFull(r, b)
+	return b, err
+}
+
+func writeMessage(w io.Writer, b []byte) error {
+	if len(b) > maxAnswer {
+		return errors.New("the message is too long")
+	}
+	_, err := w.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(b))), b...))
+	return err
+}
+
+// own reads a question and returns our own answer to it, or the question alone where it is to be forwarded. Both are nil
+// for what is no question.
+func (s *Server) own(b []byte, datagram bool) (q *dns.Msg, answer []byte) {
+	q = new(dns.Msg)
+	if q.Unpack(b) != nil || q.Response {
+		return nil, nil
+	}
+	if q.Opcode != dns.OpcodeQuery {
+		return q, failure(q, dns.RcodeNotImplemented)
+	}
+	if len(q.Question) != 1 {
+		return q, failure(q, dns.RcodeFormatError)
+	}
+	records, known := s.records(q.Question[0])
+	switch {
+	case known:
+		return q, reply(q, records, datagram)
+	case s.o.External != nil && !s.o.External():
+		return q, failure(q, dns.RcodeNameError)
+	}
+	return q, nil
+}
+
+// records are our own answer's.
+func (s *Server) records(q dns.Question) ([]dns.RR, bool) {
+	if q.Qclass != dns.ClassINET {
+		return nil, false
+	}
+	header := dns.RR_Header{Name: q.Name, Rrtype: q.Qtype, Class: dns.ClassINET, Ttl: ttl}
+	name := strings.ToLower(strings.TrimSuffix(q.Name, "."))
+	if q.Qtype == dns.TypePTR {
+		if addr, ok := reverse(name); ok {
+			called, known := s.o.Names.Name(addr)
+			if called == "" {
+				return nil, known
+			}
+			return []dns.RR{&dns.PTR{Hdr: header, Ptr: dns.Fqdn(called)}}, true
+		}
+	}
+	addrs, known := s.o.Names.Addresses(name)
+	var records []dns.RR
+	for _, a := range addrs {
+		switch {
+		case q.Qtype == dns.TypeA && a.Is4():
+			records = append(records, &dns.A{Hdr: header, A: a.AsSlice()})
+		case q.Qtype == dns.TypeAAAA && a.Is6():
+			records = append(records, &dns.AAAA{Hdr: header, AAAA: a.AsSlice()})
+		}
+	}
+	// Every answer begins with another one, so that clients share the load.
+	rand.Shuffle(len(records), func(i, j int) { records[i], records[j] = records[j], records[i] })
+	return records, known
+}
+
+func reply(q *dns.Msg, records []dns.RR, datagram bool) []byte {
+	m := new(dns.Msg).SetReply(q)
+	m.RecursionAvailable = true
+	m.Answer = records
+	m.Compress = true
+	if datagram {
+		size := dns.MinMsgSize
+		if o := q.IsEdns0(); o != nil {
+			size = min(max(int(o.UDPSize()), dns.MinMsgSize), maxUDP)
+			m.SetEdns0(maxUDP, false)
+		}
+		m.Truncate(size)
+	}
+	return pack(m)
+}
+
+func failure(q *dns.Msg, code int) []byte {
+	m := new(dns.Msg).SetRcode(q, code)
+	m.RecursionAvailable = true
+	return pack(m)
+}
+
+func pack(m *dns.Msg) []byte {
+	b, err := m.Pack()
+	if err != nil {
+		return nil
+	}
+	return b
+}
+
+// reverse reads the name under which an address is asked for (RFC 1035, 3.5; RFC 3596, 2.5).
+func reverse(name string) (netip.Addr, bool) {
+	if rest, ok := strings.CutSuffix(name, ".in-addr.arpa"); ok {
+		f := strings.Split(rest, ".")
+		if len(f) != 4 {
+			return netip.Addr{}, false
+		}
+		a, err := netip.ParseAddr(f[3] + "." + f[2] + "." + f[1] + "." + f[0])
+		return a, err == nil
+	}
+	rest, ok := strings.CutSuffix(name, ".ip6.arpa")
+	if !ok || len(rest) != 63 {
+		return netip.Addr{}, false
+	}
+	var b strings.Builder
+	for i := 62; i >= 0; i -= 2 {
+		b.WriteByte(rest[i])
+		if i%8 == 0 && i > 0 {
+			b.WriteByte(':')
+		}
+	}
+	a, err := netip.ParseAddr(b.String())
+	return a, err == nil
+}
+
+// forward asks the servers and always returns an answer, if only that there was none.
+func (s *Server) forward(network string, q *dns.Msg, question []byte) []byte {
+	ctx, cancel := context.WithTimeout(s.ctx, deadline)
+	defer cancel()
+	servers := s.o.Servers()
+	answers := make(chan []byte, len(servers))
+	asked, pending := 0, 0
+	next := func() {
+		if asked == len(servers) {
+			return
+		}
+		server := servers[asked]
+		asked, pending = asked+1, pending+1
+		go func() { answers <- s.ask(ctx, network, server, q, question) }()
+	}
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	var second []byte // an answer that says the server could not
+	for next(); pending > 0; {
+		select {
+		case a := <-answers:
+			pending--
+			if a != nil && !failed(a) {
+				return a
+			}
+			if a != nil {
+				second = a
+			}
+			next()
+		case <-timer.C:
+			next()
+			timer.Reset(patience)
+		}
+	}
+	if second != nil {
+		return second
+	}
+	return failure(q, dns.RcodeServerFailure)
+}
+
+// failed is true for the answers after which another server may know more.
+func failed(b []byte) bool {
+	code := int(b[3] & 0x0f)
+	return code == dns.RcodeServerFailure || code == dns.RcodeRefused
+}
+
+// ask returns one server's answer, or nil. ctx ends it.
+func (s *Server) ask(ctx context.Context, network string, server netip.AddrPort, q *dns.Msg, question []byte) []byte {
+	c, err := s.o.Dial(ctx, network, server.String())
+	if err != nil {
+		return nil
+	}
+	defer c.Close()
+	stop := context.AfterFunc(ctx, func() { c.Close() })
+	defer stop()
+	if network == "tcp" {
+		if writeMessage(c, question) != nil {
+			return nil
+		}
+		if b, err := readMessage(c); err == nil && answers(b, q) {
+			return b
+		}
+		return nil
+	}
+	if _, err := c.Write(question); err != nil {
+		return nil
+	}
+	buf := make([]byte, dns.MaxMsgSize)
+	for {
+		n, err := c.Read(buf)
+		if err != nil {
+			return nil
+		}
+		if answers(buf[:n], q) { // anybody can send us anything; wait for the right one
+			return buf[:n]
+		}
+	}
+}
+
+// answers reports whether b is an answer to q: the same number and, where there is one, the same question.
+func answers(b []byte, q *dns.Msg) bool {
+	const header, response = 12, 0x80
+	if len(b) < header || binary.BigEndian.Uint16(b) != q.Id || b[2]&response == 0 {
+		return false
+	}
+	if binary.BigEndian.Uint16(b[4:]) == 0 {
+		return true
+	}
+	name, off, err := dns.UnpackDomainName(b, header)
+	if err != nil || off+4 > len(b) {
+		return false
+	}
+	want := q.Question[0]
+	return strings.EqualFold(name, want.Name) && binary.BigEndian.Uint16(b[off:]) == want.Qtype &&
+		binary.BigEndian.Uint16(b[off+2:]) == want.Qclass
+}
