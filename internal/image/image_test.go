@@ -87,6 +87,7 @@ type built struct {
 	blobs  map[digest.Digest][]byte
 	target ocispec.Descriptor
 	config ocispec.Image
+	noZstd bool
 }
 
 func (b *built) add(mediaType string, data []byte) ocispec.Descriptor {
@@ -120,12 +121,12 @@ func (b *built) manifest(t testing.TB, config ocispec.Image, layers ...[]byte) o
 		Layers: []ocispec.Descriptor{}}
 	for i, l := range layers {
 		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, digest.FromBytes(l))
-		switch i % 3 {
-		case 0:
+		switch {
+		case i%3 == 0 || b.noZstd:
 			m.Layers = append(m.Layers, b.add(ocispec.MediaTypeImageLayerGzip, gzipped(t, l)))
-		case 1:
+		case i%3 == 1:
 			m.Layers = append(m.Layers, b.add(ocispec.MediaTypeImageLayerZstd, zstded(t, l)))
-		case 2:
+		default:
 			m.Layers = append(m.Layers, b.add(ocispec.MediaTypeImageLayer, l))
 		}
 	}

@@ -273,6 +273,9 @@ type reading struct {
 
 func (g *reading) Read(p []byte) (int, error) {
 	n, err := g.ReadCloser.Read(p)
+	if errdefs.IsFailedPrecondition(err) {
+		return n, &explained{"it has more bytes than are announced", errdefs.ErrInvalidArgument, err}
+	}
 	if err != nil && err != io.EOF {
 		err = g.r.explain(g.ctx, g.r.name, err)
 	}
