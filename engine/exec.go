@@ -1,0 +1,338 @@
+package engine
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/berth-engine/berth/internal/confine"
+	"github.com/berth-engine/berth/internal/container"
+	"github.com/berth-engine/berth/internal/logfile"
+	"github.com/berth-engine/berth/internal/monitor"
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Execs are the further processes of running containers. They live in memory: a restarted daemon learns the exit codes
+// of the ones still known to their monitors, and forgets the ones that were never started, as Docker does.
+type Execs struct {
+	e  *Engine
+	mu sync.Mutex
+	// byID is guarded by mu, and so are the execs in it.
+	byID map[string]*exec
+}
+
+type exec struct {
+	rec     ExecRecord
+	started bool
+	over    chan struct{} // closed when it has ended
+}
+
+// maxExecs bounds how many ended execs are kept per container, so that a health check by a client cannot fill the memory.
+const maxExecs = 64
+
+// Create notes an exec; nothing runs yet.
+func (x *Execs) Create(_ context.Context, ref string, cfg ExecConfig) (string, error) {
+	rec, _, err := x.e.running(ref)
+	if err != nil {
+		return "", err
+	}
+	if rec.State.Status == container.Paused {
+		return "", fmt.Errorf("container %s is paused, unpause the container before exec%w", ref, kind{errdefs.ErrConflict})
+	}
+	if len(cfg.Argv) == 0 || cfg.Argv[0] == "" {
+		return "", fmt.Errorf("no exec command specified%w", kind{errdefs.ErrInvalidArgument})
+	}
+	if cfg.WorkingDir != "" && !path.IsAbs(cfg.WorkingDir) {
+		return "", fmt.Errorf("the working directory '%s' is invalid, it needs to be an absolute path%w",
+			cfg.WorkingDir, kind{errdefs.ErrInvalidArgument})
+	}
+	if _, err := detachKeys(cfg.DetachKeys); err != nil {
+		return "", err
+	}
+	var raw [32]byte
+	rand.Read(raw[:]) // never fails
+	id := hex.EncodeToString(raw[:])
+	x.mu.Lock()
+	x.byID[id] = &exec{rec: ExecRecord{ID: id, ContainerID: rec.ID, Config: cfg}, over: make(chan struct{})}
+	x.mu.Unlock()
+	x.e.publish(rec, "exec_create: "+strings.Join(cfg.Argv, " "), map[string]string{"execID": id})
+	return id, nil
+}
+
+// Start runs it. With Detach it returns when the process runs, otherwise when the streams are in the monitor's hands.
+func (x *Execs) Start(ctx context.Context, id string, o ExecStartOptions, open Opener) error {
+	x.mu.Lock()
+	ex := x.byID[id]
+	if ex == nil {
+		x.mu.Unlock()
+		return noExec(id)
+	}
+	if ex.started {
+		running := ex.rec.Running
+		x.mu.Unlock()
+		if running {
+			return fmt.Errorf("exec command %s is already running%w", id, kind{errdefs.ErrConflict})
+		}
+		return fmt.Errorf("exec command %s has already run%w", id, kind{errdefs.ErrConflict})
+	}
+	ex.started = true
+	rec := ex.rec
+	x.mu.Unlock()
+	err := x.start(ctx, rec, o, open)
+	if err != nil {
+		code := 126
+		var failed *monitor.StartError
+		if errors.As(err, &failed) {
+			code = failed.Code
+		}
+		x.ended(id, code)
+	}
+	return err
+}
+
+func (x *Execs) start(ctx context.Context, ex ExecRecord, o ExecStartOptions, open Opener) error {
+	rec, c, err := x.e.running(ex.ContainerID)
+	if err != nil {
+		return err
+	}
+	if rec.State.Status == container.Paused {
+		return fmt.Errorf("container %s is paused, unpause the container before exec%w", rec.ID, kind{errdefs.ErrConflict})
+	}
+	if o.Rows > 0 && o.Cols > 0 {
+		ex.Config.Rows, ex.Config.Cols = o.Rows, o.Cols
+	}
+	proc, filter, err := x.process(rec, ex.Config)
+	if err != nil {
+		return err
+	}
+	keys, err := detachKeys(ex.Config.DetachKeys)
+	if err != nil {
+		return err
+	}
+	var stream *os.File
+	ao := monitor.AttachOptions{Stdin: ex.Config.AttachStdin, Stdout: ex.Config.AttachStdout, Stderr: ex.Config.AttachStderr,
+		Mux: !ex.Config.Tty, DetachKeys: keys}
+	if !o.Detach {
+		conn, buffered, err := open()
+		if err != nil {
+			return err
+		}
+		if stream, err = handOver(conn, buffered); err != nil {
+			return err
+		}
+		defer stream.Close()
+	}
+	x.e.publish(rec, "exec_start: "+strings.Join(ex.Config.Argv, " "), map[string]string{"execID": ex.ID})
+	x.mu.Lock() // before the process runs, so that its exit cannot come first
+	if known := x.byID[ex.ID]; known != nil {
+		known.rec.Running = true
+	}
+	x.mu.Unlock()
+	started, err := c.Exec(ctx, monitor.ExecConfig{ID: ex.ID, Process: proc, Terminal: ex.Config.Tty,
+		OpenStdin: ex.Config.AttachStdin && !o.Detach, Seccomp: filter,
+		Rows: uint16(ex.Config.Rows), Cols: uint16(ex.Config.Cols)}, stream, ao)
+	if err != nil {
+		tellStream(stream, err, ex.Config.Tty)
+		return err
+	}
+	x.mu.Lock()
+	if known := x.byID[ex.ID]; known != nil {
+		known.rec.Pid = started.Pid
+	}
+	x.mu.Unlock()
+	return nil
+}
+
+// tellStream writes why an exec did not start to its client, whose request has been answered already.
+func tellStream(stream *os.File, err error, tty bool) {
+	if stream == nil {
+		return
+	}
+	text := []byte("OCI runtime exec failed: exec failed: " + err.Error() + "\r\n")
+	if !tty {
+		text = frame(logfile.Stdout, text)
+	}
+	_, _ = stream.Write(text) // it may have gone away
+}
+
+// process is the OCI process of an exec: the container's own, but for what was asked.
+func (x *Execs) process(rec container.Record, cfg ExecConfig) (*specs.Process, []byte, error) {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/root", rec.State.Pid))
+	if err != nil {
+		return nil, nil, fmt.Errorf("container %q is not running%w", rec.Name, kind{errdefs.ErrConflict})
+	}
+	root := confine.FromFile(f)
+	defer root.Close()
+	name := cfg.User
+	if name == "" {
+		name = rec.Config.Process.User
+	}
+	user, err := resolveUser(root, name, rec.Config.Process.GroupAdd)
+	if err != nil {
+		return nil, nil, err
+	}
+	sec := rec.Config.Security
+	if cfg.Privileged {
+		sec = container.Security{Privileged: true}
+	}
+	caps, err := capabilities(sec, x.e.caps)
+	if err != nil {
+		return nil, nil, err
+	}
+	filter, err := x.e.seccomp.filter(sec, caps)
+	if err != nil {
+		return nil, nil, err
+	}
+	own := rec.Config
+	own.Process.Tty = cfg.Tty
+	own.Process.Env = mergeEnv(rec.Config.Process.Env, cfg.Env)
+	if cfg.WorkingDir == "" {
+		cfg.WorkingDir = rec.Config.Process.WorkingDir
+	}
+	p := &specs.Process{
+		Terminal: cfg.Tty, Args: cfg.Argv, Cwd: cwd(cfg.WorkingDir),
+		User:            specs.User{UID: user.UID, GID: user.GID, AdditionalGids: user.Groups},
+		Env:             environment(own, user, rec.Config.Hostname),
+		NoNewPrivileges: sec.NoNewPrivileges || x.e.opts.NoNewPrivs,
+		Capabilities:    capabilitySets(caps, user.UID),
+	}
+	if p.Rlimits, err = rlimits(rec.Config.Limits.Ulimits, x.e.opts.DefaultUlimits); err != nil {
+		return nil, nil, err
+	}
+	if adj := rec.Config.Limits.OomScoreAdj; adj != 0 {
+		p.OOMScoreAdj = &adj
+	}
+	return p, filter, nil
+}
+
+// Inspect tells what is known of an exec. A client asks for the exit code as soon as its stream has ended, which may be
+// before the event of it has come here: the monitor is asked, and if the process is over its event is waited for.
+func (x *Execs) Inspect(ctx context.Context, id string) (ExecRecord, error) {
+	x.mu.Lock()
+	ex := x.byID[id]
+	if ex == nil {
+		x.mu.Unlock()
+		return ExecRecord{}, noExec(id)
+	}
+	rec, over := ex.rec, ex.over
+	x.mu.Unlock()
+	if !rec.Running || rec.Pid == 0 {
+		return rec, nil
+	}
+	if _, c, err := x.e.running(rec.ContainerID); err == nil && !errdefs.IsNotFound(c.SignalExec(ctx, id, 0)) {
+		return rec, nil
+	}
+	t := time.NewTimer(undoTime)
+	defer t.Stop()
+	select {
+	case <-over:
+	case <-t.C:
+	case <-ctx.Done():
+		return rec, ctx.Err()
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return ex.rec, nil
+}
+
+// Resize sets the size of its terminal.
+func (x *Execs) Resize(ctx context.Context, id string, rows, cols uint16) error {
+	x.mu.Lock()
+	ex := x.byID[id]
+	if ex == nil {
+		x.mu.Unlock()
+		return noExec(id)
+	}
+	rec := ex.rec
+	x.mu.Unlock()
+	if !rec.Running {
+		return fmt.Errorf("exec command %s is not running%w", id, kind{errdefs.ErrConflict})
+	}
+	_, c, err := x.e.running(rec.ContainerID)
+	if err != nil {
+		return err
+	}
+	return c.Resize(ctx, id, rows, cols)
+}
+
+// List are the execs of a container that run.
+func (x *Execs) List(containerID string) []string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var ids []string
+	for id, ex := range x.byID {
+		if ex.rec.ContainerID == containerID && ex.rec.Running {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// exited notes the end that the monitor told.
+func (x *Execs) exited(containerID, id string, code int) {
+	x.ended(id, code)
+	if rec, err := x.e.Containers.Get(containerID); err == nil {
+		x.e.publish(rec, "exec_die", map[string]string{"execID": id, "exitCode": fmt.Sprint(code)})
+	}
+}
+
+func (x *Execs) ended(id string, code int) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	ex := x.byID[id]
+	if ex == nil {
+		return
+	}
+	ex.end(code)
+	var old []string
+	for other, o := range x.byID {
+		if o.rec.ContainerID == ex.rec.ContainerID && o.started && !o.rec.Running && other != id {
+			old = append(old, other)
+		}
+	}
+	for i := 0; len(old)-i > maxExecs; i++ {
+		delete(x.byID, old[i])
+	}
+}
+
+// forgetRuns ends every exec of a container whose first process ended: the kernel killed them with it.
+func (x *Execs) forgetRuns(containerID string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, ex := range x.byID {
+		if ex.rec.ContainerID == containerID && ex.rec.Running {
+			ex.end(137)
+		}
+	}
+}
+
+// end notes the exit code, once. Called with Execs.mu held.
+func (ex *exec) end(code int) {
+	if ex.rec.ExitCode != nil {
+		return
+	}
+	ex.rec.Running, ex.rec.ExitCode = false, &code
+	close(ex.over)
+}
+
+func (x *Execs) forget(containerID string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for id, ex := range x.byID {
+		if ex.rec.ContainerID == containerID {
+			delete(x.byID, id)
+		}
+	}
+}
+
+func noExec(id string) error {
+	return fmt.Errorf("No such exec instance: %s%w", id, kind{errdefs.ErrNotFound})
+}

@@ -1,0 +1,133 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/berth-engine/berth/internal/container"
+	"github.com/berth-engine/berth/internal/monitor"
+	"github.com/containerd/errdefs"
+)
+
+// live is what the engine holds in memory for one container.
+type live struct {
+	id string
+	// op is the one slot for operations: start, stop, restart, remove, rename, update.
+	op chan struct{}
+
+	mu      sync.Mutex
+	client  *monitor.Client // nil when nothing runs
+	gone    chan struct{}   // closed when what the last run held has been given back; nil before the first
+	restart *time.Timer     // pending automatic start
+	waiting []monitor.AttachStream
+	health  context.CancelFunc
+}
+
+// live returns the container's live part, made on first use.
+func (e *Engine) live(id string) *live {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	l := e.lives[id]
+	if l == nil {
+		l = &live{id: id, op: make(chan struct{}, 1)}
+		e.lives[id] = l
+	}
+	return l
+}
+
+// acquire takes the operation slot of the container that ref names, and returns its record as it is then.
+func (e *Engine) acquire(ctx context.Context, ref string) (*live, container.Record, error) {
+	rec, err := e.Containers.Get(ref)
+	if err != nil {
+		return nil, rec, err
+	}
+	l := e.live(rec.ID)
+	select {
+	case l.op <- struct{}{}:
+	case <-ctx.Done():
+		return nil, rec, ctx.Err()
+	}
+	if rec, err = e.Containers.Get(rec.ID); err != nil { // removed while we waited
+		<-l.op
+		return nil, rec, err
+	}
+	return l, rec, nil
+}
+
+func (l *live) release() { <-l.op }
+
+// running returns the monitor of a container that runs.
+func (e *Engine) running(ref string) (container.Record, *monitor.Client, error) {
+	rec, err := e.Containers.Get(ref)
+	if err != nil {
+		return rec, nil, err
+	}
+	l := e.live(rec.ID)
+	l.mu.Lock()
+	c := l.client
+	l.mu.Unlock()
+	if c == nil || !rec.State.Alive() {
+		return rec, nil, fmt.Errorf("container %s is not running%w", rec.ID, kind{errdefs.ErrConflict})
+	}
+	return rec, c, nil
+}
+
+// settled waits until everything that the last run held has been given back.
+func (l *live) settled(ctx context.Context) error {
+	l.mu.Lock()
+	gone := l.gone
+	l.mu.Unlock()
+	if gone == nil {
+		return nil
+	}
+	select {
+	case <-gone:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// stopTimer forgets a pending automatic start.
+func (l *live) stopTimer() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.restart != nil {
+		l.restart.Stop()
+		l.restart = nil
+	}
+}
+
+// takeWaiting returns the clients that attached before the start.
+func (l *live) takeWaiting() []monitor.AttachStream {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	w := l.waiting
+	l.waiting = nil
+	return w
+}
+
+// letGo ends the engine's part in a container and leaves the container alone.
+func (l *live) letGo() {
+	l.stopTimer()
+	for _, s := range l.takeWaiting() {
+		_ = s.Conn.Close()
+	}
+	l.mu.Lock()
+	c, health := l.client, l.health
+	l.mu.Unlock()
+	if health != nil {
+		health()
+	}
+	if c != nil {
+		_ = c.Close()
+	}
+}
+
+// kind lets an error carry an errdefs kind without its words, so that the text is exactly the sentence.
+type kind struct{ error }
+
+func (kind) Error() string   { return "" }
+func (k kind) Unwrap() error { return k.error }

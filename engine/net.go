@@ -1,0 +1,174 @@
+package engine
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/berth-engine/berth/internal/container"
+	"github.com/berth-engine/berth/internal/network"
+	"github.com/containerd/errdefs"
+)
+
+// attachRequest turns a container's wishes into the network room's words.
+func attachRequest(rec container.Record) (network.AttachRequest, error) {
+	cfg := rec.Config.Net
+	req := network.AttachRequest{ContainerID: rec.ID, Name: rec.Name, Hostname: rec.Config.Hostname,
+		None: cfg.Mode == "none" || cfg.Disabled, Sysctls: map[string]string{}}
+	for k, v := range rec.Config.Security.Sysctls {
+		if strings.HasPrefix(k, "net.") {
+			req.Sysctls[k] = v
+		}
+	}
+	if req.None {
+		return req, nil
+	}
+	endpoints := cfg.Endpoints
+	if len(endpoints) == 0 {
+		endpoints = []container.Endpoint{{Network: networkName(cfg.Mode), MacAddress: cfg.MacAddress}}
+	}
+	for i, ep := range endpoints {
+		e := network.EndpointRequest{Network: networkName(ep.Network), Aliases: ep.Aliases, MAC: ep.MacAddress,
+			GwPriority: ep.GwPriority, DriverOpts: ep.DriverOpts}
+		if e.MAC == "" && i == 0 {
+			e.MAC = cfg.MacAddress
+		}
+		for _, a := range []struct {
+			text string
+			to   *netip.Addr
+		}{{ep.IPv4, &e.IPv4}, {ep.IPv6, &e.IPv6}} {
+			if a.text == "" {
+				continue
+			}
+			addr, err := netip.ParseAddr(a.text)
+			if err != nil {
+				return req, fmt.Errorf("invalid IP address: %q%w", a.text, kind{errdefs.ErrInvalidArgument})
+			}
+			*a.to = addr
+		}
+		req.Endpoints = append(req.Endpoints, e)
+	}
+	for _, p := range cfg.Ports {
+		req.Ports = append(req.Ports, network.PortRequest{Container: p.Container, Proto: p.Proto, HostIP: p.HostIP, HostPort: p.HostPort})
+	}
+	if cfg.PublishAll {
+		ports, err := exposedPorts(rec.Config.Exposed, cfg.Ports)
+		if err != nil {
+			return req, err
+		}
+		req.Ports = append(req.Ports, ports...)
+	}
+	return req, nil
+}
+
+func networkName(mode string) string {
+	if mode == "" || mode == "default" {
+		return "bridge"
+	}
+	return mode
+}
+
+// exposedPorts are those of exposed ("80/tcp", "8000-8010/udp") that are not published by name already.
+func exposedPorts(exposed []string, published []container.Port) ([]network.PortRequest, error) {
+	var out []network.PortRequest
+	for _, text := range exposed {
+		ports, proto, _ := strings.Cut(text, "/")
+		var from, to uint16
+		if _, err := fmt.Sscanf(ports, "%d-%d", &from, &to); err != nil {
+			if _, err := fmt.Sscanf(ports, "%d", &from); err != nil {
+				return nil, fmt.Errorf("exposed port %q is no number%w", text, kind{errdefs.ErrInvalidArgument})
+			}
+			to = from
+		}
+	next:
+		for p := int(from); p <= int(to); p++ {
+			for _, have := range published {
+				if have.Container == uint16(p) && have.Proto == proto {
+					continue next
+				}
+			}
+			out = append(out, network.PortRequest{Container: uint16(p), Proto: proto})
+		}
+	}
+	return out, nil
+}
+
+// attachedRecord is what a start saves of its network.
+func attachedRecord(att *network.Attachment) ([]container.Attached, []container.Published) {
+	var eps []container.Attached
+	for _, ep := range att.Endpoints {
+		a := container.Attached{Network: ep.Network, NetworkID: ep.NetworkID, EndpointID: ep.EndpointID,
+			Interface: ep.Interface, MAC: ep.MAC, Aliases: ep.Aliases}
+		for _, f := range []struct {
+			valid bool
+			text  string
+			to    *string
+		}{
+			{ep.IPv4.IsValid(), ep.IPv4.String(), &a.IPv4}, {ep.IPv6.IsValid(), ep.IPv6.String(), &a.IPv6},
+			{ep.Gateway.IsValid(), ep.Gateway.String(), &a.Gateway}, {ep.Gateway6.IsValid(), ep.Gateway6.String(), &a.Gateway6},
+		} {
+			if f.valid {
+				*f.to = f.text
+			}
+		}
+		eps = append(eps, a)
+	}
+	var ports []container.Published
+	for _, p := range att.Ports {
+		ports = append(ports, container.Published{Container: p.Container, Proto: p.Proto, HostIP: p.HostIP.String(), HostPort: p.HostPort})
+	}
+	return eps, ports
+}
+
+// retained turns the saved network back into the room's words. What cannot be read is left out: the room then looks into
+// the namespace itself.
+func retained(rec container.Record) []network.EndpointState {
+	var out []network.EndpointState
+	for _, a := range rec.Endpoints {
+		ep := network.EndpointState{Network: a.Network, NetworkID: a.NetworkID, EndpointID: a.EndpointID,
+			Interface: a.Interface, MAC: a.MAC, Aliases: a.Aliases}
+		ep.IPv4, _ = netip.ParsePrefix(a.IPv4)
+		ep.IPv6, _ = netip.ParsePrefix(a.IPv6)
+		ep.Gateway, _ = netip.ParseAddr(a.Gateway)
+		ep.Gateway6, _ = netip.ParseAddr(a.Gateway6)
+		out = append(out, ep)
+	}
+	return out
+}
+
+func retainedPorts(rec container.Record) []network.PublishedPort {
+	var out []network.PublishedPort
+	for _, p := range rec.Published {
+		ip, err := netip.ParseAddr(p.HostIP)
+		if err != nil {
+			continue
+		}
+		out = append(out, network.PublishedPort{Container: p.Container, Proto: p.Proto, HostIP: ip, HostPort: p.HostPort})
+	}
+	return out
+}
+
+// extraHosts reads "name:address" entries of --add-host; "host-gateway" is the host as the container reaches it.
+func (e *Engine) extraHosts(entries []string, att *network.Attachment) ([]network.Host, error) {
+	var out []network.Host
+	for _, entry := range entries {
+		name, text, ok := strings.Cut(entry, ":")
+		if eq, rest, isEq := strings.Cut(entry, "="); isEq && (!ok || len(eq) < len(name)) {
+			name, text = eq, rest
+		}
+		if text == "host-gateway" {
+			if att == nil || len(att.Endpoints) == 0 || !att.Endpoints[0].Gateway.IsValid() {
+				return nil, fmt.Errorf("unable to derive the IP value for host-gateway: the container has no gateway%w",
+					kind{errdefs.ErrInvalidArgument})
+			}
+			out = append(out, network.Host{Addr: att.Endpoints[0].Gateway, Names: []string{name}})
+			continue
+		}
+		addr, err := netip.ParseAddr(strings.Trim(text, "[]"))
+		if name == "" || err != nil {
+			return nil, fmt.Errorf("invalid IP address in add-host: %q%w", text, kind{errdefs.ErrInvalidArgument})
+		}
+		out = append(out, network.Host{Addr: addr, Names: []string{name}})
+	}
+	return out, nil
+}

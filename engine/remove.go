@@ -1,0 +1,97 @@
+package engine
+
+import (
+	"context"
+	"syscall"
+
+	"github.com/berth-engine/berth/internal/container"
+	"github.com/containerd/errdefs"
+)
+
+// Remove deletes a container, its layer and its logs.
+func (e *Engine) Remove(ctx context.Context, ref string, o RemoveOptions) error {
+	l, rec, err := e.acquire(ctx, ref)
+	if err != nil {
+		return err
+	}
+	defer l.release()
+	return e.remove(ctx, l, rec, o)
+}
+
+func (e *Engine) remove(ctx context.Context, l *live, rec container.Record, o RemoveOptions) error {
+	l.stopTimer()
+	alive := rec.State.Alive()
+	if rec.State.Status != container.Dead {
+		if _, err := e.Containers.Apply(rec.ID, container.RemoveOrdered{Force: o.Force}); err != nil {
+			return err
+		}
+	}
+	if alive {
+		if err := e.end(ctx, l, rec, syscall.SIGKILL, undoTime); err != nil {
+			_, _ = e.Containers.Apply(rec.ID, container.RemoveFailed{Message: err.Error()})
+			return err
+		}
+	}
+	return e.erase(ctx, l, rec, o.Volumes)
+}
+
+// erase removes what a container without processes still has. From here on cancelling is not possible.
+func (e *Engine) erase(ctx context.Context, l *live, rec container.Record, volumes bool) error {
+	ctx, cancel := undoContext(ctx)
+	defer cancel()
+	if err := l.settled(ctx); err != nil {
+		return err
+	}
+	for _, s := range l.takeWaiting() {
+		_ = s.Conn.Close()
+	}
+	if err := e.store.RemoveLayer(rec.ID); err != nil {
+		_, _ = e.Containers.Apply(rec.ID, container.RemoveFailed{Message: err.Error()})
+		return err
+	}
+	e.Volumes.Release(rec.ID)
+	if volumes {
+		for _, v := range rec.Volumes {
+			if !v.Anonymous {
+				continue
+			}
+			if err := e.Volumes.Remove(ctx, v.Name, true); err != nil && !errdefs.IsConflict(err) {
+				e.log.Error("remove an anonymous volume", "container", rec.ID, "volume", v.Name, "error", err)
+			}
+		}
+	}
+	e.Execs.forget(rec.ID)
+	if err := e.Containers.Delete(rec.ID); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	delete(e.lives, rec.ID)
+	e.mu.Unlock()
+	e.publish(rec, "destroy", nil)
+	e.Images.ReleaseLayers(rec.Chain, e.chainsInUse)
+	return nil
+}
+
+// autoRemove removes a container made with --rm after its end, unless it has been started again.
+func (e *Engine) autoRemove(id string) {
+	l, rec, err := e.acquire(e.ctx, id)
+	if err != nil {
+		return
+	}
+	defer l.release()
+	if rec.State.Alive() || rec.State.Status == container.Removing {
+		return
+	}
+	if err := e.remove(e.ctx, l, rec, RemoveOptions{Force: true, Volumes: true}); err != nil {
+		e.log.Error("automatic removal", "container", id, "error", err)
+	}
+}
+
+// chainsInUse tells which images' layers containers still stand on.
+func (e *Engine) chainsInUse() map[string]bool {
+	used := map[string]bool{}
+	for _, rec := range e.Containers.List() {
+		used[rec.Chain] = true
+	}
+	return used
+}

@@ -1,0 +1,177 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/berth-engine/berth/internal/container"
+	"github.com/berth-engine/berth/internal/monitor"
+	"github.com/berth-engine/berth/internal/network"
+)
+
+// restore makes the engine agree with what it finds: containers whose monitors live are taken back, the exit codes of
+// those that ended meanwhile are noted, what a crash cut short is swept up, and the restart policies are carried out.
+func (e *Engine) restore(ctx context.Context) error {
+	type ended struct {
+		id   string
+		fact container.Fact
+	}
+	var live []network.Live
+	var over []ended
+	var clients = map[string]*monitor.Client{}
+	known := map[string]bool{}
+
+	records := e.Containers.List()
+	for _, rec := range records {
+		known[rec.ID] = true
+		for _, v := range rec.Volumes {
+			if err := e.Volumes.Claim(v.Name, rec.ID); err != nil {
+				e.log.Error("a container's volume is gone", "container", rec.ID, "volume", v.Name)
+			}
+		}
+		dir := e.runDir(rec.ID)
+		c, err := monitor.Dial(ctx, dir)
+		switch {
+		case err == nil:
+			clients[rec.ID] = c
+			var note startNote
+			if !rec.State.Alive() && json.Unmarshal(c.Info().Note, &note) == nil { // killed between the start and its record
+				rec.Endpoints, rec.Published = note.Endpoints, note.Published
+			}
+			live = append(live, network.Live{ContainerID: rec.ID, Name: rec.Name, Pid: c.Info().Pid,
+				Endpoints: retained(rec), Ports: retainedPorts(rec)})
+		case rec.State.Alive() || hasExit(dir):
+			exit, err := monitor.ReadExit(dir)
+			if err != nil {
+				over = append(over, ended{rec.ID, container.Lost{At: time.Now().UTC()}})
+				e.killOrphan(rec.ID)
+				continue
+			}
+			over = append(over, ended{rec.ID, container.ProcessExited{Exit: container.Exit{Code: exit.Code,
+				OOMKilled: exit.OOMKilled, At: exit.FinishedAt, Error: exit.Error}}})
+		}
+	}
+	if err := e.Networks.Retain(ctx, live); err != nil {
+		return err
+	}
+	for id, c := range clients {
+		e.takeBack(id, c)
+	}
+	for _, x := range over {
+		o, err := e.Containers.Apply(x.id, x.fact)
+		if err != nil {
+			return err
+		}
+		for _, ev := range o.Events {
+			e.publish(o.Record, ev.Action, ev.Attributes)
+		}
+		_ = os.RemoveAll(e.runDir(x.id))
+		switch {
+		case o.Remove:
+			e.background(func() { e.autoRemove(x.id) })
+		case o.RestartAfter > 0:
+			e.restartAfter(e.live(x.id), x.id, o.RestartAfter)
+		}
+	}
+	e.sweep(known)
+	for _, rec := range e.Containers.List() {
+		switch {
+		case clients[rec.ID] != nil:
+		case rec.State.Status == container.Removing || rec.State.Status == container.Dead:
+			e.background(func() { e.finishRemoval(rec.ID) })
+		case rec.Config.AutoRemove && rec.State.Status == container.Created && bootedSince(rec.Created):
+			// Made for a start that never came before the machine went down.
+			e.background(func() { e.autoRemove(rec.ID) })
+		case container.StartAtBoot(rec) && rec.State.Status != container.Restarting || rec.State.Status == container.Restarting:
+			l := e.live(rec.ID)
+			l.mu.Lock()
+			pending := l.restart != nil
+			l.mu.Unlock()
+			if !pending {
+				e.background(func() { e.startAtBoot(rec.ID) })
+			}
+		}
+	}
+	return nil
+}
+
+// takeBack continues with a container whose monitor lived on.
+func (e *Engine) takeBack(id string, c *monitor.Client) {
+	rec, err := e.Containers.Get(id)
+	if err != nil {
+		return
+	}
+	if !rec.State.Alive() { // the daemon was killed between the start and its note
+		info := c.Info()
+		var note startNote
+		if err := json.Unmarshal(info.Note, &note); err != nil {
+			e.log.Error("read what a monitor kept", "container", id, "error", err)
+		}
+		if _, err := e.Containers.Apply(id, container.Started{Pid: info.Pid, MonitorPid: info.MonitorPid, At: info.StartedAt,
+			Endpoints: note.Endpoints, Published: note.Published}); err != nil {
+			e.log.Error("save a start found again", "container", id, "error", err)
+		}
+	}
+	l := e.live(id)
+	gone := make(chan struct{})
+	l.mu.Lock()
+	l.client, l.gone = c, gone
+	l.mu.Unlock()
+	e.watch(l, id, c, gone)
+}
+
+// sweep removes run directories and layers that no container owns: leftovers of creations cut short.
+func (e *Engine) sweep(known map[string]bool) {
+	dirs, err := os.ReadDir(filepath.Join(e.opts.ExecRoot, "containers"))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		e.log.Error("look for leftovers", "error", err)
+	}
+	for _, d := range dirs {
+		if known[d.Name()] {
+			continue
+		}
+		if c, err := monitor.Dial(e.ctx, e.runDir(d.Name())); err == nil {
+			// Its record is gone, so nobody can reach it any more.
+			_ = c.Signal(e.ctx, 9)
+			_ = c.Close()
+		}
+		_ = os.RemoveAll(e.runDir(d.Name()))
+	}
+	if err := e.store.SweepLayers(func(id string) bool { return known[id] }); err != nil {
+		e.log.Error("sweep layers", "error", err)
+	}
+}
+
+func (e *Engine) finishRemoval(id string) {
+	l, rec, err := e.acquire(e.ctx, id)
+	if err != nil {
+		return
+	}
+	defer l.release()
+	if err := e.erase(e.ctx, l, rec, rec.Config.AutoRemove); err != nil {
+		e.log.Error("finish a removal", "container", id, "error", err)
+	}
+}
+
+func (e *Engine) startAtBoot(id string) {
+	l, rec, err := e.acquire(e.ctx, id)
+	if err != nil {
+		return
+	}
+	defer l.release()
+	if rec.State.Alive() {
+		return
+	}
+	if err := e.start(e.ctx, l, rec, false); err != nil && e.ctx.Err() == nil {
+		e.log.Error("start at boot", "container", id, "error", err)
+	}
+}
+
+func hasExit(dir string) bool {
+	_, err := monitor.ReadExit(dir)
+	return err == nil
+}

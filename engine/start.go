@@ -1,0 +1,337 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/berth-engine/berth/internal/confine"
+	"github.com/berth-engine/berth/internal/container"
+	"github.com/berth-engine/berth/internal/linux"
+	"github.com/berth-engine/berth/internal/monitor"
+	"github.com/berth-engine/berth/internal/network"
+	"github.com/berth-engine/berth/internal/tty"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Start runs a container that does not run. Cancelling ctx stops being possible once the monitor has been told to go.
+func (e *Engine) Start(ctx context.Context, ref string, o StartOptions) error {
+	l, rec, err := e.acquire(ctx, ref)
+	if err != nil {
+		return err
+	}
+	defer l.release()
+	return e.start(ctx, l, rec, false)
+}
+
+// start is Start with the slot held.
+func (e *Engine) start(ctx context.Context, l *live, rec container.Record, byPolicy bool) error {
+	l.stopTimer()
+	if err := l.settled(ctx); err != nil {
+		return err
+	}
+	o, err := e.Containers.Apply(rec.ID, container.Starting{ByPolicy: byPolicy})
+	if err != nil {
+		return err
+	}
+	rec = o.Record
+	waiting := l.takeWaiting()
+	run, err := e.launch(ctx, rec, waiting)
+	if err != nil {
+		for _, s := range waiting {
+			_ = s.Conn.Close()
+		}
+		code, text := 128, err.Error()
+		var failed *monitor.StartError
+		if errors.As(err, &failed) {
+			code = failed.Code
+		}
+		o, _ := e.Containers.Apply(rec.ID, container.StartFailed{Code: code, Message: text, At: time.Now().UTC()})
+		if o.Remove {
+			e.background(func() { e.autoRemove(rec.ID) })
+		}
+		return err
+	}
+
+	gone := make(chan struct{})
+	l.mu.Lock()
+	l.client, l.gone = run.client, gone
+	l.mu.Unlock()
+	o, err = e.Containers.Apply(rec.ID, container.Started{Pid: run.started.Pid, MonitorPid: run.started.MonitorPid,
+		At: run.started.StartedAt, Endpoints: run.endpoints, Published: run.published})
+	if err != nil {
+		e.log.Error("save the start", "container", rec.ID, "error", err)
+	}
+	e.publish(o.Record, "start", nil)
+	e.watch(l, rec.ID, run.client, gone)
+	return nil
+}
+
+// launched is a container that runs.
+type launched struct {
+	client    *monitor.Client
+	started   *monitor.Started
+	endpoints []container.Attached
+	published []container.Published
+}
+
+// startNote is what a monitor keeps for a daemon that is killed before it could save the start.
+type startNote struct {
+	Endpoints []container.Attached  `json:"endpoints,omitempty"`
+	Published []container.Published `json:"published,omitempty"`
+}
+
+// launch is the start path: everything between the order and the first instruction of the container's program. What it
+// takes it gives back when it fails.
+func (e *Engine) launch(ctx context.Context, rec container.Record, attach []monitor.AttachStream) (*launched, error) {
+	cfg := rec.Config
+	var undo undoStack
+	defer func() { undo.run() }()
+
+	rootfs, err := e.mountRoot(ctx, rec)
+	if err != nil {
+		return nil, err
+	}
+	defer rootfs.Close()
+	root := confine.FromFile(rootfs)
+	user, err := resolveUser(root, cfg.Process.User, cfg.Process.GroupAdd)
+	if err != nil {
+		return nil, err
+	}
+	if err := ensureWorkdir(root, cfg.Process.WorkingDir); err != nil {
+		return nil, err
+	}
+
+	in := specInput{Record: rec, User: user, DefaultUlimits: e.opts.DefaultUlimits,
+		Cgroup: cgroupTraits{Version: e.cgroups.Version()}, CgroupPath: e.cgroupPath(rec)}
+	files := monitor.Files{Rootfs: rootfs, Namespaces: map[specs.LinuxNamespaceType]*os.File{}}
+	defer func() {
+		for _, f := range files.Namespaces {
+			_ = f.Close()
+		}
+	}()
+	if err := e.joinNamespaces(&in, &files); err != nil {
+		return nil, err
+	}
+
+	var att *network.Attachment
+	if _, joined := files.Namespaces[specs.NetworkNamespace]; !joined && !in.NetHost {
+		req, err := attachRequest(rec)
+		if err != nil {
+			return nil, err
+		}
+		if att, err = e.Networks.Attach(ctx, req); err != nil {
+			return nil, err
+		}
+		undo.add(func() {
+			ctx, cancel := undoContext(ctx)
+			defer cancel()
+			_ = e.Networks.Detach(ctx, rec.ID)
+		})
+		files.Namespaces[specs.NetworkNamespace] = att.NetNS
+	}
+	dir := e.runDir(rec.ID)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the run directory of container %q: %w", rec.Name, err)
+	}
+	undo.add(func() { _ = os.RemoveAll(dir) })
+	if in.EtcFiles, err = e.writeEtc(rec, att); err != nil {
+		return nil, err
+	}
+	if in.Mounts, err = e.userMounts(ctx, rec); err != nil {
+		return nil, err
+	}
+	if in.Devices, err = resolveDevices(cfg.Limits.Devices); err != nil {
+		return nil, err
+	}
+	if cfg.Security.Privileged {
+		all, err := hostDevices()
+		if err != nil {
+			return nil, err
+		}
+		in.Devices = append(all, in.Devices...)
+	}
+	caps, err := capabilities(cfg.Security, e.caps)
+	if err != nil {
+		return nil, err
+	}
+	if e.opts.NoNewPrivs {
+		in.Record.Config.Security.NoNewPrivileges = true
+	}
+	spec, err := buildSpec(in, caps)
+	if err != nil {
+		return nil, err
+	}
+	if in.Record.Config.Init || e.opts.Init {
+		spec.Annotations = withAnnotation(spec.Annotations, monitor.InitAnnotation, "true")
+	}
+	filter, err := e.seccomp.filter(cfg.Security, caps)
+	if err != nil {
+		return nil, err
+	}
+	log, err := e.logConfig(rec)
+	if err != nil {
+		return nil, err
+	}
+	run := &launched{}
+	if att != nil {
+		run.endpoints, run.published = attachedRecord(att)
+	}
+	note, err := json.Marshal(startNote{run.endpoints, run.published})
+	if err != nil {
+		return nil, err
+	}
+	client, started, err := e.launcher.Start(ctx, monitor.Config{
+		ID: rec.ID, Dir: dir, Spec: spec, CgroupPath: in.CgroupPath, Seccomp: filter,
+		Terminal: cfg.Process.Tty, OpenStdin: cfg.Process.OpenStdin, StdinOnce: cfg.Process.StdinOnce,
+		Rows: uint16(cfg.Process.ConsoleRows), Cols: uint16(cfg.Process.ConsoleCols), Log: log, Note: note,
+	}, files, attach)
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range started.Warnings {
+		e.log.Warn("start", "container", rec.ID, "warning", w)
+	}
+	undo = nil
+	run.client, run.started = client, started
+	return run, nil
+}
+
+// mountRoot puts the image's layers and the container's own on each other, as a mount that stands nowhere.
+func (e *Engine) mountRoot(ctx context.Context, rec container.Record) (*os.File, error) {
+	lowers, err := e.store.Lowers(ctx, digest.Digest(rec.Chain))
+	if err != nil {
+		return nil, fmt.Errorf("container %q: its image's layers: %w", rec.Name, err)
+	}
+	upper, work := e.store.Layer(rec.ID)
+	f, err := linux.OverlayMount(lowers, upper, work)
+	if err != nil {
+		return nil, fmt.Errorf("mount the root file system of container %q: %w", rec.Name, err)
+	}
+	return f, nil
+}
+
+// mountLower is the same without the container's own layer.
+func (e *Engine) mountLower(ctx context.Context, rec container.Record) (*os.File, error) {
+	lowers, err := e.store.Lowers(ctx, digest.Digest(rec.Chain))
+	if err != nil {
+		return nil, fmt.Errorf("container %q: its image's layers: %w", rec.Name, err)
+	}
+	f, err := linux.OverlayMount(lowers, "", "")
+	if err != nil {
+		return nil, fmt.Errorf("mount the image of container %q: %w", rec.Name, err)
+	}
+	return f, nil
+}
+
+// joinNamespaces opens the namespaces of other containers that this one shares, and notes the host's.
+func (e *Engine) joinNamespaces(in *specInput, files *monitor.Files) error {
+	sec := in.Record.Config.Security
+	in.PidHost, in.IpcHost = sec.PidMode == "host", sec.IpcMode == "host"
+	in.UTSHost, in.CgroupHost = sec.UTSMode == "host", sec.CgroupnsMode == "host"
+	if in.Cgroup.Version == 1 && sec.CgroupnsMode == "" {
+		in.CgroupHost = true // Docker's default where the hierarchy is the old one
+	}
+	in.NetHost = in.Record.Config.Net.Mode == "host"
+	if in.NetHost && in.Record.Config.Hostname == "" {
+		name, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("ask for the host's name: %w", err)
+		}
+		in.Record.Config.Hostname = name
+	}
+	if in.IpcHost {
+		in.ShmFrom = "/dev/shm"
+	}
+	for _, j := range []struct {
+		mode string
+		kind specs.LinuxNamespaceType
+		file string
+	}{
+		{in.Record.Config.Net.Mode, specs.NetworkNamespace, "net"},
+		{sec.PidMode, specs.PIDNamespace, "pid"},
+		{sec.IpcMode, specs.IPCNamespace, "ipc"},
+	} {
+		id, ok := strings.CutPrefix(j.mode, "container:")
+		if !ok {
+			continue
+		}
+		other, _, err := e.running(id)
+		if err != nil {
+			return fmt.Errorf("cannot join the %s namespace of container %s: %w", j.file, id, err)
+		}
+		f, err := os.Open(fmt.Sprintf("/proc/%d/ns/%s", other.State.Pid, j.file))
+		if err != nil {
+			return fmt.Errorf("cannot join the %s namespace of container %q: %w", j.file, other.Name, err)
+		}
+		files.Namespaces[j.kind] = f
+		switch j.kind {
+		case specs.NetworkNamespace:
+			in.Record.Config.Hostname = other.Config.Hostname // a shared network shows one name
+		case specs.IPCNamespace:
+			shm, err := e.sharedMemory(other)
+			if err != nil {
+				return err
+			}
+			in.ShmFrom = shm
+		}
+	}
+	return nil
+}
+
+// sharedMemory is where another container's /dev/shm can be bound from.
+func (e *Engine) sharedMemory(other container.Record) (string, error) {
+	mode := other.Config.Security.IpcMode
+	if mode != "shareable" && mode != "host" {
+		return "", fmt.Errorf("cannot join IPC of container %s: non-shareable IPC (hint: use IpcMode:shareable for the "+
+			"donor container)%w", other.ID, kind{errdefs.ErrInvalidArgument})
+	}
+	return fmt.Sprintf("/proc/%d/root/dev/shm", other.State.Pid), nil
+}
+
+// ensureWorkdir makes the working directory where the image has none, as root's, without following a link out of the
+// container (CVE-2026-55686).
+func ensureWorkdir(root *confine.Root, dir string) error {
+	if dir == "" || dir == "/" {
+		return nil
+	}
+	if err := root.MkdirAll(dir, 0o755, 0, 0); err != nil {
+		return fmt.Errorf("make the working directory %q: %w", dir, err)
+	}
+	return nil
+}
+
+func (e *Engine) cgroupPath(rec container.Record) string {
+	parent := rec.Config.Limits.CgroupParent
+	if parent == "" {
+		parent = e.opts.CgroupRoot
+	}
+	return filepath.Join("/", parent, rec.ID)
+}
+
+func withAnnotation(a map[string]string, k, v string) map[string]string {
+	out := map[string]string{k: v}
+	for k, v := range a {
+		out[k] = v
+	}
+	return out
+}
+
+// detachKeys parses the keys that end an attachment; "" means Docker's.
+func detachKeys(text string) ([]byte, error) {
+	if text == "" {
+		text = "ctrl-p,ctrl-q"
+	}
+	keys, err := tty.ParseDetachKeys(text)
+	if err != nil {
+		return nil, fmt.Errorf("detach keys %q: %w: %w", text, err, errdefs.ErrInvalidArgument)
+	}
+	return keys, nil
+}
