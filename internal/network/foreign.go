@@ -46,13 +46,15 @@ func (w *firewall) besides(table string, links map[family][]string) ([]string, e
 				"allows it: firewall-cmd --permanent --zone=trusted"+each(slices.Concat(links[ip4], links[ip6]), " --add-interface=%s")+
 				" && firewall-cmd --reload")
 		case drops && (f == ip4 || f == ip6 || c.Table.Family == nftables.TableFamilyINet) && len(links[ip4])+len(links[ip6]) > 0:
-			warnings = append(warnings, fmt.Sprintf("the chain %q of table %q drops what containers send and receive; allow the links %s there",
+			warnings = append(warnings, fmt.Sprintf("the chain %q of table %q drops what containers send and receive; "+
+				"allow the links %s there",
 				c.Name, c.Table.Name, strings.Join(slices.Concat(links[ip4], links[ip6]), ", ")))
 		}
 	}
 	for _, f := range []family{ip4, ip6} {
 		if len(links[f]) > 0 && legacyDrops(f) {
-			warnings = append(warnings, fmt.Sprintf("the policy of iptables-legacy's FORWARD chain is to drop; allow Berth's links with:%s",
+			warnings = append(warnings, fmt.Sprintf("the policy of iptables-legacy's FORWARD chain is to drop; "+
+				"allow Berth's links with:%s",
 				each(links[f], " "+iptablesName(f, "-legacy")+" -A FORWARD -i %[1]s -j ACCEPT; "+
 					iptablesName(f, "-legacy")+" -A FORWARD -o %[1]s -j ACCEPT;")))
 		}
@@ -230,7 +232,8 @@ func watchRules(changed func()) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open a socket for changes of the rules: %w", err)
 	}
-	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1 << (unix.NFNLGRP_NFTABLES - 1)}); err != nil {
+	group := &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1 << (unix.NFNLGRP_NFTABLES - 1)}
+	if err := unix.Bind(fd, group); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("ask for changes of the rules: %w", err)
 	}

@@ -97,7 +97,8 @@ func Open(ctx context.Context, o Options) (*Networks, error) {
 	if err := o.complete(); err != nil {
 		return nil, err
 	}
-	n := &Networks{opts: o, log: o.Log, changing: make(chan struct{}, 1), networks: map[string]*network{}, held: map[string]*holding{}, ports: map[portIndex][]netip.Addr{},
+	n := &Networks{opts: o, log: o.Log, changing: make(chan struct{}, 1), networks: map[string]*network{},
+		held: map[string]*holding{}, ports: map[portIndex][]netip.Addr{},
 		closed: map[family][]string{}}
 	ok := false
 	defer func() {
@@ -199,7 +200,8 @@ func (n *Networks) newNetwork(rec record) (*network, error) {
 
 // openDefault makes the default network agree with the options, which may have changed since it was saved.
 func (n *Networks) openDefault(old *record) error {
-	rec := record{ID: newID(), Name: defaultName, Driver: driverBridge, Created: time.Now().UTC(), IPv4: true, Link: n.opts.Bridge}
+	rec := record{ID: newID(), Name: defaultName, Driver: driverBridge, Created: time.Now().UTC(), IPv4: true,
+		Link: n.opts.Bridge}
 	if old != nil {
 		rec.ID, rec.Created = old.ID, old.Created
 		if old.Link == n.opts.Bridge {

@@ -52,7 +52,8 @@ type Options struct {
 
 // DefaultOptions are dockerd's defaults, with a link of our own.
 func DefaultOptions(dataRoot, runDir string) Options {
-	return Options{DataRoot: dataRoot, RunDir: runDir, Bridge: "berth0", IPTables: true, IPForward: true, IPMasq: true, ICC: true}
+	return Options{DataRoot: dataRoot, RunDir: runDir, Bridge: "berth0", IPTables: true, IPForward: true,
+		IPMasq: true, ICC: true}
 }
 
 // Pool is a range of addresses and the length of the prefixes cut from it.

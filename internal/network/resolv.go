@@ -110,7 +110,8 @@ func renderResolvConf(host, chosen ResolvConf, at *Attachment) []byte {
 	if len(chosen.Options) > 0 {
 		c.Options = chosen.Options
 	}
-	if at != nil && len(at.Resolvers) > 0 && !slices.ContainsFunc(c.Options, func(o string) bool { return strings.HasPrefix(o, "ndots:") }) {
+	ndots := func(o string) bool { return strings.HasPrefix(o, "ndots:") }
+	if at != nil && len(at.Resolvers) > 0 && !slices.ContainsFunc(c.Options, ndots) {
 		// The names of containers have no dot and no domain; they are asked for as they are, and first.
 		c.Options = append(slices.Clone(c.Options), "ndots:0")
 	}
