@@ -1,0 +1,320 @@
+package daemon
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// maxConfigFile bounds what is read of the configuration file.
+const maxConfigFile = 1 << 20
+
+// Load makes the configuration from the command line (without the program's name) and the file that it names.
+func Load(args []string) (*Config, error) {
+	c := defaults()
+	given, err := parseFlags(&c, args)
+	if err != nil {
+		return nil, err
+	}
+	if c.Help || c.Version {
+		return &c, nil
+	}
+	data, err := readConfigFile(c.ConfigFile, given["config-file"] == nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := applyFile(&c, data, given); err != nil {
+		return nil, fmt.Errorf("configuration file %q: %w", c.ConfigFile, err)
+	}
+	if c.PidFile == "" {
+		c.PidFile = filepath.Join(c.ExecRoot, "berthd.pid")
+	}
+	if len(c.Hosts) == 0 {
+		c.Hosts = []string{"unix://" + filepath.Join(c.ExecRoot, "berth.sock")}
+	}
+	return &c, c.check()
+}
+
+// parseFlags reads "--flag value", "--flag=value", "-f value", "-fvalue", and flags without a value, which may be joined
+// ("-Dv"). It returns the texts that were given by flag.
+func parseFlags(c *Config, args []string) (map[string][]string, error) {
+	long, short := map[string]setting{}, map[string]setting{}
+	for _, s := range settings() {
+		if s.flag != "" {
+			long[s.flag] = s
+		}
+		if s.short != "" {
+			short[s.short] = s
+		}
+	}
+	given := map[string][]string{}
+	set := func(s setting, shown, text string) error {
+		if err := setText(s.to(c), text); err != nil {
+			return fmt.Errorf("invalid value for %s: %w", shown, err)
+		}
+		given[s.flag] = append(given[s.flag], text)
+		return nil
+	}
+	for len(args) > 0 {
+		arg := args[0]
+		args = args[1:]
+		name, isLong := strings.CutPrefix(arg, "--")
+		switch {
+		case arg == "--" || arg == "-" || arg == "" || arg[0] != '-':
+			return nil, fmt.Errorf("unexpected argument %q: berthd takes flags only, see berthd --help", arg)
+		case isLong:
+			name, value, hasValue := strings.Cut(name, "=")
+			s, known := long[name]
+			if !known {
+				return nil, unknownFlag(name)
+			}
+			if !hasValue {
+				if s.value == "" {
+					value = "true"
+				} else if len(args) == 0 {
+					return nil, fmt.Errorf("flag --%s needs a value", name)
+				} else {
+					value, args = args[0], args[1:]
+				}
+			}
+			if err := set(s, "--"+name, value); err != nil {
+				return nil, err
+			}
+		default:
+			for letters := arg[1:]; letters != ""; {
+				s, known := short[letters[:1]]
+				if !known {
+					return nil, fmt.Errorf("unknown flag -%s in %q, see berthd --help", letters[:1], arg)
+				}
+				value := "true"
+				rest := letters[1:]
+				if s.value != "" {
+					value, rest = strings.TrimPrefix(rest, "="), ""
+					if value == "" {
+						if len(args) == 0 {
+							return nil, fmt.Errorf("flag -%s needs a value", letters[:1])
+						}
+						value, args = args[0], args[1:]
+					}
+				} else if strings.HasPrefix(rest, "=") {
+					value, rest = rest[1:], ""
+				}
+				if err := set(s, "-"+letters[:1], value); err != nil {
+					return nil, err
+				}
+				letters = rest
+			}
+		}
+	}
+	return given, nil
+}
+
+func unknownFlag(name string) error {
+	if slices.Contains(foreign(), name) {
+		return fmt.Errorf("flag --%s is dockerd's; berthd does not support it", name)
+	}
+	return fmt.Errorf("unknown flag --%s, see berthd --help", name)
+}
+
+// readConfigFile returns nothing for a default file that is not there.
+func readConfigFile(path string, isDefault bool) ([]byte, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) && isDefault {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open the configuration file: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxConfigFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("read the configuration file: %w", err)
+	}
+	if len(data) > maxConfigFile {
+		return nil, fmt.Errorf("the configuration file %q is larger than 1 MiB", path)
+	}
+	return data, nil
+}
+
+// applyFile reads the settings of the file into c; given are those of the command line, which must not stand in both.
+func applyFile(c *Config, data []byte, given map[string][]string) error {
+	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf")) // editors on Windows put a mark before UTF-8
+	if len(bytes.TrimSpace(data)) == 0 {
+		return nil
+	}
+	var file map[string]json.RawMessage
+	dec := json.NewDecoder(bytes.NewReader(data))
+	if err := dec.Decode(&file); err != nil {
+		return fmt.Errorf("it is no JSON object: %w", err)
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return errors.New("there is something after the JSON object")
+	}
+	byKey := map[string]setting{}
+	for _, s := range settings() {
+		if s.key != "" {
+			byKey[s.key] = s
+		}
+	}
+	var unknown, both []string
+	for _, key := range slices.Sorted(maps.Keys(file)) {
+		s, known := byKey[key]
+		switch {
+		case !known && slices.Contains(foreign(), key):
+			return fmt.Errorf("%q is dockerd's; berthd does not support it", key)
+		case !known:
+			unknown = append(unknown, key)
+		case given[s.flag] != nil && s.flag != "":
+			both = append(both, fmt.Sprintf("%s: (from flag: %s, from file: %s)", key, flagText(given[s.flag]), file[key]))
+		}
+	}
+	if unknown != nil {
+		return fmt.Errorf("the following directives don't match any configuration option: %s", strings.Join(unknown, ", "))
+	}
+	if both != nil {
+		return fmt.Errorf("the following directives are specified both as a flag and in the configuration file: %s",
+			strings.Join(both, ", "))
+	}
+	for _, key := range slices.Sorted(maps.Keys(file)) {
+		if string(file[key]) == "null" {
+			continue
+		}
+		if err := setJSON(byKey[key].to(c), file[key]); err != nil {
+			return fmt.Errorf("%q: %w", key, err)
+		}
+	}
+	return nil
+}
+
+func flagText(values []string) string {
+	if len(values) == 1 {
+		return values[0]
+	}
+	return "[" + strings.Join(values, ", ") + "]"
+}
+
+// check refuses settings that contradict each other or cannot be.
+func (c *Config) check() error {
+	for _, dir := range []struct{ what, path string }{
+		{"data-root", c.DataRoot}, {"exec-root", c.ExecRoot}, {"pidfile", c.PidFile},
+	} {
+		if !filepath.IsAbs(dir.path) {
+			return fmt.Errorf("%s %q must be an absolute path", dir.what, dir.path)
+		}
+	}
+	if filepath.Clean(c.DataRoot) == filepath.Clean(c.ExecRoot) {
+		return fmt.Errorf("data-root and exec-root must not be the same directory, %q", c.DataRoot)
+	}
+	for _, host := range c.Hosts {
+		if _, err := parseHost(host); err != nil {
+			return err
+		}
+	}
+	if c.BIP != "" {
+		if _, err := netip.ParsePrefix(c.BIP); err != nil {
+			return fmt.Errorf("bip %q is not an address with a prefix length, such as 10.1.0.1/24", c.BIP)
+		}
+		if c.Bridge == "none" {
+			return errors.New("bip gives the bridge an address, and bridge \"none\" says that there is no bridge")
+		}
+	}
+	if c.FixedCIDR != "" {
+		if _, err := netip.ParsePrefix(c.FixedCIDR); err != nil {
+			return fmt.Errorf("fixed-cidr %q is not an address with a prefix length", c.FixedCIDR)
+		}
+	}
+	if !c.ICC && !c.IPTables {
+		return errors.New("You specified --iptables=false with --icc=false. ICC=false uses iptables to function. " +
+			"Please set --icc or --iptables to true")
+	}
+	for _, p := range c.Pools {
+		base, err := netip.ParsePrefix(p.Base)
+		if err != nil || p.Size < base.Bits() || p.Size > base.Addr().BitLen() {
+			return fmt.Errorf("default address pool base=%s,size=%d: it needs a CIDR and a prefix length within it", p.Base, p.Size)
+		}
+	}
+	for _, a := range c.DNS {
+		if _, err := netip.ParseAddr(a); err != nil {
+			return fmt.Errorf("dns %q is not an address", a)
+		}
+	}
+	if c.PublishIP != "" {
+		if _, err := netip.ParseAddr(c.PublishIP); err != nil {
+			return fmt.Errorf("ip %q is not an address", c.PublishIP)
+		}
+	}
+	switch c.LogDriver {
+	case "json-file", "none":
+	default:
+		return fmt.Errorf("log-driver %q is not supported: use json-file or none", c.LogDriver)
+	}
+	for _, l := range c.Labels {
+		if k, _, ok := strings.Cut(l, "="); !ok || k == "" {
+			return fmt.Errorf("label %q is not of the form KEY=VALUE", l)
+		}
+	}
+	if c.Downloads < 1 {
+		return errors.New("max-concurrent-downloads must be at least 1")
+	}
+	if _, err := level(c); err != nil {
+		return err
+	}
+	if c.LogFormat != "text" && c.LogFormat != "json" {
+		return fmt.Errorf("log-format %q is neither text nor json", c.LogFormat)
+	}
+	if _, err := minVersion(c.MinAPIVersion); err != nil {
+		return err
+	}
+	return c.checkTLS()
+}
+
+func (c *Config) checkTLS() error {
+	if c.TLSVerify && c.TLS != nil && !*c.TLS {
+		return errors.New("--tls=false contradicts --tlsverify")
+	}
+	tls := c.TLSVerify || c.TLS != nil && *c.TLS
+	if tls && (c.TLSCert == "" || c.TLSKey == "") {
+		return errors.New("TLS needs --tlscert and --tlskey")
+	}
+	if c.TLSVerify && c.TLSCACert == "" {
+		return errors.New("--tlsverify needs --tlscacert: only that CA's clients are let in")
+	}
+	for _, host := range c.Hosts {
+		if h, err := parseHost(host); err == nil && h.scheme == "tcp" && !tls && c.TLS == nil {
+			return fmt.Errorf("%s without TLS gives root on this machine to whoever reaches it: "+
+				"use --tlsverify, or say --tls=false if that is meant", host)
+		}
+	}
+	return nil
+}
+
+// Usage is the text of --help.
+func Usage() string {
+	var b strings.Builder
+	b.WriteString("Usage: berthd [flags]\n\nThe daemon of Berth: runs containers and serves the Docker Engine API.\n\nFlags:\n")
+	for _, s := range settings() {
+		if s.flag == "" {
+			continue
+		}
+		name := "    "
+		if s.short != "" {
+			name = "-" + s.short + ", "
+		}
+		name += "--" + s.flag
+		if s.value != "" {
+			name += " " + s.value
+		}
+		fmt.Fprintf(&b, "  %-44s %s\n", name, s.help)
+	}
+	b.WriteString("\nEvery flag but the last three may stand in the configuration file as well, under dockerd's name for it.\n")
+	return b.String()
+}

@@ -1,0 +1,213 @@
+package dockerapi
+
+import (
+	"net"
+	"net/http"
+	"strings"
+
+	"github.com/berth-engine/berth/internal/container"
+	"github.com/berth-engine/berth/internal/network"
+	api "github.com/moby/moby/api/types/network"
+)
+
+func networkOf(n network.Network) api.Network {
+	out := api.Network{
+		Name: n.Name, ID: n.ID, Created: n.Created, Scope: "local", Driver: n.Driver,
+		EnableIPv4: n.IPv4, EnableIPv6: n.IPv6, Internal: n.Internal, Attachable: n.Attachable,
+		Options: n.Options, Labels: n.Labels,
+		IPAM: api.IPAM{Driver: "default", Options: n.IPAMOptions, Config: []api.IPAMConfig{}},
+	}
+	for _, s := range n.Subnets {
+		out.IPAM.Config = append(out.IPAM.Config, api.IPAMConfig{
+			Subnet: s.Prefix, IPRange: s.Range, Gateway: s.Gateway, AuxAddress: s.Aux,
+		})
+	}
+	if out.Options == nil {
+		out.Options = map[string]string{}
+	}
+	if out.Labels == nil {
+		out.Labels = map[string]string{}
+	}
+	return out
+}
+
+// isBuiltin says whether a network is one of the three that are always there.
+func isBuiltin(name string) bool {
+	return name == api.NetworkBridge || name == api.NetworkHost || name == api.NetworkNone
+}
+
+func (s *Server) networkList(c *call) error {
+	f, err := parseFilters(c.text("filters"), "dangling", "driver", "id", "label", "label!", "name", "scope", "type")
+	if err != nil {
+		return err
+	}
+	dangling, err := f.boolean("dangling", false)
+	if err != nil {
+		return err
+	}
+	for _, t := range f["type"] {
+		if t != "custom" && t != "builtin" {
+			return invalid("invalid filter: 'type'='%s'", t)
+		}
+	}
+	used := s.networksInUse()
+	out := []api.Inspect{}
+	for _, n := range s.engine.Networks.List() {
+		kind := "custom"
+		if isBuiltin(n.Name) {
+			kind = "builtin"
+		}
+		if !f.fuzzy("name", n.Name) || !matchPrefix(f, "id", n.ID) || !f.exact("driver", n.Driver) || !f.exact("type", kind) ||
+			!f.exact("scope", "local") || !f.pairs("label", n.Labels) || !f.pairs("label!", n.Labels) ||
+			f.has("dangling") && (kind == "builtin" || used[n.Name]) == dangling {
+			continue
+		}
+		out = append(out, api.Inspect{Network: networkOf(n), Containers: map[string]api.EndpointResource{}})
+	}
+	return c.writeJSON(http.StatusOK, out)
+}
+
+func matchPrefix(f filters, key, value string) bool {
+	if !f.has(key) {
+		return true
+	}
+	for _, p := range f[key] {
+		if p != "" && strings.HasPrefix(value, p) {
+			return true
+		}
+	}
+	return false
+}
+
+// networksInUse are the names of the networks that a container has, whether it runs or not.
+func (s *Server) networksInUse() map[string]bool {
+	used := map[string]bool{}
+	for _, rec := range s.engine.Containers.List() {
+		for i := range rec.Config.Net.Endpoints {
+			used[rec.Config.Net.Endpoints[i].Network] = true
+		}
+	}
+	return used
+}
+
+func (s *Server) networkInspect(c *call) error {
+	n, err := s.engine.Networks.Inspect(c.name())
+	if err != nil {
+		return err
+	}
+	out := api.Inspect{Network: networkOf(n), Containers: map[string]api.EndpointResource{}}
+	for id, e := range n.Endpoints {
+		r := api.EndpointResource{Name: e.Name, EndpointID: e.EndpointID, IPv4Address: e.IPv4, IPv6Address: e.IPv6}
+		if mac, err := net.ParseMAC(e.MAC); err == nil {
+			r.MacAddress = api.HardwareAddr(mac)
+		}
+		out.Containers[id] = r
+	}
+	return c.writeJSON(http.StatusOK, downgradeNetwork(&out, c.version))
+}
+
+func (s *Server) networkCreate(c *call) error {
+	var q struct {
+		api.CreateRequest
+		CheckDuplicate bool // has been the only way since 1.44
+	}
+	if err := c.decode(&q); err != nil {
+		return err
+	}
+	switch {
+	case q.ConfigOnly || q.ConfigFrom != nil && q.ConfigFrom.Network != "":
+		return unsupported("configuration-only networks are not supported")
+	case q.Ingress || q.Scope == "swarm":
+		return noCluster(s, c)
+	}
+	r := network.CreateRequest{
+		Name: q.Name, Driver: q.Driver, Internal: q.Internal, Attachable: q.Attachable,
+		IPv4: q.EnableIPv4, IPv6: q.EnableIPv6, Options: q.Options, Labels: q.Labels,
+	}
+	if ipam := q.IPAM; ipam != nil {
+		r.IPAMDriver, r.IPAMOptions = ipam.Driver, ipam.Options
+		for _, cfg := range ipam.Config {
+			r.Subnets = append(r.Subnets, network.Subnet{
+				Prefix: cfg.Subnet, Range: cfg.IPRange, Gateway: cfg.Gateway, Aux: cfg.AuxAddress,
+			})
+		}
+	}
+	result, err := s.engine.Networks.Create(c.lasting(), r)
+	if err != nil {
+		return err
+	}
+	s.publish("network", "create", result.ID, map[string]string{"name": q.Name, "type": driverOr(q.Driver)})
+	return c.writeJSON(http.StatusCreated, api.CreateResponse{ID: result.ID, Warning: strings.Join(result.Warnings, "\n")})
+}
+
+func driverOr(driver string) string {
+	if driver == "" {
+		return "bridge"
+	}
+	return driver
+}
+
+func (s *Server) networkRemove(c *call) error {
+	n, err := s.engine.Networks.ResolveNetwork(c.name())
+	if err != nil {
+		return err
+	}
+	if err := s.engine.Networks.Remove(c.lasting(), n.ID); err != nil {
+		return err
+	}
+	s.publish("network", "destroy", n.ID, map[string]string{"name": n.Name, "type": n.Driver})
+	return c.noContent()
+}
+
+func (s *Server) networkPrune(c *call) error {
+	f, err := parseFilters(c.text("filters"), "label", "label!", "until")
+	if err != nil {
+		return err
+	}
+	until, err := untilFilter(f)
+	if err != nil {
+		return err
+	}
+	used := s.networksInUse()
+	deleted, err := s.engine.Networks.Prune(c.lasting(), func(n network.Network) bool {
+		return !used[n.Name] && (until.IsZero() || n.Created.Before(until)) && f.pairs("label", n.Labels) && f.pairs("label!", n.Labels)
+	})
+	if err != nil {
+		return err
+	}
+	s.publishPrune("network", 0)
+	return c.writeJSON(http.StatusOK, api.PruneReport{NetworksDeleted: list(deleted)})
+}
+
+// networkConnect and networkDisconnect check what they can, so that the client learns of a wrong name first.
+func (s *Server) networkConnect(c *call) error {
+	var q api.ConnectRequest
+	if err := c.decode(&q); err != nil {
+		return err
+	}
+	if _, _, err := s.networkAndContainer(c.name(), q.Container); err != nil {
+		return err
+	}
+	return unsupported("connecting an existing container to a network is not supported yet: " +
+		"name all its networks when it is made")
+}
+
+func (s *Server) networkDisconnect(c *call) error {
+	var q api.DisconnectRequest
+	if err := c.decode(&q); err != nil {
+		return err
+	}
+	if _, _, err := s.networkAndContainer(c.name(), q.Container); err != nil {
+		return err
+	}
+	return unsupported("disconnecting a container from a network is not supported yet")
+}
+
+func (s *Server) networkAndContainer(netRef, ref string) (network.Network, container.Record, error) {
+	n, err := s.engine.Networks.ResolveNetwork(netRef)
+	if err != nil {
+		return n, container.Record{}, err
+	}
+	rec, err := s.engine.Containers.Get(ref)
+	return n, rec, err
+}
