@@ -33,7 +33,10 @@ func (a *app) autostart(ctx context.Context, socket string, answers func() bool)
 	if os.Geteuid() != 0 {
 		return cannot("it is not running, and only root can start it: sudo berthd")
 	}
-	program, err := besideProgram("berthd")
+	program, err := a.Daemon, error(nil)
+	if program == "" {
+		program, err = besideProgram("berthd")
+	}
 	if err != nil {
 		return cannot("it is not running, and there is no berthd beside %s to start: install it there, "+
 			"or start it by hand", filepath.Base(program))
@@ -75,7 +78,7 @@ func (a *app) startDaemon(ctx context.Context, program, dir string, answers func
 		return cannot("it is not running and cannot be started: %v", err)
 	}
 	defer notify.Close()
-	log, err := daemonLog(dir)
+	log, err := a.daemonLog(dir)
 	if err != nil {
 		return cannot("it is not running and its log cannot be opened: %v", err)
 	}
@@ -142,9 +145,13 @@ func ready(message []byte) bool {
 	return false
 }
 
-func daemonLog(dir string) (*os.File, error) {
+func (a *app) daemonLog(dir string) (*os.File, error) {
 	const flags = os.O_CREATE | os.O_APPEND | os.O_WRONLY
-	if f, err := os.OpenFile("/var/log/berthd.log", flags, 0o640); err == nil {
+	logs := a.LogDir
+	if logs == "" {
+		logs = "/var/log"
+	}
+	if f, err := os.OpenFile(filepath.Join(logs, "berthd.log"), flags, 0o640); err == nil {
 		return f, nil
 	}
 	return os.OpenFile(filepath.Join(dir, "berthd.log"), flags, 0o640)

@@ -21,6 +21,10 @@ type IO struct {
 	In       io.Reader
 	Out, Err io.Writer
 	Env      []string // as os.Environ gives it
+
+	// Host is the server where nobody names one, "" is DefaultHost; Daemon is the program that is started for it, "" is
+	// the berthd beside this program; LogDir takes what it says, "" is /var/log.
+	Host, Daemon, LogDir string
 }
 
 // Build says which program this is.

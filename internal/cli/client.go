@@ -28,6 +28,9 @@ func (a *app) host() (host string, named bool) {
 			return normalHost(v), true
 		}
 	}
+	if a.Host != "" {
+		return a.Host, false
+	}
 	return DefaultHost, false
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"time"
 
 	"github.com/berth-engine/berth/internal/tty"
 	"github.com/docker/go-units"
@@ -19,15 +18,13 @@ type progressView struct {
 	w        io.Writer
 	terminal bool
 	width    func() int
-	now      func() time.Time
 
 	order []string       // IDs from top to bottom
 	line  map[string]int // index in order
-	since map[string]time.Time
 }
 
 func (a *app) progress(w io.Writer) *progressView {
-	v := &progressView{w: w, now: time.Now, line: map[string]int{}, since: map[string]time.Time{}}
+	v := &progressView{w: w, line: map[string]int{}}
 	fd, ok := terminal(w)
 	v.terminal = ok
 	v.width = func() int {
@@ -99,7 +96,6 @@ func (v *progressView) redraw(m jsonstream.Message, counting bool) {
 		i = len(v.order)
 		v.line[m.ID] = i
 		v.order = append(v.order, m.ID)
-		v.since[m.ID] = v.now()
 		fmt.Fprint(v.w, "\n")
 	}
 	text := clean(m.ID) + ": " + clean(m.Status)
