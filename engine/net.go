@@ -11,9 +11,9 @@ import (
 )
 
 // attachRequest turns a container's wishes into the network room's words.
-func attachRequest(rec container.Record) (network.AttachRequest, error) {
+func attachRequest(rec container.Record, dns []string) (network.AttachRequest, error) {
 	cfg := rec.Config.Net
-	req := network.AttachRequest{ContainerID: rec.ID, Name: rec.Name, Hostname: rec.Config.Hostname,
+	req := network.AttachRequest{ContainerID: rec.ID, Name: rec.Name, DNS: dns,
 		None: cfg.Mode == "none" || cfg.Disabled, Sysctls: map[string]string{}}
 	for k, v := range rec.Config.Security.Sysctls {
 		if strings.HasPrefix(k, "net.") {

@@ -43,7 +43,8 @@ func (e *Engine) restore(ctx context.Context) error {
 				rec.Endpoints, rec.Published = note.Endpoints, note.Published
 			}
 			live = append(live, network.Live{ContainerID: rec.ID, Name: rec.Name, Pid: c.Info().Pid,
-				Endpoints: retained(rec), Ports: retainedPorts(rec)})
+				Endpoints: retained(rec), Ports: retainedPorts(rec),
+				DNS: first(rec.Config.Net.DNS, e.opts.DNS)})
 		case rec.State.Alive() || hasExit(dir):
 			exit, err := monitor.ReadExit(dir)
 			if err != nil {

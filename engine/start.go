@@ -123,7 +123,7 @@ func (e *Engine) launch(ctx context.Context, rec container.Record, attach []moni
 
 	var att *network.Attachment
 	if _, joined := files.Namespaces[specs.NetworkNamespace]; !joined && !in.NetHost {
-		req, err := attachRequest(rec)
+		req, err := attachRequest(rec, first(cfg.Net.DNS, e.opts.DNS))
 		if err != nil {
 			return nil, err
 		}

@@ -87,7 +87,6 @@ type PortRequest struct {
 type AttachRequest struct {
 	ContainerID string
 	Name        string
-	Hostname    string
 	// Endpoints in the order of the interfaces; none means the default network.
 	Endpoints []EndpointRequest
 	Ports     []PortRequest
