@@ -68,8 +68,7 @@ type op struct {
 
 const (
 	opNeedsData = 1 << iota // a result of 0 is EPIPE: the writer of the pipe has ended
-	opSticky                // an ignored EACCES is what a later Fail reports
-	opFail                  // no call: ends the program with args[0], or with the sticky error
+	opFail                  // no call: ends the program with the error args[0]
 )
 
 // Arg is an argument of a call: a number, a slot, or memory.
@@ -136,7 +135,7 @@ func (p *Program) Call(nr uintptr, args ...Arg) *Call {
 	return &Call{p, len(p.ops) - 1}
 }
 
-// Fail ends the program with the error of the last sticky call, or with errno when there was none.
+// Fail ends the program with errno.
 func (p *Program) Fail(errno syscall.Errno) {
 	p.ops = append(p.ops, op{flags: opFail, args: [6]uintptr{uintptr(errno)}, step: uint16(len(p.steps))})
 }
@@ -180,21 +179,16 @@ func (c *Call) Ignore(errs ...syscall.Errno) *Call {
 	return c
 }
 
-// Sticky makes an ignored EACCES the error of a later Fail, as a search through PATH reports it.
-func (c *Call) Sticky() *Call { return c.flag(opSticky) }
-
 // NeedsData makes a read that returns nothing an error (EPIPE).
-func (c *Call) NeedsData() *Call { return c.flag(opNeedsData) }
+func (c *Call) NeedsData() *Call {
+	c.p.ops[c.i].flags |= opNeedsData
+	return c
+}
 
 // Rooted makes it an error (ENOENT) when buf, which the call fills, does not begin with "/" afterwards: getcwd(2) says
 // "(unreachable)" of a directory outside the root.
 func (c *Call) Rooted(buf []byte) *Call {
 	c.p.ops[c.i].text = &buf[0]
-	return c
-}
-
-func (c *Call) flag(f uint8) *Call {
-	c.p.ops[c.i].flags |= f
 	return c
 }
 
@@ -264,7 +258,7 @@ func (p *Program) Fork(o ForkOptions) (*Child, error) {
 	w := o.Report
 	if w == nil {
 		var err error
-		if c.report, w, err = pipe(); err != nil {
+		if c.report, w, err = Pipe(); err != nil {
 			return nil, err
 		}
 		defer w.Close()
@@ -303,21 +297,20 @@ func (p *Program) Fork(o ForkOptions) (*Child, error) {
 	return c, nil
 }
 
-// pipe is a blocking pipe: the report is read once, at once, and the poller has no part in that.
-func pipe() (r, w *os.File, err error) {
+// Pipe is a pipe that blocks, as programs expect of one they inherit; os.Pipe's does not.
+func Pipe() (r, w *os.File, err error) {
 	var fds [2]int
 	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
 		return nil, nil, os.NewSyscallError("pipe2", err)
 	}
-	return os.NewFile(uintptr(fds[0]), "report"), os.NewFile(uintptr(fds[1]), "report"), nil
+	return os.NewFile(uintptr(fds[0]), "pipe"), os.NewFile(uintptr(fds[1]), "pipe"), nil
 }
 
 // childState is everything the child reads and writes: no other memory of the parent's matters to it.
 type childState struct {
-	ops    []op
-	slots  [maxSlots + 2]uintptr // by slot+1
-	sticky syscall.Errno
-	rep    report
+	ops   []op
+	slots [maxSlots + 2]uintptr // by slot+1
+	rep   report
 }
 
 // forkChild returns in the parent only. In the child it runs the calls: no allocation, no stack growth, nothing but the
@@ -357,9 +350,6 @@ next:
 		var e syscall.Errno
 		if o.flags&opFail != 0 {
 			e = syscall.Errno(o.args[0])
-			if s.sticky != 0 {
-				e = s.sticky
-			}
 		} else {
 			for {
 				r, _, e = syscall.RawSyscall6(o.nr, o.args[0], o.args[1], o.args[2], o.args[3], o.args[4], o.args[5])
@@ -382,9 +372,6 @@ next:
 				for {
 					syscall.RawSyscall6(unix.SYS_EXIT_GROUP, 127, 0, 0, 0, 0, 0)
 				}
-			}
-			if o.flags&opSticky != 0 && e == syscall.EACCES {
-				s.sticky = e
 			}
 			r = failed
 		}

@@ -118,21 +118,6 @@ func TestCallsWithAFailedSlotAreLeftOut(t *testing.T) {
 	}
 }
 
-func TestSearchRemembersThatItWasForbidden(t *testing.T) {
-	dir := t.TempDir()
-	if err := os.WriteFile(dir+"/x", []byte("#!/bin/sh\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	var p Program
-	for _, name := range []string{dir + "/x", "/nowhere/x"} {
-		p.Call(unix.SYS_EXECVE, Str(name), Strs([]string{"x"}), Strs(nil)).Ignore(unix.ENOENT, unix.EACCES).Sticky()
-	}
-	p.Fail(unix.ENOENT)
-	if _, _, err := fork(t, &p, ForkOptions{}); !errors.Is(err, unix.EACCES) {
-		t.Error(err)
-	}
-}
-
 func TestWorkingDirectoryOutsideTheRootIsAnError(t *testing.T) {
 	needRoot(t)
 	var p Program
@@ -154,7 +139,7 @@ func TestWorkingDirectoryOutsideTheRootIsAnError(t *testing.T) {
 }
 
 func TestMarkAndRelease(t *testing.T) {
-	r, w, err := pipe()
+	r, w, err := Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -158,3 +158,28 @@ func SetDumpable(on bool) error {
 	}
 	return os.NewSyscallError("prctl", unix.Prctl(unix.PR_SET_DUMPABLE, v, 0, 0, 0))
 }
+
+// TerminalPeer opens the other end of a pseudo-terminal's master and unlocks it. The kernel hands it out by the master
+// itself (ioctl_tty(2), TIOCGPTPEER): a path below /dev/pts could be anything.
+func TerminalPeer(master *os.File) (*os.File, error) {
+	raw, err := master.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var peer uintptr
+	var errno unix.Errno
+	err = raw.Control(func(fd uintptr) {
+		if err := unix.IoctlSetPointerInt(int(fd), unix.TIOCSPTLCK, 0); err != nil {
+			errno = err.(unix.Errno)
+			return
+		}
+		peer, _, errno = unix.Syscall(unix.SYS_IOCTL, fd, unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+	})
+	if err == nil && errno != 0 {
+		err = os.NewSyscallError("ioctl TIOCGPTPEER", errno)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(peer, "terminal"), nil
+}

@@ -3,68 +3,187 @@ package ocirun
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path"
+	"slices"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
-// check refuses what cannot be carried out, so that nothing in a spec is passed over in silence.
-func check(s *specs.Spec) error {
-	switch {
-	case s == nil:
-		return errors.New("there is no spec")
-	case s.Linux == nil:
-		return errors.New("the spec is not for Linux")
-	case s.Process == nil:
-		return errors.New("the spec has no process")
-	case len(s.Process.Args) == 0 || s.Process.Args[0] == "":
-		return errors.New("the spec names no program to run")
-	case !path.IsAbs(s.Process.Cwd):
-		return fmt.Errorf("the working directory %q is not absolute", s.Process.Cwd)
-	case s.Hooks != nil && len(s.Hooks.CreateRuntime)+len(s.Hooks.CreateContainer)+len(s.Hooks.StartContainer)+
-		len(s.Hooks.Poststart)+len(s.Hooks.Poststop)+len(s.Hooks.Prestart) > 0: //nolint:staticcheck // deprecated, still refused
-		return errors.New("hooks are not carried out by this version")
-	case len(s.Linux.UIDMappings)+len(s.Linux.GIDMappings) > 0:
-		return errors.New("user namespaces are not carried out by this version")
-	case s.Linux.IntelRdt != nil:
-		return errors.New("Intel RDT is not carried out by this version")
-	case s.Linux.Personality != nil:
-		return errors.New("a personality is not carried out by this version")
-	case len(s.Linux.TimeOffsets) > 0:
-		return errors.New("time namespaces are not carried out by this version")
-	case s.Process.Scheduler != nil || s.Process.IOPriority != nil:
-		return errors.New("scheduler and IO priority are not carried out by this version")
-	case s.Process.ApparmorProfile != "":
-		return errors.New("AppArmor is not carried out by this version")
-	case s.Process.SelinuxLabel != "" || s.Linux.MountLabel != "":
-		return errors.New("SELinux is not carried out by this version")
-	case s.VM != nil || s.Windows != nil || s.Solaris != nil:
-		return errors.New("the spec is for another platform")
+// check refuses, before anything is made, what makes no sense and what is not there yet.
+func check(o *StartOptions) error {
+	s := o.Spec
+	if s == nil {
+		return invalid("no spec was given")
 	}
-	mount := false
-	for _, ns := range s.Linux.Namespaces {
-		if _, ok := nsFlags[ns.Type]; !ok {
-			return fmt.Errorf("a %s namespace is not carried out by this version", ns.Type)
-		}
-		mount = mount || ns.Type == specs.MountNamespace
+	if err := checkVersion(s.Version); err != nil {
+		return err
 	}
-	if !mount {
-		return errors.New("a container needs a mount namespace of its own")
+	if o.Rootfs == nil && (s.Root == nil || s.Root.Path == "") {
+		return invalid("the spec has no root file system")
 	}
-	for _, m := range s.Mounts {
-		if len(m.UIDMappings)+len(m.GIDMappings) > 0 {
-			return fmt.Errorf("mount %q: mapped mounts are not carried out by this version", m.Destination)
+	if s.Root == nil {
+		s.Root = &specs.Root{}
+	}
+	if err := checkProcess(s.Process); err != nil {
+		return err
+	}
+	if s.Hooks != nil {
+		h := s.Hooks
+		//nolint:staticcheck // the deprecated hooks are refused like the others
+		if len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer)+len(h.StartContainer)+len(h.Poststart)+len(h.Poststop) > 0 {
+			return missingFeature("hooks")
 		}
 	}
-	// A NUL byte would end a string early for the kernel and not for us.
-	for _, list := range [][]string{s.Process.Args, s.Process.Env, {s.Process.Cwd, s.Hostname, s.Domainname},
-		s.Linux.MaskedPaths, s.Linux.ReadonlyPaths} {
-		for _, text := range list {
-			if strings.IndexByte(text, 0) >= 0 {
-				return fmt.Errorf("%q contains a NUL byte", text)
-			}
+	if o.Init {
+		return missingFeature("an init")
+	}
+	if (o.HoldFile == nil) != (o.ReportFile == nil) || o.HoldFile != nil && !o.Hold {
+		return invalid("HoldFile and ReportFile go together, with Hold")
+	}
+	l := s.Linux
+	if l == nil {
+		l = &specs.Linux{}
+	}
+	if err := checkLinux(l); err != nil {
+		return err
+	}
+	has := func(kind specs.LinuxNamespaceType) bool { return o.private(l, kind) }
+	if !slices.ContainsFunc(l.Namespaces, func(n specs.LinuxNamespace) bool {
+		return n.Type == specs.MountNamespace && n.Path == ""
+	}) || o.Namespaces[specs.MountNamespace] != nil {
+		return missingFeature("a container without a new mount namespace")
+	}
+	if s.Hostname != "" && !has(specs.UTSNamespace) {
+		return invalid("the host name cannot be set without a private UTS namespace")
+	}
+	if s.Domainname != "" && !has(specs.UTSNamespace) {
+		return invalid("the domain name cannot be set without a private UTS namespace")
+	}
+	if len(l.TimeOffsets) > 0 && !slices.ContainsFunc(l.Namespaces, func(n specs.LinuxNamespace) bool {
+		return n.Type == specs.TimeNamespace && n.Path == ""
+	}) {
+		return invalid("time offsets need a new time namespace")
+	}
+	for key := range l.Sysctl {
+		if err := checkSysctl(key, has); err != nil {
+			return err
+		}
+	}
+	for _, p := range slices.Concat(l.MaskedPaths, l.ReadonlyPaths) {
+		if !path.IsAbs(p) {
+			return invalid("masked or read-only path %q is not absolute", p)
+		}
+	}
+	for i := range l.Devices {
+		if !path.IsAbs(l.Devices[i].Path) {
+			return invalid("device %q is not an absolute path", l.Devices[i].Path)
 		}
 	}
 	return nil
 }
+
+func checkVersion(v string) error {
+	// A 1.x runtime understands every 1.y document; what it does not know it cannot see (config.md, "Specification version").
+	if !strings.HasPrefix(v, "1.") {
+		return invalid("spec version %q is not one of 1.x", v)
+	}
+	return nil
+}
+
+func checkProcess(p *specs.Process) error {
+	switch {
+	case p == nil:
+		return invalid("the spec has no process")
+	case len(p.Args) == 0:
+		return invalid("the process has no arguments")
+	case !path.IsAbs(p.Cwd):
+		return invalid("the working directory %q is not an absolute path", p.Cwd)
+	case p.User.Username != "":
+		return missingFeature("a user by name")
+	case p.User.UID > maxID || p.User.GID > maxID:
+		return invalid("user %d:%d is out of range", p.User.UID, p.User.GID)
+	}
+	for _, list := range [][]string{p.Args, p.Env, {p.Cwd}} {
+		for _, s := range list {
+			if strings.IndexByte(s, 0) >= 0 {
+				return invalid("%q has a NUL in it", s)
+			}
+		}
+	}
+	for _, g := range p.User.AdditionalGids {
+		if g > maxID {
+			return invalid("group %d is out of range", g)
+		}
+	}
+	return nil
+}
+
+// maxID is the largest user or group: the kernel reads -1 as "leave it", and signed 32-bit readers wrap at more
+// (CVE-2024-40635).
+const maxID = 1<<31 - 1
+
+func checkLinux(l *specs.Linux) error {
+	switch {
+	case len(l.UIDMappings)+len(l.GIDMappings) > 0:
+		return missingFeature("user namespaces")
+	case l.IntelRdt != nil:
+		return missingFeature("Intel RDT")
+	case l.MemoryPolicy != nil:
+		return missingFeature("memory policy")
+	case len(l.NetDevices) > 0:
+		return missingFeature("moving network devices")
+	case l.MountLabel != "":
+		return missingFeature("SELinux mount labels")
+	case l.Seccomp != nil && l.Seccomp.ListenerPath != "":
+		return missingFeature("a seccomp listener")
+	case l.RootfsPropagation != "" && propagation[l.RootfsPropagation].flag == 0:
+		return invalid("root file system propagation %q is unknown", l.RootfsPropagation)
+	}
+	seen := map[specs.LinuxNamespaceType]bool{}
+	for _, n := range l.Namespaces {
+		if n.Type == specs.UserNamespace {
+			return missingFeature("user namespaces")
+		}
+		if !slices.ContainsFunc(nsFlags[:], func(k nsFlag) bool { return k.kind == n.Type }) {
+			return invalid("namespace type %q is unknown", n.Type)
+		}
+		if seen[n.Type] {
+			return invalid("namespace type %q is given twice", n.Type)
+		}
+		seen[n.Type] = true
+	}
+	return nil
+}
+
+// private says whether the container's namespace of a kind is not the host's.
+func (o *StartOptions) private(l *specs.Linux, kind specs.LinuxNamespaceType) bool {
+	same := func(stat func(*unix.Stat_t) error) bool {
+		var own, other unix.Stat_t
+		file := nsFlags[slices.IndexFunc(nsFlags[:], func(k nsFlag) bool { return k.kind == kind })].file
+		return unix.Stat("/proc/self/ns/"+file, &own) == nil && stat(&other) == nil && own.Ino == other.Ino && own.Dev == other.Dev
+	}
+	if f := o.Namespaces[kind]; f != nil {
+		return !same(func(st *unix.Stat_t) error { return unix.Fstat(int(f.Fd()), st) })
+	}
+	for _, n := range l.Namespaces {
+		if n.Type == kind {
+			return n.Path == "" || !same(func(st *unix.Stat_t) error { return unix.Stat(n.Path, st) })
+		}
+	}
+	return false
+}
+
+func invalid(format string, args ...any) error {
+	return fmt.Errorf(format+": %w", append(args, errdefs.ErrInvalidArgument)...)
+}
+
+func missingFeature(what string) error {
+	return fmt.Errorf("%s: %w", what, errdefs.ErrNotImplemented)
+}
+
+func gone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, os.ErrProcessDone) }

@@ -1,34 +1,42 @@
-// Package ocirun makes containers: it turns an OCI spec (runtime-spec 1.3) into a process. It keeps no daemon, writes no
-// state of its own, and owns nothing after the process runs: its caller reaps it.
+// Package ocirun starts processes in containers, as the OCI runtime specification 1.3 describes them (config.md,
+// config-linux.md). It is called in-process, by the monitor and the builder, and by the berth-runtime command.
 //
-// # How a container is made
+// # How a container starts
 //
-//	caller's process                                     child
-//	  make /dev, /dev/pts, tmpfs, binds, masks as
-//	  mounts that stand nowhere
-//	  compile everything below to a linux.Program
-//	  clone3(new namespaces) ──────────────────────────▶ join cgroup, shared namespaces
-//	                                                     root := the detached mount, moved in
-//	                                                     each mount: open target inside the root, move the mount on it
-//	                                                     proc, sysfs, mqueue, cgroup (they belong to the new namespaces)
-//	                                                     sysctl, masked and read-only paths
-//	                                                     pivot_root, detach the host's tree
-//	                                                     rlimits, stdio, terminal, close everything else
-//	                                                     user, capabilities, no_new_privs, seccomp
-//	  report pipe closes ◀───────────────────────────────  execve
+//	caller's goroutine      a thread of its own               the child (see linux.Program)
+//	check the spec
+//	make the cgroup
+//	                        in the host's namespaces:
+//	                          copy bind sources and root
+//	                          (open_tree), make file systems
+//	                        unshare and setns
+//	                        root in place, pivot_root,
+//	                          the host is out of reach
+//	                        mounts, devices, masks, sysctls
+//	                        fork ───────────────────────────▶ session, cgroup, stdio
+//	                        (the thread ends)                 /proc, cgroup mounts, masks in /proc
+//	                                                          limits, user, capabilities, seccomp
+//	read the report ◀──────────────────────────────────────── execve
 //
-// The child never runs Go: see package linux. Whatever can fail with an explanation is done by the caller's process; the
-// child's steps have names, and an error tells the step and the kernel's reason.
+// Everything that looks at the container's files runs after pivot_root, on a thread whose root is the container's: a link
+// in an image can lead nowhere else, whatever it says. Every mount target is opened through confine and the mount put on
+// that descriptor. The child itself looks nothing up but what it has to do from within its pid and cgroup namespaces.
 //
-// # What keeps a hostile image out
+// The mounts are in no other process's namespace and have no other holder than the container, so they end with it; when a
+// step fails the thread and the child end, and nothing is left but a cgroup, which is removed, and mount points that were
+// made in the container's own files.
 //
-// The root file system is the image's, so every path in it is opened by openat2 with RESOLVE_IN_ROOT and
-// RESOLVE_NO_MAGICLINKS, to a descriptor; mounts are moved onto that descriptor, never onto a path (CVE-2021-30465,
-// CVE-2025-31133, CVE-2025-52565). /dev/null for masks is the host's, and checked. All other descriptors are closed before
-// the working directory is entered (CVE-2024-21626). The child is not dumpable from its first instruction on, so no
-// process of the container can look into it (CVE-2016-9962).
+// # What holds between fork and execve
+//
+// The child is a copy of its parent and must show nothing of it. The parent is made not dumpable first, which the child
+// inherits and loses by execve. All descriptors but 0, 1, 2 and those asked for are closed, by range, before the working
+// directory is entered, and the directory must be inside the root (CVE-2024-21626). Files of /proc that the runtime
+// writes belong to a procfs that is verified to be one (CVE-2025-52881). What masks a file is verified to be the null
+// device (CVE-2025-31133), and a terminal is opened through its own master (CVE-2025-52565).
 //
 // # What is refused
 //
-// Fields of the spec that this version does not carry out are errors, not silence: see check.
+// A field of the spec that is not honoured is an error that wraps errdefs.ErrNotImplemented, never silence; see check.
+//
+// Who waits for the process, and reaps it, is the caller.
 package ocirun

@@ -2,54 +2,58 @@ package ocirun
 
 import (
 	"errors"
-	"syscall"
+	"fmt"
 
 	"github.com/berth-engine/berth/internal/linux"
+	"golang.org/x/sys/unix"
 )
 
-// ExecError says that a container's process could not be started, and at which step.
+// ExecError says that everything was ready but the process could not become its program.
 type ExecError struct {
-	Step  string
-	Errno syscall.Errno
-	// Program is argv[0] when it was the execve itself that failed.
-	Program string
-	text    string
+	Errno    unix.Errno
+	Path     string // the program or directory as the user named it
+	Step     string
+	Searched bool // the program was looked for in PATH
 }
 
-func (e *ExecError) Error() string { return e.text }
+// Error says it in the words of Docker's runtime, which scripts know.
+func (e *ExecError) Error() string {
+	const prefix = "unable to start container process: "
+	switch {
+	case e.Step == stepCwd:
+		return fmt.Sprintf(prefix+"chdir to cwd (%q) set in config.json failed: %v", e.Path, e.Errno)
+	case e.Step == stepEscape:
+		return prefix + stepEscape + " -- possible container breakout detected"
+	case e.Searched && e.Errno == unix.ENOENT:
+		return fmt.Sprintf(prefix+"exec: %q: executable file not found in $PATH", e.Path)
+	case e.Errno == unix.ENOENT:
+		return fmt.Sprintf(prefix+"exec: %q: stat %s: no such file or directory", e.Path, e.Path)
+	}
+	return fmt.Sprintf(prefix+"exec: %q: %v", e.Path, e.Errno)
+}
 
 // Unwrap gives the errno.
 func (e *ExecError) Unwrap() error { return e.Errno }
 
-// Code is the exit code that Docker gives such a failure: 127 for a program that is not there, 126 for one that cannot be
-// run, 125 for everything else.
+// Code is Docker's exit code for it: 127 for what is not there, 126 for what cannot be executed.
 func (e *ExecError) Code() int {
-	switch {
-	case e.Program == "":
-		return 125
-	case e.Errno == syscall.ENOENT, e.Errno == syscall.ENOTDIR:
+	if e.Errno == unix.ENOENT || e.Errno == unix.ENOTDIR {
 		return 127
 	}
 	return 126
 }
 
-const execStep = "exec"
-
-// explain turns a failed step into the sentence that clients know.
-func explain(err error, argv0 string, searched bool) error {
-	var fe *linux.StepError
-	if !errors.As(err, &fe) {
+// explain turns the error of a child's step into that of the process.
+func (e *execution) explain(err error) error {
+	var se *linux.StepError
+	if !errors.As(err, &se) {
 		return err
 	}
-	e := &ExecError{Step: fe.Step, Errno: fe.Errno, text: "unable to start container process: " + fe.Step + ": " + fe.Errno.Error()}
-	if fe.Step != execStep {
-		return e
+	switch se.Step {
+	case stepCwd, stepEscape:
+		return &ExecError{Errno: se.Errno, Path: e.process.Cwd, Step: se.Step}
+	case stepExec:
+		return &ExecError{Errno: se.Errno, Path: e.process.Args[0], Step: se.Step, Searched: e.searched}
 	}
-	e.Program = argv0
-	reason := fe.Errno.Error()
-	if searched && fe.Errno == syscall.ENOENT {
-		reason = "executable file not found in $PATH"
-	}
-	e.text = "unable to start container process: exec: \"" + argv0 + "\": " + reason
-	return e
+	return fmt.Errorf("unable to start container process: %w", se)
 }

@@ -5,104 +5,201 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
+	"strconv"
+	"time"
 
 	"github.com/berth-engine/berth/internal/cgroup"
 	"github.com/berth-engine/berth/internal/confine"
 	"github.com/berth-engine/berth/internal/linux"
+	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
-// ExecOptions describe a further process of a container that runs.
+// ExecOptions describe a process that is to be started in a container that runs.
 type ExecOptions struct {
 	Process *specs.Process
-	// Pid and Pidfd are the container's first process.
-	Pid     int
-	Pidfd   *os.File
+	Pid     int      // the container's first process
+	Pidfd   *os.File // of the same; nil: opened from Pid. It stays the caller's
 	Cgroup  *cgroup.Group
-	Seccomp []byte
-
+	Seccomp []byte // compiled filter; nil for none
+	// The rest is as in StartOptions.
 	Stdin, Stdout, Stderr *os.File
 	Terminal              bool
 	Rows, Cols            uint16
+	PreserveFiles         []*os.File
+	NoNewKeyring          bool
 }
 
-// allNamespaces are entered by one setns(2) on the pidfd; those the container shares with the host are entered as well,
-// which changes nothing.
-const allNamespaces = unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWNET | unix.CLONE_NEWCGROUP
-
-// Exec runs a process in a container and returns when its program runs. The caller is its parent and reaps it.
+// Exec starts a process in a running container: in its namespaces, its root and its cgroup. It returns when the process has
+// become its program. The errors are those of Start; errdefs.ErrFailedPrecondition when the container has ended.
 func Exec(ctx context.Context, o ExecOptions) (*Process, error) {
-	if err := ctx.Err(); err != nil {
+	if err := checkProcess(o.Process); err != nil {
 		return nil, err
 	}
-	p := o.Process
-	if p == nil || len(p.Args) == 0 || p.Args[0] == "" {
-		return nil, errors.New("there is no program to run")
+	pidfd := o.Pidfd
+	if pidfd == nil {
+		var err error
+		if pidfd, err = linux.PidfdOpen(o.Pid); err != nil {
+			return nil, fmt.Errorf("container process %d: %w", o.Pid, err)
+		}
+		defer pidfd.Close()
 	}
-	for _, list := range [][]string{p.Args, p.Env, {p.Cwd}} {
-		for _, text := range list {
-			if strings.IndexByte(text, 0) >= 0 {
-				return nil, fmt.Errorf("%q contains a NUL byte", text)
-			}
-		}
-	}
-	b := &builder{}
-	defer b.close()
-	stdio := [3]*os.File{o.Stdin, o.Stdout, o.Stderr}
-	var master *os.File
-	done := false
-	defer func() {
-		if master != nil && !done {
-			_ = master.Close()
-		}
-	}()
-	if o.Terminal {
-		// The terminal must be of the container's own devpts, or its name would mean nothing inside.
-		top, err := os.Open(fmt.Sprintf("/proc/%d/root", o.Pid))
-		if err != nil {
-			return nil, fmt.Errorf("the container's root: %w", err)
-		}
-		root := confine.FromFile(top)
-		pts, err := root.OpenFile("/dev/pts", unix.O_PATH|unix.O_DIRECTORY, 0)
-		_ = root.Close()
-		if err != nil {
-			return nil, fmt.Errorf("the container's terminals: %w", err)
-		}
-		defer pts.Close()
-		var slave *os.File
-		if master, slave, err = openPty(pts, o.Rows, o.Cols, p.User); err != nil {
-			return nil, err
-		}
-		b.own(slave)
-		stdio = [3]*os.File{slave, slave, slave}
-	}
-	if err := b.begin(o.Cgroup, p.OOMScoreAdj); err != nil {
+	j := &joining{o: &o, pidfd: pidfd}
+	j.exec = execution{process: o.Process, filter: o.Seccomp, preserve: o.PreserveFiles, keepKeyring: o.NoNewKeyring,
+		stdio: [3]*os.File{o.Stdin, o.Stdout, o.Stderr}}
+	defer j.close()
+	if err := linux.SetDumpable(false); err != nil {
 		return nil, err
 	}
-	b.p.Step("enter the container's namespaces")
-	b.p.Call(unix.SYS_SETNS, linux.FD(o.Pidfd), linux.N(uintptr(allNamespaces)))
-	if err := b.process(p, stdio, o.Terminal, o.Seccomp, nil, nil, "_ses"); err != nil {
+	if err := linux.OnThread(func() error { return j.run(ctx) }); err != nil {
+		if ended, e := linux.Ended(pidfd); e == nil && ended {
+			err = fmt.Errorf("the container has ended: %w", errors.Join(errdefs.ErrFailedPrecondition, err))
+		}
 		return nil, err
 	}
-	// Entering a pid namespace counts for children only, so it is done before the fork, by this thread.
-	pidns, err := os.Open(fmt.Sprintf("/proc/%d/ns/pid", o.Pid))
+	p := &Process{Pid: j.child.Pid, Pidfd: j.child.Pidfd, Master: j.master, Cgroup: o.Cgroup, StartedAt: time.Now(),
+		Warnings: j.exec.warnings, child: j.child, exec: &j.exec}
+	j.master = nil
+	err := j.exec.explain(j.child.Wait())
+	if err == nil {
+		p.StartTime, _, err = linux.StartTime(p.Pid)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("the container's pid namespace: %w", err)
+		return nil, errors.Join(err, p.discard())
 	}
-	b.own(pidns)
-	var child *linux.Child
-	err = withPidNS(pidns, func() (err error) {
-		child, err = b.p.Fork(linux.ForkOptions{})
+	return p, nil
+}
+
+// joining is a process on its way into a container.
+type joining struct {
+	o      *ExecOptions
+	exec   execution
+	pidfd  *os.File
+	files  []*os.File
+	master *os.File
+	child  *linux.Child
+}
+
+func (j *joining) close() {
+	for _, f := range append(j.files, j.exec.files...) {
+		_ = f.Close()
+	}
+	if j.master != nil {
+		_ = j.master.Close()
+	}
+}
+
+// run goes into the container with a thread, looks at its files from there, and forks.
+func (j *joining) run(ctx context.Context) error {
+	proc, err := openHostProc()
+	if err != nil {
 		return err
-	})
+	}
+	j.files = append(j.files, proc)
+	j.exec.hostProc = proc
+	var p linux.Program
+	if err := j.exec.openStdio(); err != nil {
+		return err
+	}
+	if err := j.enter(); err != nil {
+		return err
+	}
+	dir, err := os.OpenFile("/", unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
-		return nil, fmt.Errorf("make the process: %w", err)
+		return err
 	}
-	if err := b.await(child, p); err != nil {
-		return nil, err
+	j.files = append(j.files, dir)
+	root := confine.FromFile(dir)
+	if j.o.Terminal {
+		if err := j.terminal(root); err != nil {
+			return fmt.Errorf("terminal: %w", err)
+		}
 	}
-	done = true
-	return &Process{Pid: child.Pid, Pidfd: child.Pidfd, Master: master, Warnings: b.warnings}, nil
+	j.exec.findHome(root)
+	if err := j.exec.join(&p, j.o.Cgroup); err != nil {
+		return err
+	}
+	if err := j.exec.become(&p); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	j.child, err = j.exec.fork(&p)
+	return err
+}
+
+// enter takes the thread into the container's namespaces, which also gives it the container's root. A user namespace cannot
+// be entered by a thread of many.
+func (j *joining) enter() error {
+	if err := linux.Unshare(unix.CLONE_FS); err != nil {
+		return err
+	}
+	flags := 0
+	for _, ns := range nsFlags {
+		same, err := j.sameNS(ns.file)
+		if err != nil {
+			return err
+		}
+		switch {
+		case same:
+		case ns.flag == unix.CLONE_NEWTIME:
+			f, err := j.openNS(ns.file)
+			if err != nil {
+				return err
+			}
+			j.exec.timeNS = f
+		default:
+			flags |= ns.flag
+		}
+	}
+	if same, err := j.sameNS("user"); err == nil && !same {
+		return missingFeature("to join a user namespace")
+	}
+	if flags == 0 {
+		return nil
+	}
+	if err := linux.Setns(j.pidfd, flags); err != nil {
+		return fmt.Errorf("join the container's namespaces: %w", err)
+	}
+	return nil
+}
+
+func (j *joining) nsName(file string) string { return strconv.Itoa(j.o.Pid) + "/ns/" + file }
+
+// sameNS says whether the container is in the caller's namespace of a kind.
+func (j *joining) sameNS(file string) (bool, error) {
+	var own, other unix.Stat_t
+	dir := int(j.exec.hostProc.Fd())
+	if err := unix.Fstatat(dir, "self/ns/"+file, &own, 0); err != nil {
+		return file == "time", nil // a kernel without time namespaces
+	}
+	if err := unix.Fstatat(dir, j.nsName(file), &other, 0); err != nil {
+		return false, fmt.Errorf("look at the container's %s namespace: %w", file, err)
+	}
+	return own.Ino == other.Ino && own.Dev == other.Dev, nil
+}
+
+func (j *joining) openNS(file string) (*os.File, error) {
+	fd, err := unix.Openat(int(j.exec.hostProc.Fd()), j.nsName(file), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open the container's %s namespace: %w", file, err)
+	}
+	f := os.NewFile(uintptr(fd), file)
+	j.files = append(j.files, f)
+	return f, nil
+}
+
+func (j *joining) terminal(root *confine.Root) (err error) {
+	if j.master, err = containerPtmx(root, j.exec.hostProc); err != nil {
+		return err
+	}
+	slave, err := openPeer(j.master, j.o.Rows, j.o.Cols)
+	if err != nil {
+		return err
+	}
+	j.files = append(j.files, slave)
+	j.exec.stdio, j.exec.tty = [3]*os.File{slave, slave, slave}, true
+	return nil
 }

@@ -5,309 +5,557 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"strconv"
 	"strings"
 	"unsafe"
 
+	"github.com/berth-engine/berth/internal/cgroup"
+	"github.com/berth-engine/berth/internal/confine"
 	"github.com/berth-engine/berth/internal/linux"
+	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
-const mountAttrSize = unsafe.Sizeof(unix.MountAttr{})
+// execution is how a child becomes the process that was asked for: the same for a container's first process and for one
+// that is executed in it.
+type execution struct {
+	process     *specs.Process
+	filter      []byte // compiled seccomp filter
+	filterFlags uint
+	stdio       [3]*os.File
+	tty         bool
+	preserve    []*os.File
+	keepKeyring bool
+	init        bool
 
-// step names the calls that follow.
-func (b *builder) step(format string, args ...any) { b.p.Step(fmt.Sprintf(format, args...)) }
+	cloneFlags  uintptr
+	newCgroupNS bool
+	timeNS      *os.File // joined by the child
+	groupDir    *os.File // cgroup v2: where to be born
 
-// finishRoot makes the container's root the only one, and names the machine.
-func (b *builder) finishRoot(o StartOptions) {
-	s := o.Spec
-	if s.Root != nil && s.Root.Readonly {
-		b.p.Step("make the root file system read-only")
-		b.p.Call(unix.SYS_MOUNT_SETATTR, linux.From(slotRoot), linux.Str(""), linux.N(unix.AT_EMPTY_PATH),
-			linux.Ptr(&unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}), linux.N(mountAttrSize))
-	}
-	b.p.Step("change the root")
-	dot := linux.Str(".")
-	b.p.Call(unix.SYS_FCHDIR, linux.From(slotRoot))
-	b.p.Call(unix.SYS_PIVOT_ROOT, dot, dot) // the old root is now on top of the new one (pivot_root(2))
-	b.p.Call(unix.SYS_UMOUNT2, dot, linux.N(unix.MNT_DETACH))
-	b.p.Call(unix.SYS_CHDIR, linux.Str("/"))
-	for _, n := range []struct {
-		what, name string
-		call       uintptr
-	}{{"host name", s.Hostname, unix.SYS_SETHOSTNAME}, {"domain name", s.Domainname, unix.SYS_SETDOMAINNAME}} {
-		if n.name == "" || !hasNamespace(s, specs.UTSNamespace) {
-			continue
-		}
-		b.step("set the %s", n.what)
-		b.p.Call(n.call, linux.Bytes([]byte(n.name)), linux.N(len(n.name)))
-	}
+	hostProc   *os.File
+	hold       *os.File
+	lateReport *os.File
+
+	env      []string
+	execFrom int // the first call that executes the program
+	searched bool
+	warnings []string
+	files    []*os.File
 }
 
-// Descriptors of a child on its last steps: the report stays until execve, the others if asked for.
-const (
-	fdInit   = 3
-	fdHold   = 4
-	fdReport = rootFD + 20
-)
+const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// process is the second half of every child: from a root user inside the container's namespaces to the container's program.
-func (b *builder) process(p *specs.Process, stdio [3]*os.File, terminal bool, filter []byte, init, hold *os.File, keyring string) error {
-	b.p.Step("make a session")
-	b.p.Call(unix.SYS_SETSID)
-	b.p.Step("join the session keyring")
-	b.p.Call(unix.SYS_KEYCTL, linux.N(unix.KEYCTL_JOIN_SESSION_KEYRING), linux.Str(keyring)).
-		Ignore(unix.ENOSYS, unix.EPERM, unix.EDQUOT)
-	if err := b.rlimits(p.Rlimits); err != nil {
-		return err
-	}
-	if err := b.descriptors(stdio, terminal, init, hold); err != nil {
-		return err
-	}
-
-	// From here on no descriptor leads to the host, so that the working directory cannot either (CVE-2024-21626).
-	b.step("enter the working directory %q", p.Cwd)
-	b.p.Call(unix.SYS_CHDIR, linux.Str(p.Cwd))
-	cwd := make([]byte, unix.PathMax)
-	b.p.Call(unix.SYS_GETCWD, linux.Bytes(cwd), linux.N(unix.PathMax)).Rooted(cwd)
-	umask := uint32(0o022)
-	if p.User.Umask != nil {
-		umask = *p.User.Umask
-	}
-	b.p.Call(unix.SYS_UMASK, linux.N(umask))
-	if hold != nil {
-		b.p.Step("wait to be started")
-		b.p.Call(unix.SYS_READ, linux.N(fdHold), linux.Bytes(make([]byte, 1)), linux.N(1)).NeedsData()
-		b.p.Call(unix.SYS_CLOSE, linux.N(fdHold))
-	}
-	if err := b.identity(p, filter); err != nil {
-		return err
-	}
-	b.step("%s", execStep)
-	return b.exec(p, init)
+func (e *execution) warn(format string, args ...any) {
+	e.warnings = append(e.warnings, fmt.Sprintf(format, args...))
 }
 
-// rlimits sets the limits. Raising one needs CAP_SYS_RESOURCE, which a daemon inside a container may lack: that is a
-// warning, as with Docker.
-func (b *builder) rlimits(limits []specs.POSIXRlimit) error {
-	for _, l := range limits {
-		which, ok := rlimitNumbers[l.Type]
-		if !ok {
-			return fmt.Errorf("unknown resource limit %q", l.Type)
+// join adds the steps that make the child a session of its own in its cgroup, with its stdio.
+func (e *execution) join(p *linux.Program, g *cgroup.Group) error {
+	// Until execve nothing of the parent's may be reached through the child.
+	p.Step("start a session")
+	p.Call(unix.SYS_SETSID)
+	if g != nil && e.groupDir == nil {
+		if err := e.joinGroup(p, g); err != nil {
+			return err
 		}
-		if l.Soft > l.Hard {
-			return fmt.Errorf("%s: the soft limit %d is above the hard limit %d", l.Type, l.Soft, l.Hard)
-		}
-		lim := unix.Rlimit{Cur: l.Soft, Max: l.Hard}
-		var own unix.Rlimit
-		if err := unix.Prlimit(0, which, nil, &own); err == nil && lim.Max > own.Max && !capable(unix.CAP_SYS_RESOURCE) {
-			b.warnings = append(b.warnings, fmt.Sprintf("%s cannot be raised to %d without CAP_SYS_RESOURCE: it stays at %d",
-				l.Type, lim.Max, own.Max))
-			lim.Max = own.Max
-			lim.Cur = min(lim.Cur, lim.Max)
-		}
-		b.step("set %s", l.Type)
-		b.p.Call(unix.SYS_PRLIMIT64, linux.N(0), linux.N(which), linux.Ptr(&lim), linux.N(0))
+	}
+	if e.newCgroupNS {
+		p.Step("make a cgroup namespace")
+		p.Call(unix.SYS_UNSHARE, linux.N(unix.CLONE_NEWCGROUP))
+	}
+	if e.timeNS != nil {
+		p.Step("join the time namespace")
+		p.Call(unix.SYS_SETNS, linux.FD(e.timeNS), linux.N(unix.CLONE_NEWTIME))
+	}
+	e.stdioOps(p)
+	return nil
+}
+
+// joinGroup prepares the way into the cgroup: by being born there where that is possible, else by writing "0".
+func (e *execution) joinGroup(p *linux.Program, g *cgroup.Group) error {
+	dir, err := g.DirFile()
+	if err == nil {
+		e.groupDir = dir
+		e.files = append(e.files, dir)
+		return nil
+	}
+	if !errors.Is(err, errdefs.ErrNotImplemented) {
+		return fmt.Errorf("join the cgroup: %w", err)
+	}
+	files, err := g.ProcsFiles()
+	if err != nil {
+		return fmt.Errorf("join the cgroup: %w", err)
+	}
+	e.files = append(e.files, files...)
+	zero := []byte("0")
+	for _, f := range files {
+		p.Step("join cgroup " + f.Name())
+		p.Call(unix.SYS_WRITE, linux.FD(f), linux.Bytes(zero), linux.N(1))
 	}
 	return nil
+}
+
+// openStdio gives the null device, of the host, in place of what is not given.
+func (e *execution) openStdio() error {
+	var null *os.File
+	for i, f := range e.stdio {
+		if f != nil {
+			continue
+		}
+		if null == nil {
+			var err error
+			if null, err = os.OpenFile("/dev/null", os.O_RDWR, 0); err != nil {
+				return err
+			}
+			e.files = append(e.files, null)
+		}
+		e.stdio[i] = null
+	}
+	return nil
+}
+
+// stdioOps puts the three standard files in place. Sources below 3 could be overwritten by another's turn and are moved
+// up first.
+func (e *execution) stdioOps(p *linux.Program) {
+	p.Step("set up stdio")
+	var from [3]linux.Arg
+	for i, f := range e.stdio {
+		from[i] = linux.FD(f)
+		if f.Fd() < 3 {
+			s := p.NewSlot()
+			p.Call(unix.SYS_FCNTL, linux.FD(f), linux.N(unix.F_DUPFD_CLOEXEC), linux.N(3)).Save(s)
+			from[i] = linux.From(s)
+		}
+	}
+	for i := range from {
+		p.Call(unix.SYS_DUP3, from[i], linux.N(i), linux.N(0))
+	}
+	if e.tty {
+		p.Step("take the terminal")
+		p.Call(unix.SYS_IOCTL, linux.N(0), linux.N(unix.TIOCSCTTY), linux.N(0))
+	}
+}
+
+// ownStdio gives pipes and terminals to the user, so that /dev/stdout can be opened by name, as Docker does.
+func (e *execution) ownStdio() {
+	for _, f := range e.stdio {
+		if f == nil {
+			continue
+		}
+		var st unix.Stat_t
+		if unix.Fstat(int(f.Fd()), &st) != nil || st.Uid == e.process.User.UID ||
+			st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3) {
+			continue
+		}
+		// What cannot be given away (a file system that is read-only or not ours) stays as it is.
+		_ = unix.Fchown(int(f.Fd()), int(e.process.User.UID), -1)
+	}
+}
+
+// become adds the steps from a process in the container to the program of the container.
+func (e *execution) become(p *linux.Program) error {
+	e.ownStdio()
+	if err := e.attributes(p); err != nil {
+		return err
+	}
+	e.keyring(p)
+	e.descriptors(p)
+	if err := e.limits(p); err != nil {
+		return err
+	}
+	if err := e.identity(p); err != nil {
+		return err
+	}
+	return e.execute(p)
+}
+
+// attributes adds what is written to the child's own files of /proc, and the smaller settings.
+func (e *execution) attributes(p *linux.Program) error {
+	pr := e.process
+	if pr.OOMScoreAdj != nil {
+		e.writeSelf(p, "set oom_score_adj", "oom_score_adj", strconv.Itoa(*pr.OOMScoreAdj), unix.EACCES)
+		if own, err := readSelf(e.hostProc, "oom_score_adj"); err == nil && *pr.OOMScoreAdj < own {
+			if caps, err := ownCaps(); err == nil && !caps.permitted.has(unix.CAP_SYS_RESOURCE) {
+				e.warn("oom_score_adj %d may not be granted: it needs CAP_SYS_RESOURCE to go below %d", *pr.OOMScoreAdj, own)
+			}
+		}
+	}
+	if pr.ApparmorProfile != "" {
+		e.writeSelf(p, fmt.Sprintf("set AppArmor profile %q", pr.ApparmorProfile), "attr/apparmor/exec",
+			"exec "+pr.ApparmorProfile)
+	}
+	if pr.SelinuxLabel != "" {
+		e.writeSelf(p, fmt.Sprintf("set SELinux label %q", pr.SelinuxLabel), "attr/exec", pr.SelinuxLabel)
+	}
+	return e.scheduling(p)
+}
+
+// writeSelf writes a file of the child's own in the host's /proc.
+func (e *execution) writeSelf(p *linux.Program, step, name, text string, ignore ...unix.Errno) {
+	p.Step(step)
+	s := p.NewSlot()
+	b := []byte(text)
+	p.Call(unix.SYS_OPENAT, linux.FD(e.hostProc), linux.Str("self/"+name), linux.N(unix.O_WRONLY|unix.O_CLOEXEC), linux.N(0)).Save(s)
+	p.Call(unix.SYS_WRITE, linux.From(s), linux.Bytes(b), linux.N(len(b))).Ignore(ignore...)
+}
+
+func readSelf(proc *os.File, name string) (int, error) {
+	fd, err := unix.Openat(int(proc.Fd()), "self/"+name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	var buf [32]byte
+	n, err := unix.Read(fd, buf[:])
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(string(buf[:n])))
+}
+
+// keyring gives the process a session keyring of its own, so that it does not possess the host's keys. It has no name: one
+// that has can be made by somebody else first.
+func (e *execution) keyring(p *linux.Program) {
+	if e.keepKeyring {
+		return
+	}
+	p.Step("make a session keyring")
+	p.Call(unix.SYS_KEYCTL, linux.N(unix.KEYCTL_JOIN_SESSION_KEYRING), linux.N(0)).Ignore(unix.ENOSYS, unix.EPERM)
+}
+
+// descriptors closes everything that is not the process's own: really, and before any path is looked up, so that
+// /proc/self/fd leads nowhere (CVE-2024-21626). The few that are needed until execve come after those to keep.
+//
+//	0 1 2 │ preserved… │ report │ hold │ late report │ init │ nothing
+func (e *execution) descriptors(p *linux.Program) {
+	p.Step("close descriptors")
+	next := 3
+	// All sources are first moved out of the way of all targets.
+	const high = 3 + 5
+	sources := append(append([]*os.File{}, e.preserve...), nil, e.hold, e.lateReport)
+	moved := make([]linux.Slot, len(sources))
+	base := high + len(e.preserve)
+	for i, f := range sources {
+		moved[i] = p.NewSlot()
+		arg := linux.From(linux.ReportSlot)
+		if i != len(e.preserve) {
+			if f == nil {
+				continue
+			}
+			arg = linux.FD(f)
+		}
+		p.Call(unix.SYS_FCNTL, arg, linux.N(unix.F_DUPFD_CLOEXEC), linux.N(base)).Save(moved[i])
+	}
+	for i, f := range sources {
+		flags, target := unix.O_CLOEXEC, linux.Slot(0)
+		switch {
+		case i < len(e.preserve):
+			flags = 0
+		case i == len(e.preserve):
+			target = linux.ReportSlot
+		case f == nil:
+			continue
+		}
+		c := p.Call(unix.SYS_DUP3, linux.From(moved[i]), linux.N(next), linux.N(flags))
+		if i == len(e.preserve) {
+			c.Save(target)
+		}
+		next++
+	}
+	p.Call(unix.SYS_CLOSE_RANGE, linux.N(next), linux.N(^uint32(0)), linux.N(0))
+}
+
+// reportNumber is where descriptors put the report, and holdNumber and lateNumber the files after it.
+func (e *execution) reportNumber() int { return 3 + len(e.preserve) }
+func (e *execution) holdNumber() int   { return e.reportNumber() + 1 }
+func (e *execution) lateNumber() int   { return e.reportNumber() + 2 }
+
+// limits adds the resource limits. A limit above the caller's own needs CAP_SYS_RESOURCE; without it the process gets what
+// there is, and the user a warning, as with Docker.
+func (e *execution) limits(p *linux.Program) error {
+	raise := false
+	if len(e.process.Rlimits) > 0 {
+		own, err := ownCaps()
+		if err != nil {
+			return fmt.Errorf("read own capabilities: %w", err)
+		}
+		raise = own.permitted.has(unix.CAP_SYS_RESOURCE)
+	}
+	files := false
+	for _, l := range e.process.Rlimits {
+		nr, there := rlimitNumbers[l.Type]
+		if !there {
+			return fmt.Errorf("rlimit %q is unknown: %w", l.Type, errdefs.ErrInvalidArgument)
+		}
+		if l.Soft > l.Hard {
+			return fmt.Errorf("rlimit %q: soft limit %d is above the hard limit %d: %w", l.Type, l.Soft, l.Hard,
+				errdefs.ErrInvalidArgument)
+		}
+		files = files || nr == unix.RLIMIT_NOFILE
+		lim := &unix.Rlimit{Cur: l.Soft, Max: l.Hard}
+		if !raise {
+			var own unix.Rlimit
+			if err := unix.Getrlimit(nr, &own); err != nil {
+				return fmt.Errorf("rlimit %q: %w", l.Type, err)
+			}
+			if lim.Max > own.Max {
+				e.warn("rlimit %s %d is not granted: it needs CAP_SYS_RESOURCE to go above %d", l.Type, lim.Max, own.Max)
+				lim.Max, lim.Cur = own.Max, min(lim.Cur, own.Max)
+			}
+		}
+		p.Step("set rlimit " + l.Type)
+		p.Call(unix.SYS_PRLIMIT64, linux.N(0), linux.N(nr), linux.Ptr(lim), linux.N(0))
+	}
+	if !files {
+		e.defaultFiles(p)
+	}
+	return nil
+}
+
+// defaultFiles undoes what the Go runtime did to this process's limit of open files: it raises the soft limit to one
+// below the hard one (package syscall) and tells nobody what it was. 1024 is what the kernel and systemd start with, and
+// what programs that use select(2) need.
+func (e *execution) defaultFiles(p *linux.Program) {
+	var own unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &own); err != nil || own.Max == 0 || own.Cur != own.Max-1 {
+		return
+	}
+	p.Step("set rlimit RLIMIT_NOFILE")
+	p.Call(unix.SYS_PRLIMIT64, linux.N(0), linux.N(unix.RLIMIT_NOFILE),
+		linux.Ptr(&unix.Rlimit{Cur: min(1024, own.Max), Max: own.Max}), linux.N(0))
 }
 
 var rlimitNumbers = map[string]int{
-	"RLIMIT_CPU": unix.RLIMIT_CPU, "RLIMIT_FSIZE": unix.RLIMIT_FSIZE, "RLIMIT_DATA": unix.RLIMIT_DATA,
-	"RLIMIT_STACK": unix.RLIMIT_STACK, "RLIMIT_CORE": unix.RLIMIT_CORE, "RLIMIT_RSS": unix.RLIMIT_RSS,
-	"RLIMIT_NPROC": unix.RLIMIT_NPROC, "RLIMIT_NOFILE": unix.RLIMIT_NOFILE, "RLIMIT_MEMLOCK": unix.RLIMIT_MEMLOCK,
-	"RLIMIT_AS": unix.RLIMIT_AS, "RLIMIT_LOCKS": unix.RLIMIT_LOCKS, "RLIMIT_SIGPENDING": unix.RLIMIT_SIGPENDING,
-	"RLIMIT_MSGQUEUE": unix.RLIMIT_MSGQUEUE, "RLIMIT_NICE": unix.RLIMIT_NICE, "RLIMIT_RTPRIO": unix.RLIMIT_RTPRIO,
-	"RLIMIT_RTTIME": unix.RLIMIT_RTTIME,
+	"RLIMIT_CPU": 0, "RLIMIT_FSIZE": 1, "RLIMIT_DATA": 2, "RLIMIT_STACK": 3, "RLIMIT_CORE": 4, "RLIMIT_RSS": 5,
+	"RLIMIT_NPROC": 6, "RLIMIT_NOFILE": 7, "RLIMIT_MEMLOCK": 8, "RLIMIT_AS": 9, "RLIMIT_LOCKS": 10,
+	"RLIMIT_SIGPENDING": 11, "RLIMIT_MSGQUEUE": 12, "RLIMIT_NICE": 13, "RLIMIT_RTPRIO": 14, "RLIMIT_RTTIME": 15,
 }
 
-// capable says whether this process has a capability in its effective set.
-func capable(c int) bool {
-	var data [2]unix.CapUserData
-	h := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	return unix.Capget(&h, &data[0]) == nil && data[c/32].Effective&(1<<(c%32)) != 0
-}
-
-// descriptors puts the standard streams in their places and closes all others. They go through high numbers first, so
-// that no source is overwritten before its turn.
-func (b *builder) descriptors(stdio [3]*os.File, terminal bool, init, hold *os.File) error {
-	const high = rootFD + 10
-	b.p.Step("connect the standard streams")
-	for i, f := range stdio {
-		if f == nil {
-			var err error
-			if f, err = os.OpenFile(os.DevNull, os.O_RDWR, 0); err != nil {
-				return err
-			}
-			b.own(f)
-		}
-		if fi, err := f.Stat(); err != nil || fi.IsDir() {
-			return errors.Join(fmt.Errorf("stream %d is a directory, which would lead out of the container", i), err)
-		}
-		b.p.Call(unix.SYS_DUP3, linux.FD(f), linux.N(high+i), linux.N(unix.O_CLOEXEC))
-	}
-	for i, f := range []*os.File{init, hold} {
-		if f != nil {
-			b.p.Call(unix.SYS_DUP3, linux.FD(f), linux.N(high+3+i), linux.N(unix.O_CLOEXEC))
-		}
-	}
-	for i := range stdio {
-		b.p.Call(unix.SYS_DUP3, linux.N(high+i), linux.N(i), linux.N(0))
-	}
-	b.p.Call(unix.SYS_DUP3, linux.From(linux.ReportSlot), linux.N(fdReport), linux.N(unix.O_CLOEXEC)).Save(linux.ReportSlot)
-	above := 3
-	for i, f := range []*os.File{init, hold} {
-		if f != nil {
-			b.p.Call(unix.SYS_DUP3, linux.N(high+3+i), linux.N(fdInit+i), linux.N(unix.O_CLOEXEC))
-			above = fdInit + i + 1
-		}
-	}
-	if init == nil && hold != nil {
-		b.p.Call(unix.SYS_CLOSE, linux.N(fdInit)).Ignore(unix.EBADF)
-	}
-	b.step("close all other descriptors")
-	b.p.Call(unix.SYS_CLOSE_RANGE, linux.N(above), linux.N(fdReport-1), linux.N(0))
-	b.p.Call(unix.SYS_CLOSE_RANGE, linux.N(fdReport+1), linux.N(^uint32(0)), linux.N(0))
-	if terminal {
-		b.p.Step("take the terminal")
-		b.p.Call(unix.SYS_IOCTL, linux.N(0), linux.N(unix.TIOCSCTTY), linux.N(0))
-	}
-	return nil
-}
-
-// identity gives up what the container's program must not have. The order is the kernel's: the bounding set while
-// CAP_SETPCAP is there, groups before the user, the filter while CAP_SYS_ADMIN or no_new_privs allows it, and the final
-// capabilities last.
-func (b *builder) identity(p *specs.Process, filter []byte) error {
-	caps, err := parseCaps(p.Capabilities)
+// identity adds user, groups, capabilities and working directory. Afterwards the process has its final user, and, if a
+// filter is to be loaded without no_new_privs, CAP_SYS_ADMIN beside its final capabilities.
+func (e *execution) identity(p *linux.Program) error {
+	pr := e.process
+	own, err := ownCaps()
 	if err != nil {
-		return err
+		return fmt.Errorf("read own capabilities: %w", err)
 	}
-	b.p.Step("drop capabilities from the bounding set")
-	for c := range 64 {
-		if c <= unix.CAP_LAST_CAP && caps.bounding&(1<<c) == 0 {
-			b.p.Call(unix.SYS_PRCTL, linux.N(unix.PR_CAPBSET_DROP), linux.N(c), linux.N(0), linux.N(0), linux.N(0)).Ignore(unix.EINVAL)
+	asked, unknown := parseCaps(pr.Capabilities)
+	for _, name := range unknown {
+		e.warn("capability %q is unknown and not granted", name)
+	}
+	caps, lost := asked.within(own)
+	for _, name := range lost.names() {
+		e.warn("capability %s is not granted: this process does not have it", name)
+	}
+
+	p.Step("set the working directory")
+	inside := p.NewSlot()
+	cwd := pr.Cwd
+	chdir := func() *linux.Call {
+		p.Step(stepCwd)
+		return p.Call(unix.SYS_CHDIR, linux.Str(cwd))
+	}
+	// As root first: the directory may be closed to the user. If it is closed to root (a network file system), as the user.
+	chdir().Save(inside).Ignore(unix.EACCES, unix.EPERM)
+
+	p.Step("limit the capabilities")
+	for n := range capNames {
+		if own.bounding.has(n) && !caps.bounding.has(n) {
+			p.Call(unix.SYS_PRCTL, linux.N(unix.PR_CAPBSET_DROP), linux.N(n), linux.N(0), linux.N(0), linux.N(0))
 		}
 	}
-	b.p.Step("set the supplementary groups")
-	groups := p.User.AdditionalGids
-	if len(groups) == 0 {
-		b.p.Call(unix.SYS_SETGROUPS, linux.N(0), linux.N(0))
+	p.Step("set the groups")
+	if groups := pr.User.AdditionalGids; len(groups) > 0 {
+		p.Call(unix.SYS_SETGROUPS, linux.N(len(groups)), linux.Ptr(&groups[0]))
 	} else {
-		b.p.Call(unix.SYS_SETGROUPS, linux.N(len(groups)), linux.Ptr(&groups[0]))
+		p.Call(unix.SYS_SETGROUPS, linux.N(0), linux.N(0))
 	}
-	b.step("become user %d:%d", p.User.UID, p.User.GID)
-	b.p.Call(unix.SYS_PRCTL, linux.N(unix.PR_SET_KEEPCAPS), linux.N(1), linux.N(0), linux.N(0), linux.N(0))
-	gid, uid := linux.N(p.User.GID), linux.N(p.User.UID)
-	b.p.Call(unix.SYS_SETRESGID, gid, gid, gid)
-	b.p.Call(unix.SYS_SETRESUID, uid, uid, uid)
-	if p.NoNewPrivileges {
-		b.p.Step("set no_new_privs")
-		b.p.Call(unix.SYS_PRCTL, linux.N(unix.PR_SET_NO_NEW_PRIVS), linux.N(1), linux.N(0), linux.N(0), linux.N(0))
+	p.Step("set the user")
+	p.Call(unix.SYS_PRCTL, linux.N(unix.PR_SET_KEEPCAPS), linux.N(1), linux.N(0), linux.N(0), linux.N(0))
+	gid, uid := linux.N(pr.User.GID), linux.N(pr.User.UID)
+	p.Call(unix.SYS_SETRESGID, gid, gid, gid)
+	p.Call(unix.SYS_SETRESUID, uid, uid, uid)
+	umask := uint32(0o022)
+	if pr.User.Umask != nil {
+		umask = *pr.User.Umask
 	}
-	if len(filter) > 0 {
-		if !p.NoNewPrivileges {
-			const admin = 1 << unix.CAP_SYS_ADMIN
-			with := caps
-			with.permitted |= admin
-			with.effective |= admin
-			b.capset(with)
+	p.Call(unix.SYS_UMASK, linux.N(umask))
+
+	before := caps
+	if len(e.filter) > 0 && !pr.NoNewPrivileges {
+		before.permitted |= 1 << unix.CAP_SYS_ADMIN & own.permitted
+		before.effective |= 1 << unix.CAP_SYS_ADMIN & own.permitted
+	}
+	p.Step("set the capabilities")
+	capset(p, before)
+	chdir().Unless(inside)
+	buf := make([]byte, unix.PathMax)
+	p.Step(stepEscape)
+	p.Call(unix.SYS_GETCWD, linux.Bytes(buf), linux.N(len(buf))).Rooted(buf)
+
+	if e.hold != nil {
+		p.Step("wait to be started")
+		p.Notify()
+		if e.lateReport != nil { // from here on the parent does not listen any more
+			p.Call(unix.SYS_DUP3, linux.N(e.lateNumber()), linux.N(e.reportNumber()), linux.N(unix.O_CLOEXEC))
 		}
-		if len(filter)%8 != 0 || len(filter)/8 > 0xffff {
-			return fmt.Errorf("the seccomp filter has %d bytes, which is not a number of instructions", len(filter))
-		}
-		prog := &unix.SockFprog{Len: uint16(len(filter) / 8), Filter: (*unix.SockFilter)(unsafe.Pointer(&filter[0]))}
-		b.p.Step("load the seccomp filter")
-		b.p.Call(unix.SYS_SECCOMP, linux.N(unix.SECCOMP_SET_MODE_FILTER), linux.N(0), linux.Ptr(prog))
+		p.Call(unix.SYS_READ, linux.N(e.holdNumber()), linux.Bytes(make([]byte, 1)), linux.N(1)).NeedsData()
 	}
-	b.capset(caps)
-	b.p.Step("set the ambient capabilities")
-	b.p.Call(unix.SYS_PRCTL, linux.N(unix.PR_CAP_AMBIENT), linux.N(unix.PR_CAP_AMBIENT_CLEAR_ALL), linux.N(0), linux.N(0), linux.N(0)).
-		Ignore(unix.EINVAL)
-	for c := range 64 {
-		if caps.ambient&(1<<c) != 0 {
-			b.p.Call(unix.SYS_PRCTL, linux.N(unix.PR_CAP_AMBIENT), linux.N(unix.PR_CAP_AMBIENT_RAISE), linux.N(c), linux.N(0), linux.N(0))
-		}
+
+	// From here on every call may be one that the profile forbids: only what must come last does.
+	if pr.NoNewPrivileges {
+		p.Step("set no_new_privs")
+		p.Call(unix.SYS_PRCTL, linux.N(unix.PR_SET_NO_NEW_PRIVS), linux.N(1), linux.N(0), linux.N(0), linux.N(0))
+		e.ambient(p, caps)
+		e.loadFilter(p)
+		return nil
 	}
+	e.loadFilter(p)
+	if before != caps {
+		p.Step("set the capabilities")
+		capset(p, caps)
+	}
+	e.ambient(p, caps)
 	return nil
 }
 
-type capSets struct{ bounding, effective, permitted, inheritable, ambient uint64 }
+// The steps whose failure the caller's user can do something about.
+const (
+	stepCwd    = "chdir to cwd"
+	stepEscape = "current working directory is outside of container mount namespace root"
+	stepExec   = "exec"
+)
 
-func (b *builder) capset(c capSets) {
-	data := &[2]unix.CapUserData{
-		{Effective: uint32(c.effective), Permitted: uint32(c.permitted), Inheritable: uint32(c.inheritable)},
-		{Effective: uint32(c.effective >> 32), Permitted: uint32(c.permitted >> 32), Inheritable: uint32(c.inheritable >> 32)},
-	}
-	b.p.Step("set the capabilities")
-	b.p.Call(unix.SYS_CAPSET, linux.Ptr(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}), linux.Ptr(data))
+func capset(p *linux.Program, caps capSets) {
+	hdr := &unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	p.Call(unix.SYS_CAPSET, linux.Ptr(hdr), linux.Ptr(caps.capData()))
 }
 
-// capNames are the capabilities by their numbers (capability.h).
-var capNames = [...]string{"CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID",
-	"SETPCAP", "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
-	"SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
-	"SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
-	"MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE"}
-
-func parseCaps(c *specs.LinuxCapabilities) (s capSets, err error) {
-	if c == nil {
-		return s, nil
+func (e *execution) ambient(p *linux.Program, caps capSets) {
+	if caps.ambient == 0 {
+		return
 	}
-	for _, set := range []struct {
-		names []string
-		bits  *uint64
-	}{{c.Bounding, &s.bounding}, {c.Effective, &s.effective}, {c.Permitted, &s.permitted}, {c.Inheritable, &s.inheritable},
-		{c.Ambient, &s.ambient}} {
-		for _, name := range set.names {
-			i := -1
-			for n, known := range capNames {
-				if strings.TrimPrefix(name, "CAP_") == known {
-					i = n
-				}
-			}
-			if i < 0 {
-				return s, fmt.Errorf("unknown capability %q", name)
-			}
-			*set.bits |= 1 << i
+	p.Step("set the ambient capabilities")
+	for n := range capNames {
+		if caps.ambient.has(n) {
+			p.Call(unix.SYS_PRCTL, linux.N(unix.PR_CAP_AMBIENT), linux.N(unix.PR_CAP_AMBIENT_RAISE), linux.N(n),
+				linux.N(0), linux.N(0))
 		}
 	}
-	return s, nil
 }
 
-// exec ends the child's steps in the container's program, or in init, which starts it.
-func (b *builder) exec(p *specs.Process, init *os.File) error {
-	if init != nil {
-		b.p.Call(unix.SYS_EXECVEAT, linux.N(fdInit), linux.Str(""), linux.Strs(append([]string{"/sbin/docker-init", "--"}, p.Args...)),
-			linux.Strs(p.Env), linux.N(unix.AT_EMPTY_PATH))
+// loadFilter adds seccomp(2).
+func (e *execution) loadFilter(p *linux.Program) {
+	if len(e.filter) == 0 {
+		return
+	}
+	p.Step("load the seccomp filter")
+	prog := &unix.SockFprog{Len: uint16(len(e.filter) / int(unsafe.Sizeof(unix.SockFilter{}))),
+		Filter: (*unix.SockFilter)(unsafe.Pointer(&e.filter[0]))}
+	p.Call(unix.SYS_SECCOMP, linux.N(unix.SECCOMP_SET_MODE_FILTER), linux.N(e.filterFlags), linux.Ptr(prog))
+}
+
+// execute adds execve. A name without a slash is tried in every directory of PATH, by the kernel itself and as the user,
+// and one that may not be executed there is passed over, as Docker's runtime does.
+func (e *execution) execute(p *linux.Program) error {
+	argv, env := linux.Strs(e.process.Args), linux.Strs(e.env)
+	p.Step(stepExec)
+	e.execFrom = p.Len()
+	name := e.process.Args[0]
+	if strings.ContainsRune(name, '/') {
+		p.Call(unix.SYS_EXECVE, linux.Str(name), argv, env)
 		return nil
 	}
-	if strings.Contains(p.Args[0], "/") {
-		b.p.Call(unix.SYS_EXECVE, linux.Str(p.Args[0]), linux.Strs(p.Args), linux.Strs(p.Env))
-		return nil
+	e.searched = true
+	for _, file := range e.candidates() {
+		p.Call(unix.SYS_EXECVE, linux.Str(file), argv, env).Ignore(unix.ENOENT, unix.ENOTDIR, unix.EACCES)
 	}
-	argv, env := linux.Strs(p.Args), linux.Strs(p.Env)
-	for _, name := range searchPaths(p.Args[0], p.Env) {
-		b.p.Call(unix.SYS_EXECVE, linux.Str(name), argv, env).Ignore(unix.ENOENT, unix.ENOTDIR, unix.EACCES).Sticky()
-	}
-	b.p.Fail(unix.ENOENT)
+	p.Fail(unix.ENOENT)
 	return nil
 }
 
-// searchPaths are where a program without a slash in its name may be: along the PATH it will see itself.
-func searchPaths(name string, env []string) []string {
-	var paths []string
-	for _, kv := range env {
-		value, ok := strings.CutPrefix(kv, "PATH=")
-		if !ok {
-			continue
+// candidates are the files that a name without a slash may mean.
+func (e *execution) candidates() []string {
+	list := defaultPath
+	for _, kv := range e.env {
+		if v, found := strings.CutPrefix(kv, "PATH="); found {
+			list = v
 		}
-		paths = nil // the last one counts
-		for dir := range strings.SplitSeq(value, ":") {
-			if path.IsAbs(dir) { // never the working directory
-				paths = append(paths, path.Join(dir, name))
+	}
+	var files []string
+	for dir := range strings.SplitSeq(list, ":") {
+		if name := e.process.Args[0]; dir != "" && name != "" {
+			files = append(files, strings.TrimRight(dir, "/")+"/"+name)
+		}
+	}
+	return files
+}
+
+// findHome adds HOME from the container's passwd file when the environment lacks it.
+func (e *execution) findHome(root *confine.Root) {
+	e.env = e.process.Env
+	for _, kv := range e.env {
+		if strings.HasPrefix(kv, "HOME=") {
+			return
+		}
+	}
+	home := "/"
+	const maxPasswd = 10 << 20
+	if data, err := root.ReadFile("/etc/passwd", maxPasswd); err == nil {
+		uid := strconv.FormatUint(uint64(e.process.User.UID), 10)
+		for line := range strings.Lines(string(data)) {
+			if f := strings.Split(strings.TrimSpace(line), ":"); len(f) >= 6 && f[2] == uid && path.IsAbs(f[5]) {
+				home = f[5]
+				break
 			}
 		}
 	}
-	return paths
+	e.env = append(append([]string{}, e.env...), "HOME="+home)
+}
+
+// lookUp tells early, for a process that will be held, that its program is not there: whoever releases it may not be there
+// to hear. It looks as root and without /proc, so it only reports what is certain.
+func (e *execution) lookUp(root *confine.Root, hold bool) error {
+	if !hold {
+		return nil
+	}
+	name := e.process.Args[0]
+	files := []string{name}
+	if !strings.ContainsRune(name, '/') {
+		e.searched, files = true, e.candidates()
+	}
+	for _, file := range files {
+		if !path.IsAbs(file) {
+			file = path.Join(e.process.Cwd, file)
+		}
+		fi, err := root.Stat(file)
+		if err != nil && !missing(err) || below(path.Clean(file), "/proc") {
+			return nil
+		}
+		if err == nil {
+			if fi.Mode().IsRegular() && fi.Mode()&0o111 != 0 {
+				return nil
+			}
+			if !e.searched {
+				return &ExecError{Errno: unix.EACCES, Path: name, Step: stepExec}
+			}
+		}
+	}
+	return &ExecError{Errno: unix.ENOENT, Path: name, Step: stepExec, Searched: e.searched}
+}
+
+// fork clones the child.
+func (e *execution) fork(p *linux.Program) (*linux.Child, error) {
+	c, err := p.Fork(linux.ForkOptions{Flags: e.cloneFlags, Cgroup: e.groupDir})
+	for _, f := range e.files {
+		_ = f.Close()
+	}
+	e.files = nil
+	if errors.Is(err, unix.ENOMEM) {
+		// What the kernel also says of a pid namespace whose first process has ended (clone(2)).
+		err = fmt.Errorf("%w (or its pid namespace has ended)", err)
+	}
+	return c, err
 }

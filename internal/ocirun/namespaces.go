@@ -1,0 +1,148 @@
+package ocirun
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+
+	"github.com/berth-engine/berth/internal/linux"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+type nsFlag struct {
+	kind specs.LinuxNamespaceType
+	flag int
+	file string // in /proc/PID/ns
+}
+
+// nsFlags are the kernel's names for the namespaces, in the order they are joined in.
+var nsFlags = [...]nsFlag{
+	{specs.NetworkNamespace, unix.CLONE_NEWNET, "net"},
+	{specs.IPCNamespace, unix.CLONE_NEWIPC, "ipc"},
+	{specs.UTSNamespace, unix.CLONE_NEWUTS, "uts"},
+	{specs.CgroupNamespace, unix.CLONE_NEWCGROUP, "cgroup"},
+	{specs.PIDNamespace, unix.CLONE_NEWPID, "pid"},
+	{specs.TimeNamespace, unix.CLONE_NEWTIME, "time"},
+	{specs.MountNamespace, unix.CLONE_NEWNS, "mnt"},
+}
+
+// wanted is what the spec says about one kind of namespace: nothing (the host's), a new one, or one to join.
+func (s *setup) wanted(kind specs.LinuxNamespaceType) (fresh bool, join *os.File, err error) {
+	if f := s.o.Namespaces[kind]; f != nil {
+		return false, f, nil
+	}
+	i := slices.IndexFunc(s.lin.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == kind })
+	if i < 0 {
+		return false, nil, nil
+	}
+	name := s.lin.Namespaces[i].Path
+	if name == "" {
+		return true, nil, nil
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return false, nil, fmt.Errorf("join the %s namespace: %w", kind, err)
+	}
+	return false, s.keep(f), nil
+}
+
+// enterNamespaces gives the thread the container's namespaces. A new pid namespace begins with the fork; a new cgroup
+// namespace begins when the child is in its cgroup; a thread of many may not change its time namespace.
+func (s *setup) enterNamespaces() error {
+	flags := unix.CLONE_NEWNS | unix.CLONE_FS
+	var pid *os.File
+	for _, ns := range nsFlags {
+		if ns.flag == unix.CLONE_NEWNS {
+			continue
+		}
+		fresh, join, err := s.wanted(ns.kind)
+		if err != nil {
+			return err
+		}
+		switch {
+		case fresh && ns.flag == unix.CLONE_NEWPID:
+			s.exec.cloneFlags |= unix.CLONE_NEWPID
+		case fresh && ns.flag == unix.CLONE_NEWCGROUP:
+			s.exec.newCgroupNS = true
+		case fresh:
+			flags |= ns.flag
+		case join != nil && ns.flag == unix.CLONE_NEWPID:
+			pid = join
+		case join != nil && ns.flag == unix.CLONE_NEWTIME:
+			s.exec.timeNS = join
+		case join != nil:
+			if err := linux.Setns(join, ns.flag); err != nil {
+				return fmt.Errorf("join the %s namespace: %w", ns.kind, err)
+			}
+		}
+	}
+	if err := linux.Unshare(flags); err != nil {
+		return fmt.Errorf("make namespaces: %w", err)
+	}
+	if flags&unix.CLONE_NEWNET != 0 {
+		if err := loopbackUp(); err != nil {
+			return fmt.Errorf("bring up the loopback link: %w", err)
+		}
+	}
+	if flags&unix.CLONE_NEWTIME != 0 {
+		if err := s.timeOffsets(); err != nil {
+			return err
+		}
+	}
+	// Last: a thread whose children go to another pid namespace can make no other threads.
+	if pid != nil {
+		if err := linux.Setns(pid, unix.CLONE_NEWPID); err != nil {
+			return fmt.Errorf("join the pid namespace: %w", err)
+		}
+	}
+	return nil
+}
+
+// loopbackUp sets lo up in the thread's network namespace (netdevice(7)).
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("socket", err)
+	}
+	defer unix.Close(fd)
+	req, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	req.SetUint16(unix.IFF_UP)
+	return os.NewSyscallError("ioctl", unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, req))
+}
+
+// timeOffsets sets the clocks of a time namespace that has no process yet (time_namespaces(7)).
+func (s *setup) timeOffsets() error {
+	for _, clock := range [...]string{"monotonic", "boottime"} {
+		o, there := s.lin.TimeOffsets[clock]
+		if !there {
+			continue
+		}
+		text := fmt.Sprintf("%s %d %d\n", clock, o.Secs, o.Nanosecs)
+		name := strconv.Itoa(unix.Gettid()) + "/timens_offsets"
+		if err := writeProc(s.hostProc, name, text); err != nil {
+			return fmt.Errorf("time offset of %s: %w", clock, err)
+		}
+	}
+	return nil
+}
+
+// writeProc writes a file below a verified procfs; nothing that was mounted over it or linked into it is followed.
+func writeProc(proc *os.File, name, text string) error {
+	fd, err := unix.Openat2(int(proc.Fd()), name, &unix.OpenHow{Flags: unix.O_WRONLY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV})
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	if err := verifyProc(f); err != nil {
+		return err
+	}
+	_, err = unix.Write(fd, []byte(text))
+	return err
+}

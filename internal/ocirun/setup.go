@@ -1,0 +1,280 @@
+package ocirun
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path"
+	"strings"
+
+	"github.com/berth-engine/berth/internal/confine"
+	"github.com/berth-engine/berth/internal/linux"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// setup is one container on its way to being started.
+type setup struct {
+	o    *StartOptions
+	spec *specs.Spec
+	lin  *specs.Linux
+	exec execution
+
+	files    []*os.File // closed at the end, whatever comes
+	hostProc *os.File   // the host's /proc
+	rootfs   *os.File   // the mount that becomes "/"
+	root     *confine.Root
+	mounts   []mount
+	masks    masks
+	ptsMount *os.File // the container's devpts
+	proc     bool     // the container has a /proc of its own
+
+	prog       linux.Program
+	master     *os.File
+	holdWriter *os.File
+	child      *linux.Child
+}
+
+// keep closes f when the setup ends, whether it succeeds or not.
+func (s *setup) keep(f *os.File) *os.File {
+	s.files = append(s.files, f)
+	return f
+}
+
+func (s *setup) close() {
+	for _, f := range append(s.files, s.exec.files...) {
+		_ = f.Close()
+	}
+	for _, f := range []*os.File{s.master, s.holdWriter} {
+		if f != nil {
+			_ = f.Close()
+		}
+	}
+}
+
+// run is everything between the check of the spec and the fork, on a thread of its own.
+func (s *setup) run(ctx context.Context) error {
+	if err := s.fromHost(); err != nil {
+		return err
+	}
+	if err := s.enterNamespaces(); err != nil {
+		return err
+	}
+	if err := s.pivot(); err != nil {
+		return err
+	}
+	if err := s.inContainer(); err != nil {
+		return err
+	}
+	if err := s.program(); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return s.fork()
+}
+
+// fromHost collects what can be reached only from the host's mount namespace.
+func (s *setup) fromHost() (err error) {
+	if s.hostProc, err = openHostProc(); err != nil {
+		return err
+	}
+	s.keep(s.hostProc)
+	s.exec.hostProc = s.hostProc
+	if err := s.exec.openStdio(); err != nil {
+		return err
+	}
+	if s.rootfs = s.o.Rootfs; s.rootfs == nil {
+		if s.rootfs, err = s.cloneRoot(); err != nil {
+			return err
+		}
+		s.keep(s.rootfs)
+	}
+	if s.mounts, err = parseMounts(s.spec.Mounts); err != nil {
+		return err
+	}
+	for i := range s.mounts {
+		if err := s.mountFromHost(&s.mounts[i]); err != nil {
+			return err
+		}
+	}
+	return s.masksFromHost()
+}
+
+// openHostProc opens /proc and verifies that it is the root of one, so that what is written below it goes to the kernel.
+func openHostProc() (*os.File, error) {
+	f, err := os.OpenFile("/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	const procRootInode = 1
+	var st unix.Stat_t
+	if err = verifyProc(f); err == nil {
+		err = unix.Fstat(int(f.Fd()), &st)
+	}
+	if err == nil && st.Ino != procRootInode {
+		err = unix.EXDEV
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("/proc is not a procfs: %w", err)
+	}
+	return f, nil
+}
+
+func verifyProc(f *os.File) error {
+	var sfs unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &sfs); err != nil {
+		return err
+	}
+	if sfs.Type != unix.PROC_SUPER_MAGIC {
+		return unix.EXDEV
+	}
+	return nil
+}
+
+// cloneRoot copies the mount at the spec's root path.
+func (s *setup) cloneRoot() (*os.File, error) {
+	dir := s.spec.Root.Path
+	if !path.IsAbs(dir) {
+		dir = path.Join(s.o.Bundle, dir)
+	}
+	f, err := linux.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.AT_RECURSIVE)
+	if err != nil {
+		return nil, fmt.Errorf("root file system: %w", err)
+	}
+	fi, err := f.Stat()
+	if err == nil && !fi.IsDir() {
+		err = fmt.Errorf("root file system %q: %w", dir, unix.ENOTDIR)
+	}
+	if err == nil {
+		// Mounts of the host below the root show through, later ones do not come in.
+		err = linux.MountSetattr(f, &unix.MountAttr{Propagation: unix.MS_PRIVATE}, true)
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// pivot puts the root in place and leaves the host's mounts behind: from here on no path leads to them.
+func (s *setup) pivot() error {
+	// Nothing that happens here may be seen by the host, least of all that everything is unmounted.
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make the mounts private: %w", err)
+	}
+	at, err := os.OpenFile("/", unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer at.Close()
+	if err := linux.MoveMount(s.rootfs, at); err != nil {
+		return fmt.Errorf("put the root file system in place: %w", err)
+	}
+	if err := unix.Fchdir(int(s.rootfs.Fd())); err != nil {
+		return fmt.Errorf("enter the root file system: %w", err)
+	}
+	if s.o.NoPivot {
+		if err := unix.Chroot("."); err != nil {
+			return fmt.Errorf("chroot: %w", err)
+		}
+	} else {
+		// The old root goes below the new one, at the same place, and is the one that "." finds then.
+		if err := unix.PivotRoot(".", "."); err != nil {
+			return fmt.Errorf("pivot_root: %w", err)
+		}
+		if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("leave the host's mounts: %w", err)
+		}
+	}
+	if err := unix.Chdir("/"); err != nil {
+		return fmt.Errorf("enter the root file system: %w", err)
+	}
+	dir, err := os.OpenFile("/", unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	s.root = confine.FromFile(s.keep(dir))
+	return nil
+}
+
+// inContainer makes what is below the container's root. It runs in the container's namespaces, but for pid and cgroup.
+func (s *setup) inContainer() error {
+	unix.Umask(0) // the thread's own, since it has a root of its own
+	for i := range s.mounts {
+		m := &s.mounts[i]
+		if err := s.mount(m); err != nil {
+			return fmt.Errorf("mount %q: %w", m.dest, err)
+		}
+	}
+	if err := s.devices(); err != nil {
+		return err
+	}
+	if s.o.Terminal {
+		if err := s.terminal(); err != nil {
+			return fmt.Errorf("terminal: %w", err)
+		}
+	}
+	if err := s.masksInContainer(); err != nil {
+		return err
+	}
+	if err := s.sysctls(); err != nil {
+		return err
+	}
+	if err := s.names(); err != nil {
+		return err
+	}
+	s.makeCwd()
+	s.exec.findHome(s.root)
+	if err := s.exec.lookUp(s.root, s.o.Hold); err != nil {
+		return err
+	}
+	return s.finishRoot()
+}
+
+// makeCwd makes the working directory if it is missing, as runc does; when it cannot be, entering it tells.
+func (s *setup) makeCwd() {
+	cwd := path.Clean(s.spec.Process.Cwd)
+	if cwd == "/" || s.proc && below(cwd, "/proc") {
+		return
+	}
+	_ = s.root.MkdirAll(cwd, 0o755, 0, 0)
+}
+
+// finishRoot applies what holds for the root mount itself.
+func (s *setup) finishRoot() error {
+	if p := s.lin.RootfsPropagation; p != "" {
+		word := propagation[p]
+		if err := linux.MountSetattr(s.rootfs, &unix.MountAttr{Propagation: word.flag}, word.recursive); err != nil {
+			return fmt.Errorf("propagation %q of the root file system: %w", p, err)
+		}
+	}
+	if s.spec.Root.Readonly {
+		if err := linux.MountSetattr(s.rootfs, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}, false); err != nil {
+			return fmt.Errorf("make the root file system read-only: %w", err)
+		}
+	}
+	return nil
+}
+
+// names sets host name and domain name of the new UTS namespace.
+func (s *setup) names() error {
+	if s.spec.Hostname != "" {
+		if err := unix.Sethostname([]byte(s.spec.Hostname)); err != nil {
+			return fmt.Errorf("set the host name %q: %w", s.spec.Hostname, err)
+		}
+	}
+	if s.spec.Domainname != "" {
+		if err := unix.Setdomainname([]byte(s.spec.Domainname)); err != nil {
+			return fmt.Errorf("set the domain name %q: %w", s.spec.Domainname, err)
+		}
+	}
+	return nil
+}
+
+// below says whether p, a clean path, is dir or in it.
+func below(p, dir string) bool {
+	return p == dir || dir == "/" || strings.HasPrefix(p, dir+"/")
+}

@@ -1,0 +1,91 @@
+package ocirun
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/berth-engine/berth/internal/durable"
+	"github.com/berth-engine/berth/internal/linux"
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// State is what state.json of a container holds. Only this package reads and writes the file.
+type State struct {
+	Format      int               `json:"format"` // 1
+	OCIVersion  string            `json:"ociVersion"`
+	ID          string            `json:"id"`
+	Pid         int               `json:"pid"`
+	StartTime   uint64            `json:"startTime"` // clock ticks after boot: with Pid it names the process for good
+	Bundle      string            `json:"bundle"`
+	Rootfs      string            `json:"rootfs"`
+	Created     time.Time         `json:"created"`
+	Held        bool              `json:"held"` // created and not started
+	ExecFrom    int               `json:"execFrom,omitempty"`
+	CgroupPath  string            `json:"cgroupPath,omitempty"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+	Owner       int               `json:"owner"` // user who made it
+}
+
+const stateFile = "state.json"
+
+// NewState describes a process that was started.
+func NewState(o *StartOptions, p *Process) *State {
+	st := &State{Format: 1, OCIVersion: specs.Version, ID: o.ID, Pid: p.Pid, StartTime: p.StartTime, Bundle: o.Bundle,
+		Created: p.StartedAt.UTC(), Held: o.Hold, ExecFrom: p.exec.execFrom, Annotations: o.Spec.Annotations, Owner: os.Geteuid()}
+	if o.Spec.Root != nil {
+		st.Rootfs = o.Spec.Root.Path
+		if !filepath.IsAbs(st.Rootfs) {
+			st.Rootfs = filepath.Join(o.Bundle, st.Rootfs)
+		}
+	}
+	if p.Cgroup != nil {
+		st.CgroupPath = p.Cgroup.Path()
+	}
+	return st
+}
+
+// WriteState replaces the state file in dir.
+func WriteState(dir string, st *State) error {
+	data, err := json.Marshal(st)
+	if err != nil {
+		return err
+	}
+	return durable.WriteVolatile(filepath.Join(dir, stateFile), data, 0o600)
+}
+
+// ReadState reads the state file in dir; errdefs.ErrNotFound when there is none.
+func ReadState(dir string) (*State, error) {
+	data, err := os.ReadFile(filepath.Join(dir, stateFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("container does not exist: %w", errdefs.ErrNotFound)
+	}
+	if err != nil {
+		return nil, err
+	}
+	st := &State{}
+	if err := json.Unmarshal(data, st); err != nil {
+		return nil, fmt.Errorf("state file %q is damaged: %w", filepath.Join(dir, stateFile), err)
+	}
+	if st.Format != 1 {
+		return nil, fmt.Errorf("state file %q has format %d, which this version does not know", filepath.Join(dir, stateFile), st.Format)
+	}
+	return st, nil
+}
+
+// Status is the container's state as the runtime specification counts them.
+func (st *State) Status() specs.ContainerState {
+	ticks, letter, err := linux.StartTime(st.Pid)
+	switch {
+	case err != nil || ticks != st.StartTime || letter == 'Z' || letter == 'X':
+		return specs.StateStopped
+	case st.Held:
+		return specs.StateCreated
+	}
+	return specs.StateRunning
+}
