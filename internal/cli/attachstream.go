@@ -179,8 +179,14 @@ func (s *session) copyOut() error {
 	return err
 }
 
-func (s *session) copyIn() error {
-	defer s.h.closeWrite()
+// copyIn hands input on until it ends, which the process is told, or until the person detaches, which it is not: its
+// input goes on when somebody attaches again.
+func (s *session) copyIn() (err error) {
+	defer func() {
+		if !errors.Is(err, errDetached) {
+			s.h.closeWrite()
+		}
+	}()
 	if !s.tty {
 		_, err := io.Copy(s.h.conn, s.stdin)
 		return err
