@@ -64,7 +64,10 @@ func (s *Server) inspect(rec container.Record) *api.InspectResponse {
 		AppArmorProfile: cfg.Security.AppArmor,
 		ExecIDs:         s.engine.Execs.List(rec.ID),
 		HostConfig:      hostConfigOf(cfg),
-		GraphDriver:     nil,
+		GraphDriver: &storage.DriverData{Name: storageDriver, Data: map[string]string{
+			"UpperDir": filepath.Join(s.o.DataRoot, "layers", rec.ID, "upper"),
+			"WorkDir":  filepath.Join(s.o.DataRoot, "layers", rec.ID, "work"),
+		}},
 		Storage: &storage.Storage{RootFS: &storage.RootFSStorage{
 			Snapshot: &storage.RootFSStorageSnapshot{Name: storageDriver},
 		}},

@@ -14,6 +14,7 @@ import (
 	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/registry"
+	"github.com/moby/moby/api/types/storage"
 	"github.com/moby/moby/api/types/system"
 	"github.com/moby/moby/api/types/volume"
 )
@@ -225,8 +226,10 @@ func downgradeInspect(r *api.InspectResponse, v version) any {
 		}
 	}
 	if v >= 52 {
+		r.GraphDriver = nil
 		return r
 	}
+	r.Storage = nil
 	old := &legacyInspect{
 		InspectResponse: r,
 		Config:          &legacyConfig{Config: r.Config, OnBuild: r.Config.OnBuild},
@@ -551,6 +554,7 @@ func downgradeImageInspect(r *image.InspectResponse, v version) any {
 	if v >= 52 {
 		return r
 	}
+	r.GraphDriver = &storage.DriverData{Name: storageDriver}
 	c := &legacyImageConfig{}
 	if n := r.Config; n != nil {
 		c.User, c.ExposedPorts, c.Env, c.Cmd, c.Volumes = n.User, n.ExposedPorts, n.Env, n.Cmd, n.Volumes
