@@ -102,6 +102,9 @@ func (j *joining) run(ctx context.Context) error {
 	if err := j.exec.openStdio(); err != nil {
 		return err
 	}
+	if err := j.exec.openGroup(j.o.Cgroup, j.o.Pid); err != nil {
+		return err
+	}
 	if err := j.enter(); err != nil {
 		return err
 	}
@@ -117,9 +120,7 @@ func (j *joining) run(ctx context.Context) error {
 		}
 	}
 	j.exec.findHome(root)
-	if err := j.exec.join(&p, j.o.Cgroup); err != nil {
-		return err
-	}
+	j.exec.join(&p)
 	if err := j.exec.become(&p); err != nil {
 		return err
 	}

@@ -31,8 +31,9 @@ type execution struct {
 
 	cloneFlags  uintptr
 	newCgroupNS bool
-	timeNS      *os.File // joined by the child
-	groupDir    *os.File // cgroup v2: where to be born
+	timeNS      *os.File   // joined by the child
+	groupDir    *os.File   // cgroup v2: where to be born
+	groupFiles  []*os.File // cgroup v1: what to write into
 
 	hostProc   *os.File
 	hold       *os.File
@@ -52,15 +53,11 @@ func (e *execution) warn(format string, args ...any) {
 }
 
 // join adds the steps that make the child a session of its own in its cgroup, with its stdio.
-func (e *execution) join(p *linux.Program, g *cgroup.Group) error {
+func (e *execution) join(p *linux.Program) {
 	// Until execve nothing of the parent's may be reached through the child.
 	p.Step("start a session")
 	p.Call(unix.SYS_SETSID)
-	if g != nil && e.groupDir == nil {
-		if err := e.joinGroup(p, g); err != nil {
-			return err
-		}
-	}
+	e.joinGroup(p)
 	if e.newCgroupNS {
 		p.Step("make a cgroup namespace")
 		p.Call(unix.SYS_UNSHARE, linux.N(unix.CLONE_NEWCGROUP))
@@ -70,31 +67,41 @@ func (e *execution) join(p *linux.Program, g *cgroup.Group) error {
 		p.Call(unix.SYS_SETNS, linux.FD(e.timeNS), linux.N(unix.CLONE_NEWTIME))
 	}
 	e.stdioOps(p)
-	return nil
 }
 
-// joinGroup prepares the way into the cgroup: by being born there where that is possible, else by writing "0".
-func (e *execution) joinGroup(p *linux.Program, g *cgroup.Group) error {
-	dir, err := g.DirFile()
-	if err == nil {
-		e.groupDir = dir
-		e.files = append(e.files, dir)
+// openGroup opens the way into the cgroup while the host's paths can still be seen. pid is a process of the container that is
+// in the group already, 0 when there is none.
+func (e *execution) openGroup(g *cgroup.Group, pid int) (err error) {
+	if g == nil {
 		return nil
 	}
+	if pid == 0 {
+		e.groupDir, err = g.DirFile()
+	} else {
+		e.groupDir, err = g.DirFileFor(pid)
+	}
+	if err == nil {
+		e.files = append(e.files, e.groupDir)
+		return nil
+	}
+	e.groupDir = nil
 	if !errors.Is(err, errdefs.ErrNotImplemented) {
 		return fmt.Errorf("join the cgroup: %w", err)
 	}
-	files, err := g.ProcsFiles()
-	if err != nil {
+	if e.groupFiles, err = g.ProcsFiles(); err != nil {
 		return fmt.Errorf("join the cgroup: %w", err)
 	}
-	e.files = append(e.files, files...)
+	e.files = append(e.files, e.groupFiles...)
+	return nil
+}
+
+// joinGroup writes "0" where the child could not be born in its group.
+func (e *execution) joinGroup(p *linux.Program) {
 	zero := []byte("0")
-	for _, f := range files {
+	for _, f := range e.groupFiles {
 		p.Step("join cgroup " + f.Name())
 		p.Call(unix.SYS_WRITE, linux.FD(f), linux.Bytes(zero), linux.N(1))
 	}
-	return nil
 }
 
 // openStdio gives the null device, of the host, in place of what is not given.

@@ -14,9 +14,7 @@ const resolveInRoot = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS
 // program writes down what the child does.
 func (s *setup) program() error {
 	p := &s.prog
-	if err := s.exec.join(p, s.o.Cgroup); err != nil {
-		return err
-	}
+	s.exec.join(p)
 	for i := range s.mounts {
 		s.lateMount(p, &s.mounts[i])
 	}

@@ -85,6 +85,9 @@ func (s *setup) fromHost() (err error) {
 	if err := s.exec.openStdio(); err != nil {
 		return err
 	}
+	if err := s.exec.openGroup(s.o.Cgroup, 0); err != nil {
+		return err
+	}
 	if s.rootfs = s.o.Rootfs; s.rootfs == nil {
 		if s.rootfs, err = s.cloneRoot(); err != nil {
 			return err
