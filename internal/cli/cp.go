@@ -42,7 +42,8 @@ are written to STDOUT as a tar archive.`
 	return cmd
 }
 
-// cpPlace takes CONTAINER:PATH apart. A path that begins with a dot or a slash is of this machine whatever colons it has.
+// cpPlace takes CONTAINER:PATH apart. A path that begins with a dot or a slash is of this machine whatever colons it
+// has.
 func cpPlace(arg string) (container, file string) {
 	if filepath.IsAbs(arg) {
 		return "", arg

@@ -67,13 +67,12 @@ type createFlags struct {
 	sysctls                   map[string]string
 
 	// Life.
-	rm             bool
-	restart        string
-	logDriver      string
-	logOpts        []string
-	health         healthFlags
-	contentTrust   bool
-	publishAllOnly bool
+	rm           bool
+	restart      string
+	logDriver    string
+	logOpts      []string
+	health       healthFlags
+	contentTrust bool
 }
 
 type healthFlags struct {
@@ -97,7 +96,8 @@ func (c *createFlags) add(f *pflag.FlagSet, lookup lookupFunc) {
 	f.StringVar(&c.platform, "platform", "", "Platform of the image, where there are several (os/arch[/variant])")
 	f.StringVar(&c.pull, "pull", "missing", `When to pull the image ("always", "missing", "never")`)
 	f.BoolVarP(&c.quiet, "quiet", "q", false, "Do not show the progress of the pull")
-	f.BoolVar(&c.useAPISocket, "use-api-socket", false, "Give the container the daemon's socket and the person's registry credentials")
+	f.BoolVar(&c.useAPISocket, "use-api-socket", false,
+		"Give the container the daemon's socket and the person's registry credentials")
 
 	list(&c.attach, "attach", "a", "Attach to STDIN, STDOUT or STDERR", validAttach)
 	list(&c.env, "env", "e", "Set an environment variable", variable(lookup))
@@ -442,7 +442,8 @@ func (h *healthFlags) config() (*container.HealthConfig, error) {
 	for _, d := range []struct {
 		name  string
 		value time.Duration
-	}{{"interval", h.interval}, {"timeout", h.timeout}, {"start-period", h.startPeriod}, {"start-interval", h.startInterval}} {
+	}{{"interval", h.interval}, {"timeout", h.timeout}, {"start-period", h.startPeriod},
+		{"start-interval", h.startInterval}} {
 		if d.value < 0 {
 			return nil, fmt.Errorf("--health-%s cannot be negative", d.name)
 		}
@@ -684,8 +685,9 @@ func validDomain(s string) (string, error) {
 // parsePlatform reads os[/arch[/variant]].
 func parsePlatform(s string) (*ocispec.Platform, error) {
 	parts := strings.Split(s, "/")
+	strange := func(r rune) bool { return !letterOrDigit(r) && !strings.ContainsRune("_-.", r) }
 	for _, p := range parts {
-		if p == "" || strings.ContainsFunc(p, func(r rune) bool { return !letterOrDigit(r) && r != '_' && r != '-' && r != '.' }) {
+		if p == "" || strings.ContainsFunc(p, strange) {
 			return nil, fmt.Errorf("invalid platform %q: write it as os/arch or os/arch/variant, like linux/arm64", s)
 		}
 	}

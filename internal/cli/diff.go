@@ -24,9 +24,10 @@ func newDiff(a *app) *cobra.Command {
 			if format == "" {
 				format = "{{.Type}} {{.Path}}"
 			}
-			l := &listing[container.FilesystemChange]{table: `{{.Type}}\t{{.Path}}`, columns: []column[container.FilesystemChange]{
-				{"Type", "CHANGE TYPE", func(c container.FilesystemChange) any { return changeLetter(c.Kind) }},
-				{"Path", "PATH", func(c container.FilesystemChange) any { return c.Path }},
+			type change = container.FilesystemChange
+			l := &listing[change]{table: `{{.Type}}\t{{.Path}}`, columns: []column[change]{
+				{"Type", "CHANGE TYPE", func(c change) any { return changeLetter(c.Kind) }},
+				{"Path", "PATH", func(c change) any { return c.Path }},
 			}}
 			return l.print(a.Out, format, result.Changes)
 		})

@@ -60,7 +60,8 @@ func (a *app) exec(ctx context.Context, name string, o client.ExecCreateOptions,
 		return err
 	}
 	if detach {
-		_, err := api.ExecStart(ctx, created.ID, client.ExecStartOptions{Detach: true, TTY: o.TTY, ConsoleSize: o.ConsoleSize})
+		_, err := api.ExecStart(ctx, created.ID, client.ExecStartOptions{Detach: true, TTY: o.TTY,
+			ConsoleSize: o.ConsoleSize})
 		return execError(err)
 	}
 	start := container.ExecStartRequest{Tty: o.TTY}

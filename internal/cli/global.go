@@ -29,13 +29,15 @@ func (a *app) addGlobalFlags(root *cobra.Command) {
 func (a *app) checkGlobal(root, cmd *cobra.Command) error {
 	g := &a.global
 	if !slices.Contains([]string{"debug", "info", "warn", "error", "fatal"}, g.logLevel) {
-		return &exitError{1, fmt.Sprintf("unable to parse logging level: %s: use debug, info, warn, error or fatal", g.logLevel)}
+		return &exitError{1, fmt.Sprintf("unable to parse logging level: %s: use debug, info, warn, error or fatal",
+			g.logLevel)}
 	}
 	if g.logLevel == "debug" {
 		g.debug = true
 	}
 	if g.context != "" && g.context != "default" {
-		return &exitError{1, fmt.Sprintf("there are no contexts: name the server of %q with --host or DOCKER_HOST", g.context)}
+		return &exitError{1, fmt.Sprintf("there are no contexts: name the server of %q with --host or DOCKER_HOST",
+			g.context)}
 	}
 	if len(g.hosts) > 1 {
 		return &exitError{1, "specify only one -H: " + strings.Join(g.hosts, ", ")}

@@ -4,13 +4,12 @@ import (
 	"encoding/csv"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
-	"regexp"
 	"strconv"
 	"strings"
 
 	"github.com/moby/moby/api/types/network"
-	"net"
 )
 
 // networkSpec is one value of --network.
@@ -91,7 +90,7 @@ func longNetwork(value string) bool {
 	if !ok {
 		return strings.Contains(value, ",") && strings.Contains(value, "=")
 	}
-	return key != "" && regexp.MustCompile(`^[a-z0-9 -]+$`).MatchString(strings.ToLower(key))
+	return key != "" && !strings.ContainsFunc(key, func(r rune) bool { return !letterOrDigit(r) && r != '-' && r != ' ' })
 }
 
 func validMAC(s string) (string, error) {
@@ -103,7 +102,8 @@ func validMAC(s string) (string, error) {
 
 // endpoint is the API's value.
 func (n *networkSpec) endpoint() (*network.EndpointSettings, error) {
-	e := &network.EndpointSettings{Aliases: n.aliases, Links: n.links, DriverOpts: n.driverOpts, GwPriority: n.gatewayOrder}
+	e := &network.EndpointSettings{Aliases: n.aliases, Links: n.links, DriverOpts: n.driverOpts,
+		GwPriority: n.gatewayOrder}
 	if n.ip.IsValid() || n.ip6.IsValid() || len(n.linkLocal) > 0 {
 		e.IPAMConfig = &network.EndpointIPAMConfig{IPv4Address: n.ip, IPv6Address: n.ip6, LinkLocalIPs: n.linkLocal}
 	}

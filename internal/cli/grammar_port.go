@@ -78,7 +78,8 @@ func shortPort(spec string) (string, error) {
 			protocol = value
 		case "mode":
 			if value != "ingress" && value != "host" {
-				return "", fmt.Errorf("invalid port format %q: invalid publish mode value (%s): must be 'ingress' or 'host'", spec, value)
+				return "", fmt.Errorf("invalid port format %q: invalid publish mode value (%s): "+
+					"must be 'ingress' or 'host'", spec, value)
 			}
 		default:
 			return "", fmt.Errorf("invalid port format %q: unknown option '%s'", spec, key)

@@ -15,33 +15,34 @@ import (
 
 func newInfo(a *app) *cobra.Command {
 	var format string
-	cmd := command("info [OPTIONS]", "Show what the daemon is and has", noArgs, func(ctx context.Context, _ []string) error {
-		api, err := a.client()
-		if err != nil {
-			return err
-		}
-		result, failure := api.Info(ctx, client.InfoOptions{})
-		me := map[string]any{"Debug": a.global.debug, "Context": "default", "Version": a.build.Version}
-		if format != "" {
-			return a.formattedInfo(format, result.Info, me, failure)
-		}
-		var b strings.Builder
-		fmt.Fprintf(&b, "Client: Berth\n Version:    %s\n Context:    default\n Debug Mode: %v\n\nServer:\n", a.build.Version,
-			a.global.debug)
-		if failure == nil {
-			writeInfo(&b, &result.Info)
-		}
-		if _, err := io.WriteString(a.Out, b.String()); err != nil {
-			return err
-		}
-		if failure != nil {
-			return fmt.Errorf("ERROR: %w\nerrors pretty printing info", plainError(failure))
-		}
-		for _, w := range result.Info.Warnings {
-			a.warn("%s", w)
-		}
-		return nil
-	})
+	cmd := command("info [OPTIONS]", "Show what the daemon is and has", noArgs,
+		func(ctx context.Context, _ []string) error {
+			api, err := a.client()
+			if err != nil {
+				return err
+			}
+			result, failure := api.Info(ctx, client.InfoOptions{})
+			me := map[string]any{"Debug": a.global.debug, "Context": "default", "Version": a.build.Version}
+			if format != "" {
+				return a.formattedInfo(format, result.Info, me, failure)
+			}
+			var b strings.Builder
+			fmt.Fprintf(&b, "Client: Berth\n Version:    %s\n Context:    default\n Debug Mode: %v\n\nServer:\n", a.build.Version,
+				a.global.debug)
+			if failure == nil {
+				writeInfo(&b, &result.Info)
+			}
+			if _, err := io.WriteString(a.Out, b.String()); err != nil {
+				return err
+			}
+			if failure != nil {
+				return fmt.Errorf("ERROR: %w\nerrors pretty printing info", plainError(failure))
+			}
+			for _, w := range result.Info.Warnings {
+				a.warn("%s", w)
+			}
+			return nil
+		})
 	cmd.Flags().StringVarP(&format, "format", "f", "", `How to print: "json" or a Go template`)
 	cmd.ValidArgsFunction = cobra.NoFileCompletions
 	return cmd

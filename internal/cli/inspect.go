@@ -11,11 +11,12 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/client"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 )
 
 // inspectors asks for the raw description of one object of each kind.
-func inspectors(api *client.Client, size, verbose bool) []inspector {
+func inspectors(api *client.Client, size, verbose bool, platform *ocispec.Platform) []inspector {
 	return []inspector{
 		{"container", func(ctx context.Context, name string) (json.RawMessage, error) {
 			r, err := api.ContainerInspect(ctx, name, client.ContainerInspectOptions{Size: size})
@@ -23,7 +24,11 @@ func inspectors(api *client.Client, size, verbose bool) []inspector {
 		}},
 		{"image", func(ctx context.Context, name string) (json.RawMessage, error) {
 			var raw bytes.Buffer
-			_, err := api.ImageInspect(ctx, name, client.ImageInspectWithRawResponse(&raw))
+			options := []client.ImageInspectOption{client.ImageInspectWithRawResponse(&raw)}
+			if platform != nil {
+				options = append(options, client.ImageInspectWithPlatform(platform))
+			}
+			_, err := api.ImageInspect(ctx, name, options...)
 			return raw.Bytes(), err
 		}},
 		{"network", func(ctx context.Context, name string) (json.RawMessage, error) {
@@ -45,13 +50,14 @@ type inspector struct {
 func newInspect(a *app) *cobra.Command {
 	var format, kind string
 	var size bool
-	cmd := command("inspect [OPTIONS] NAME|ID [NAME|ID...]", "Show everything about containers, images, networks and volumes",
-		minArgs(1), func(ctx context.Context, args []string) error {
+	cmd := command("inspect [OPTIONS] NAME|ID [NAME|ID...]",
+		"Show everything about containers, images, networks and volumes", minArgs(1),
+		func(ctx context.Context, args []string) error {
 			api, err := a.client()
 			if err != nil {
 				return err
 			}
-			kinds := inspectors(api, size, false)
+			kinds := inspectors(api, size, false, nil)
 			if kind != "" {
 				i := slices.IndexFunc(kinds, func(i inspector) bool { return i.kind == kind })
 				if i < 0 {
@@ -83,14 +89,20 @@ func firstFound(ctx context.Context, kinds []inspector, name string) (json.RawMe
 
 // newKindInspect is the inspect command of one kind of object.
 func newKindInspect(a *app, kind, use, short string, complete completer) *cobra.Command {
-	var format string
+	var format, platform string
 	var size, verbose bool
 	cmd := command(use, short, minArgs(1), func(ctx context.Context, args []string) error {
 		api, err := a.client()
 		if err != nil {
 			return err
 		}
-		for _, k := range inspectors(api, size, verbose) {
+		var p *ocispec.Platform
+		if platform != "" {
+			if p, err = parsePlatform(platform); err != nil {
+				return err
+			}
+		}
+		for _, k := range inspectors(api, size, verbose, p) {
 			if k.kind == kind {
 				return a.inspect(ctx, format, args, k.get)
 			}
@@ -102,6 +114,8 @@ func newKindInspect(a *app, kind, use, short string, complete completer) *cobra.
 	switch kind {
 	case "container":
 		f.BoolVarP(&size, "size", "s", false, "Show sizes")
+	case "image":
+		f.StringVar(&platform, "platform", "", "Show this platform's image (os/arch[/variant])")
 	case "network":
 		f.BoolVarP(&verbose, "verbose", "v", false, "Show diagnostics too")
 	}

@@ -42,8 +42,10 @@ func newLogs(a *app) *cobra.Command {
 	f.BoolVarP(&o.Follow, "follow", "f", false, "Go on with what is written from now on")
 	f.StringVarP(&o.Tail, "tail", "n", "all", "Number of lines from the end")
 	f.BoolVarP(&o.Timestamps, "timestamps", "t", false, "Show when each line was written")
-	f.StringVar(&o.Since, "since", "", `Only what was written since a time ("2013-01-02T13:23:37Z") or a duration ago ("42m")`)
-	f.StringVar(&o.Until, "until", "", `Only what was written before a time ("2013-01-02T13:23:37Z") or a duration ago ("42m")`)
+	f.StringVar(&o.Since, "since", "",
+		`Only what was written since a time ("2013-01-02T13:23:37Z") or a duration ago ("42m")`)
+	f.StringVar(&o.Until, "until", "",
+		`Only what was written before a time ("2013-01-02T13:23:37Z") or a duration ago ("42m")`)
 	f.BoolVar(&o.Details, "details", false, "Show extra attributes of the log driver")
 	cmd.ValidArgsFunction = a.completeFirst(a.containerNames(true))
 	return cmd

@@ -312,7 +312,8 @@ func (n *networkFlags) ipam() ([]network.IPAMConfig, error) {
 		case c == nil:
 			return nil, fmt.Errorf("no matching subnet for gateway %s", s)
 		case c.Gateway.IsValid():
-			return nil, fmt.Errorf("cannot configure multiple gateways (%s, %s) for the same subnet (%s)", s, c.Gateway, c.Subnet)
+			return nil, fmt.Errorf("cannot configure multiple gateways (%s, %s) for the same subnet (%s)", s, c.Gateway,
+				c.Subnet)
 		}
 		c.Gateway = g
 	}

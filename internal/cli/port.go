@@ -13,7 +13,8 @@ import (
 )
 
 func newPort(a *app) *cobra.Command {
-	cmd := command("port CONTAINER [PRIVATE_PORT[/PROTO]]", "Show where a container's ports are published", rangeArgs(1, 2),
+	cmd := command("port CONTAINER [PRIVATE_PORT[/PROTO]]", "Show where a container's ports are published",
+		rangeArgs(1, 2),
 		func(ctx context.Context, args []string) error {
 			api, err := a.client()
 			if err != nil {

@@ -173,7 +173,8 @@ func newBuilderPrune(a *app) *cobra.Command {
 	return cmd
 }
 
-func pruneBuilds(ctx context.Context, api *client.Client, f client.Filters, all bool, keep int64) (*pruneResult, error) {
+func pruneBuilds(ctx context.Context, api *client.Client, f client.Filters, all bool,
+	keep int64) (*pruneResult, error) {
 	r, err := api.BuildCachePrune(ctx, client.BuildCachePruneOptions{All: all, ReservedSpace: keep, Filters: f})
 	return &pruneResult{"Deleted build cache objects", r.Report.CachesDeleted, r.Report.SpaceReclaimed, true}, err
 }

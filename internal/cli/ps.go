@@ -40,7 +40,8 @@ func newPs(a *app) *cobra.Command {
 		} else if quiet && format == "json" {
 			shown = "{{.ID}}"
 		}
-		options := client.ContainerListOptions{All: all, Limit: max(last, 0), Size: size || uses(shown, "Size"), Filters: filter.filters}
+		options := client.ContainerListOptions{All: all, Limit: max(last, 0), Filters: filter.filters,
+			Size: size || uses(shown, "Size")}
 		if latest && last < 0 {
 			options.Limit = 1
 		}
@@ -216,8 +217,8 @@ func localVolumes(mounts []container.MountPoint) string {
 func shownPorts(ports []container.PortSummary) string {
 	ports = slices.Clone(ports)
 	slices.SortFunc(ports, func(a, b container.PortSummary) int {
-		return compareAll(compareInt(a.PrivatePort, b.PrivatePort), a.IP.Compare(b.IP), compareInt(a.PublicPort, b.PublicPort),
-			strings.Compare(a.Type, b.Type))
+		return compareAll(compareInt(a.PrivatePort, b.PrivatePort), a.IP.Compare(b.IP),
+			compareInt(a.PublicPort, b.PublicPort), strings.Compare(a.Type, b.Type))
 	})
 	type group struct {
 		ip    netip.Addr

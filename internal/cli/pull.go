@@ -151,7 +151,8 @@ func credentialsArchive(all map[string]registry.AuthConfig) ([]byte, error) {
 			return nil, err
 		}
 	}
-	header := &tar.Header{Typeflag: tar.TypeReg, Name: "run/secrets/docker/config.json", Mode: 0o600, Size: int64(len(data))}
+	header := &tar.Header{Typeflag: tar.TypeReg, Name: "run/secrets/docker/config.json", Mode: 0o600,
+		Size: int64(len(data))}
 	if err := w.WriteHeader(header); err != nil {
 		return nil, err
 	}

@@ -68,7 +68,8 @@ func (a *app) runError(command string, err error, code int) error {
 	if errors.As(err, &exit) {
 		return exit
 	}
-	return &exitError{code, fmt.Sprintf("berth: %v\n\nRun 'berth %s --help' for more information", plainError(err), command)}
+	return &exitError{code, fmt.Sprintf("berth: %v\n\nRun 'berth %s --help' for more information", plainError(err),
+		command)}
 }
 
 // run is the life of a foreground container, seen from here:
@@ -97,11 +98,13 @@ func (a *app) run(ctx context.Context, c *createFlags, r *runFlags, q *createReq
 		return nil
 	}
 	// The two registrations do not depend on each other, so they travel side by side; the signals join them.
+	ready := make(chan struct{})
 	if r.sigProxy {
 		signals := newSignalProxy(a, id)
-		ready := make(chan struct{})
 		go func() { signals.start(ctx); close(ready) }()
 		defer func() { <-ready; signals.stop() }()
+	} else {
+		close(ready)
 	}
 	condition := container.WaitConditionNextExit
 	if c.rm {
@@ -120,6 +123,7 @@ func (a *app) run(ctx context.Context, c *createFlags, r *runFlags, q *createReq
 	h, err := a.hijack(ctx, "/containers/"+id+"/attach", attachQuery(config.AttachStdin, config.AttachStdout,
 		config.AttachStderr, false, keys), nil)
 	wait := <-waiting
+	<-ready
 	if err != nil {
 		return a.runError("run", err, 125)
 	}

@@ -27,8 +27,8 @@ func newSignalProxy(a *app, id string) *signalProxy {
 	return &signalProxy{a: a, id: id, got: make(chan os.Signal, 128), done: make(chan struct{})}
 }
 
-// rareSignals is when the signals people seldom send are caught too. Go takes some 30 µs for each of the sixty, together
-// more than everything else this program does for a short container.
+// rareSignals is when the signals people seldom send are caught too. Go takes some 30 µs for each of the sixty, which
+// is together more than everything else this program does for a short container.
 const rareSignals = 50 * time.Millisecond
 
 // start catches the signals that end things at once, and every other soon after.

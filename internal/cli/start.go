@@ -69,7 +69,8 @@ func commaList(words []string) string {
 	return s
 }
 
-func (a *app) startAttached(ctx context.Context, name, keys string, interactive bool, o client.ContainerStartOptions) error {
+func (a *app) startAttached(ctx context.Context, name, keys string, interactive bool,
+	o client.ContainerStartOptions) error {
 	api, err := a.client()
 	if err != nil {
 		return err

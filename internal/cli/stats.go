@@ -25,8 +25,8 @@ func newStats(a *app) *cobra.Command {
 	var all, noStream, noTrunc bool
 	var format string
 	cmd := &cobra.Command{
-		Use: "stats [OPTIONS] [CONTAINER...]", Short: "Show what containers use, again and again", DisableFlagsInUseLine: true,
-		ValidArgsFunction: a.completeAll(a.containerNames(false)),
+		Use: "stats [OPTIONS] [CONTAINER...]", Short: "Show what containers use, again and again",
+		DisableFlagsInUseLine: true, ValidArgsFunction: a.completeAll(a.containerNames(false)),
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if format == "" {
@@ -276,7 +276,8 @@ func (s *statsView) read(ctx context.Context, api *client.Client, x *sample) {
 		s.mu.Unlock()
 		s.tell()
 	}
-	stream, err := api.ContainerStats(ctx, x.asked, client.ContainerStatsOptions{Stream: !s.noStream, IncludePreviousSample: true})
+	stream, err := api.ContainerStats(ctx, x.asked, client.ContainerStatsOptions{Stream: !s.noStream,
+		IncludePreviousSample: true})
 	if err != nil {
 		fail(err)
 		return
@@ -401,7 +402,8 @@ func statsListing(noTrunc bool) *listing[*sample] {
 				return x.name
 			}},
 			{"CPUPerc", "CPU %", text(func(x *sample) string { return fmt.Sprintf("%.2f%%", x.cpu) })},
-			{"MemUsage", "MEM USAGE / LIMIT", pair(func(x *sample) (float64, float64) { return x.memory, x.limit }, units.BytesSize)},
+			{"MemUsage", "MEM USAGE / LIMIT",
+				pair(func(x *sample) (float64, float64) { return x.memory, x.limit }, units.BytesSize)},
 			{"MemPerc", "MEM %", text(func(x *sample) string { return fmt.Sprintf("%.2f%%", x.memoryPercent) })},
 			{"NetIO", "NET I/O", pair(func(x *sample) (float64, float64) { return x.netIn, x.netOut }, decimal)},
 			{"BlockIO", "BLOCK I/O", pair(func(x *sample) (float64, float64) { return x.blockIn, x.blockOut }, decimal)},

@@ -82,10 +82,12 @@ func usageListing() *listing[usageRow] {
 // verboseUsage prints a table per kind, or all of them as one object under a person's template.
 func (a *app) verboseUsage(u client.DiskUsageResult, format string) error {
 	images := imageListing(false, false)
-	images.table = `{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}\t{{.SharedSize}}\t{{.UniqueSize}}\t{{.Containers}}`
+	images.table = `{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}` +
+		`\t{{.SharedSize}}\t{{.UniqueSize}}\t{{.Containers}}`
 	imageList := imageRows(u.Images.Items, false, false)
 	containers := containerListing(false, true)
-	containers.table = `{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.LocalVolumes}}\t{{.Size}}\t{{.RunningFor}}\t{{.Status}}\t{{.Names}}`
+	containers.table = `{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.LocalVolumes}}\t{{.Size}}` +
+		`\t{{.RunningFor}}\t{{.Status}}\t{{.Names}}`
 	volumes := volumeListing()
 	volumes.table = `{{.Name}}\t{{.Links}}\t{{.Size}}`
 	caches := cacheListing()

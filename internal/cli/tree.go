@@ -294,8 +294,8 @@ func synonyms() [][]string {
 		{"system info", "info"},
 	}
 	for group, words := range map[string]string{
-		"container": "attach commit cp create diff exec export kill logs pause port rename restart run start stats stop top " +
-			"unpause update wait",
+		"container": "attach commit cp create diff exec export kill logs pause port rename restart run start stats stop " +
+			"top unpause update wait",
 		"image": "history import load pull push save tag",
 	} {
 		for word := range strings.FieldsSeq(words) {

@@ -23,12 +23,7 @@ func (a *app) addHelp(cmd *cobra.Command) {
 		}
 	}
 	cmd.SetFlagErrorFunc(flagError)
-	cmd.SetHelpFunc(func(cmd *cobra.Command, args []string) {
-		// "help foo" and "foo --help" of what is not there.
-		if len(args) > 0 && args[0] != "--help" && cmd.HasSubCommands() && !strings.HasPrefix(args[0], "-") {
-			fmt.Fprintln(a.Err, unknownCommand(cmd, nil, args[0]))
-			return
-		}
+	cmd.SetHelpFunc(func(cmd *cobra.Command, _ []string) {
 		if err := a.help(cmd, a.Out); err != nil {
 			fmt.Fprintln(a.Err, err)
 		}
@@ -251,9 +246,23 @@ func helpCommands(b *strings.Builder, cmd *cobra.Command) {
 		if section == "" {
 			section = "Commands"
 		}
-		if section != common {
-			slices.Sort(lines)
+		slices.Sort(lines)
+		if section == common {
+			lines = inTreeOrder(lines)
 		}
 		fmt.Fprintf(b, "\n%s:\n%s", section, strings.Join(lines, ""))
 	}
+}
+
+// inTreeOrder puts the common commands in the order in which people come to need them.
+func inTreeOrder(lines []string) []string {
+	var sorted []string
+	for _, n := range tree() {
+		for _, l := range lines {
+			if n.section == common && strings.HasPrefix(l, "  "+n.name+" ") {
+				sorted = append(sorted, l)
+			}
+		}
+	}
+	return sorted
 }

@@ -162,14 +162,6 @@ func (f *filterValue) Type() string { return "filter" }
 
 func (f *filterValue) String() string { return "" }
 
-// keyValue checks that a value has the form key=value.
-func keyValue(s string) (string, error) {
-	if k, _, ok := strings.Cut(s, "="); !ok || k == "" {
-		return "", fmt.Errorf("invalid attribute format: %s: write it as key=value", s)
-	}
-	return s, nil
-}
-
 func label(s string) (string, error) {
 	if k, _, _ := strings.Cut(s, "="); k == "" {
 		return "", fmt.Errorf("invalid label '%s': empty name", s)

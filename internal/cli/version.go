@@ -131,7 +131,7 @@ func versionObject(s client.ServerVersionResult) map[string]any {
 		}
 	}
 	m := map[string]any{"Platform": s.Platform, "Version": s.Version, "ApiVersion": s.APIVersion,
-		"MinAPIVersion": s.MinAPIVersion, "Os": s.Os, "Arch": s.Arch, "Experimental": s.Experimental,
+		"MinAPIVersion": s.MinAPIVersion, "Os": s.Os, "Arch": s.Arch,
 		"Components": s.Components}
 	for _, c := range s.Components {
 		if c.Name == "Engine" {

@@ -57,7 +57,6 @@ type shell struct {
 	told  chan string // every call, as it comes
 
 	failStart string // what the start is refused with
-	silent    bool   // nothing is written before something is typed
 }
 
 func newShell(t *testing.T) *shell {
@@ -141,6 +140,7 @@ func (s *shell) handler() http.Handler {
 				answer(w, 400, `{"message":"`+s.failStart+`"}`)
 				return
 			}
+			s.note("start")
 			close(started)
 			w.WriteHeader(204)
 		case "/containers/" + id + "/resize", "/containers/web/resize", "/exec/e1/resize":
@@ -209,9 +209,7 @@ func hijack(w http.ResponseWriter) (net.Conn, *bufio.Reader) {
 // play is the shell: a prompt, an echo of every byte, an answer to every line.
 func (s *shell) play(conn net.Conn, in *bufio.Reader) int {
 	defer conn.Close()
-	if !s.silent {
-		io.WriteString(conn, "$ ")
-	}
+	io.WriteString(conn, "$ ")
 	var line []byte
 	for {
 		c, err := in.ReadByte()
@@ -486,18 +484,12 @@ func TestAttachMakesTheProgramDrawItselfAgain(t *testing.T) {
 
 func TestWithoutATerminalOfItsOwnSignalsAreForwarded(t *testing.T) {
 	s := newShell(t)
-	s.silent = true
 	p := sit(t, s, "run", "busybox", "sleep", "1000")
-	s.expect(t, "attach")
-	p.master.Write([]byte{}) // the start follows
-	for range 100 {
-		// The container runs when the shell waits for input; a key before that kills the program as it should.
-		if !p.cooked() {
-			t.Fatal("the terminal is raw although the container has none")
-		}
-		break
+	// The start comes after the program has taken over the signals.
+	s.expect(t, "start")
+	if !p.cooked() {
+		t.Error("the terminal is raw although the container has none")
 	}
-	time.Sleep(200 * time.Millisecond)
 	p.type_("\x03")
 	if call := s.expect(t, "kill "); call != "kill SIGINT" {
 		t.Errorf("called %q", call)
