@@ -96,6 +96,7 @@ func TestShell(t *testing.T) {
 		{`printf 'echo noshebang\n' >n; chmod 755 n; ./n`, "noshebang\n", 0},
 		{`umask 027; umask`, "0027\n", 0},
 		{`ulimit -n 99; ulimit -n; sh -c 'ulimit -n'`, "99\n99\n", 0},
+		{`ulimit -S -n 77; exec sh -c 'ulimit -n; sleep 0.01; ulimit -n'`, "77\n77\n", 0},
 		{`x=$(printf 'a\nb\n'); echo "$x" | wc -l`, "2\n", 0},
 		{`f() { return 5; }; f; echo $?; for i in 1 2; do echo $i; done`, "5\n1\n2\n", 0},
 		{`test 1 -lt 2 && [ -d / ] && ! [ -f / ] && echo ok`, "ok\n", 0},

@@ -100,9 +100,12 @@ func main() {
 // endOnSignals makes process 1 end on the signals that would end any other process.
 func endOnSignals() {
 	ch := make(chan os.Signal, 1)
-	signal.Notify(ch, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT)
+	signal.Notify(ch, initSignals()...)
 	go func() {
-		sig := (<-ch).(syscall.Signal)
-		os.Exit(128 + int(sig))
+		for sig := range ch {
+			if endsInit(sig) {
+				os.Exit(128 + int(sig.(syscall.Signal)))
+			}
+		}
 	}()
 }

@@ -473,9 +473,12 @@ func ncListen(c *call, o *options, network string) int {
 	}
 }
 
-// relay copies standard input to the connection and the connection to standard output, until the peer closes.
+// relay copies standard input to the connection and the connection to standard output, until the peer closes. What
+// was still to be sent then has a moment to go out: `echo x | nc -l` must answer a peer that only listens.
 func (c *call) relay(conn net.Conn) int {
+	sent := make(chan struct{})
 	go func() {
+		defer close(sent)
 		_, err := io.Copy(conn, c.in)
 		if half, ok := conn.(interface{ CloseWrite() error }); ok && err == nil {
 			_ = half.CloseWrite() // the peer may have gone
@@ -484,6 +487,10 @@ func (c *call) relay(conn net.Conn) int {
 	_, err := io.Copy(flushing{c.out}, conn)
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 		return c.fail("%v", err)
+	}
+	select {
+	case <-sent:
+	case <-time.After(500 * time.Millisecond):
 	}
 	return 0
 }

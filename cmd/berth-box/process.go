@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -177,7 +178,7 @@ func limits() []limit {
 }
 
 // ulimit shows or sets resource limits (`-H`, `-S`, `-a`, one letter, a number or "unlimited").
-func ulimit(hc interp.HandlerContext, args []string) error {
+func (p *processes) ulimit(hc interp.HandlerContext, args []string) error {
 	var hard, soft, all bool
 	letter, value := "f", ""
 	for _, a := range args {
@@ -211,7 +212,7 @@ func ulimit(hc interp.HandlerContext, args []string) error {
 			return err
 		}
 		if l.resource == unix.RLIMIT_NOFILE && !hard {
-			r.Cur = softOpenFiles(r)
+			r.Cur = p.softOpenFiles(r)
 		}
 		if value == "" {
 			cur := r.Cur
@@ -252,31 +253,29 @@ func ulimit(hc interp.HandlerContext, args []string) error {
 	return nil
 }
 
-// softOpenFiles finds the soft limit this shell was started with: the Go runtime has raised its own, but puts the
-// original back into every child, so a child is asked. When that fails the raised value is the answer.
-func softOpenFiles(r unix.Rlimit) uint64 {
+// softOpenFiles finds the soft limit this shell was started with. The Go runtime has raised its own, but gives children
+// the original back between fork and exec; so a child is stopped right after its exec, before its own runtime does the
+// same, and looked at. When that cannot be done the raised value is the answer.
+func (p *processes) softOpenFiles(r unix.Rlimit) uint64 {
 	self, err := os.Executable()
 	if err != nil {
 		return r.Cur
 	}
-	pr, pw, err := os.Pipe()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
-		return r.Cur
-	}
-	defer pr.Close()
-	null, err := os.Open(os.DevNull)
-	if err != nil {
-		pw.Close()
 		return r.Cur
 	}
 	defer null.Close()
-	_, err = syscall.ForkExec(self, []string{"cat", "/proc/self/limits"},
-		&syscall.ProcAttr{Env: os.Environ(), Files: []uintptr{null.Fd(), pw.Fd(), null.Fd()}})
-	pw.Close()
+	runtime.LockOSThread() // ptrace(2): the tracer is a thread
+	defer runtime.UnlockOSThread()
+	pid, stopped, err := p.start(self, []string{"true"}, &syscall.ProcAttr{Sys: &syscall.SysProcAttr{Ptrace: true},
+		Files: []uintptr{null.Fd(), null.Fd(), null.Fd()}})
 	if err != nil {
 		return r.Cur
 	}
-	data, err := io.ReadAll(pr)
+	<-stopped
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/limits")
+	_ = syscall.Kill(pid, syscall.SIGKILL)
 	if err != nil {
 		return r.Cur
 	}

@@ -251,7 +251,7 @@ func (s *sh) exec(ctx context.Context, args []string) error {
 	case name == "umask":
 		return umask(hc, args[1:])
 	case name == "ulimit":
-		return ulimit(hc, args[1:])
+		return s.procs.ulimit(hc, args[1:])
 	default:
 		args = append([]string{name}, args[1:]...)
 	}

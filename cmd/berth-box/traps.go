@@ -42,7 +42,7 @@ func (t *traps) arrive(sig syscall.Signal) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if _, ok := t.code[sig]; !ok {
-		if t.init {
+		if t.init && endsInit(sig) {
 			os.Exit(128 + int(sig))
 		}
 		return
@@ -60,7 +60,22 @@ func (t *traps) watchInit() {
 	defer t.mu.Unlock()
 	t.start()
 	t.init = true
-	signal.Notify(t.ch, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGINT)
+	signal.Notify(t.ch, initSignals()...)
+}
+
+// initSignals are those process 1 catches: the kernel would drop them there, but the Go runtime ends the program.
+func initSignals() []os.Signal {
+	return []os.Signal{syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGINT, syscall.SIGUSR1, syscall.SIGUSR2,
+		syscall.SIGALRM, syscall.SIGIO, syscall.SIGPWR}
+}
+
+// endsInit tells the signals by which people stop a program; process 1 gives in to them, the others it drops.
+func endsInit(sig os.Signal) bool {
+	switch sig {
+	case syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGINT:
+		return true
+	}
+	return false
 }
 
 // arrived is ready while a trapped signal waits for its code to run; nil (never ready) without traps.
@@ -101,7 +116,7 @@ func (t *traps) caught() []os.Signal {
 	defer t.mu.Unlock()
 	list := []os.Signal{syscall.SIGCHLD}
 	if t.init {
-		list = append(list, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGINT)
+		list = append(list, initSignals()...)
 	}
 	for sig := range t.code {
 		list = append(list, sig)
