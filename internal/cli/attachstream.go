@@ -51,7 +51,8 @@ func (a *app) hijack(ctx context.Context, path string, query url.Values, body an
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	h, err := upgrade(conn, api, path, query, body)
+	host, _ := a.host()
+	h, err := upgrade(conn, basePath(host)+"/v"+api.ClientVersion()+path, query, body)
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
@@ -62,7 +63,16 @@ func (a *app) hijack(ctx context.Context, path string, query url.Values, body an
 	return h, nil
 }
 
-func upgrade(conn net.Conn, api *client.Client, path string, query url.Values, body any) (*hijacked, error) {
+// basePath is what stands before every path of a server named tcp://address:port/path.
+func basePath(host string) string {
+	proto, rest, _ := strings.Cut(host, "://")
+	if _, path, ok := strings.Cut(rest, "/"); ok && proto != "unix" {
+		return "/" + strings.Trim(path, "/")
+	}
+	return ""
+}
+
+func upgrade(conn net.Conn, path string, query url.Values, body any) (*hijacked, error) {
 	var payload string
 	if body != nil {
 		data, err := json.Marshal(body)
@@ -75,7 +85,7 @@ func upgrade(conn net.Conn, api *client.Client, path string, query url.Values, b
 	if body != nil {
 		contentType = "application/json"
 	}
-	target := (&url.URL{Path: "/v" + api.ClientVersion() + path, RawQuery: query.Encode()}).RequestURI()
+	target := (&url.URL{Path: path, RawQuery: query.Encode()}).RequestURI()
 	head := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"+
 		"Content-Type: %s\r\nContent-Length: %d\r\n\r\n", target, client.DummyHost, contentType, len(payload))
 	if _, err := io.WriteString(conn, head+payload); err != nil {

@@ -27,8 +27,8 @@ func newInfo(a *app) *cobra.Command {
 				return a.formattedInfo(format, result.Info, me, failure)
 			}
 			var b strings.Builder
-			fmt.Fprintf(&b, "Client: Berth\n Version:    %s\n Context:    default\n Debug Mode: %v\n\nServer:\n", a.build.Version,
-				a.global.debug)
+			fmt.Fprintf(&b, "Client: Berth\n Version:    %s\n Context:    default\n Debug Mode: %v\n\nServer:\n",
+				a.build.Version, a.global.debug)
 			if failure == nil {
 				writeInfo(&b, &result.Info)
 			}

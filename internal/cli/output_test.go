@@ -153,6 +153,13 @@ system prune
 events --format '{{.Type}} {{.Action}} {{.Actor.ID}} {{.Actor.Attributes.name}}'
 events --format json
 events --until 1s
+events
+system df
+system df --format json
+system df --format '{{.Type}} {{.TotalCount}} {{.Size}} {{.Reclaimable}}'
+attach missing
+exec missing true
+exec -it web sh
 version --format '{{.Server.Version}} {{.Server.Os}}/{{.Server.Arch}}'
 version -f '{{json .Server.Components}}'
 stats --no-stream web

@@ -59,7 +59,7 @@ type shell struct {
 	failStart string // what the start is refused with
 }
 
-func newShell(t *testing.T) *shell {
+func newShell(t *testing.T, failStart ...string) *shell {
 	dir, err := os.MkdirTemp("", "berth-shell-")
 	if err != nil {
 		t.Fatal(err)
@@ -69,7 +69,7 @@ func newShell(t *testing.T) *shell {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &shell{host: "unix://" + path, told: make(chan string, 1000)}
+	s := &shell{host: "unix://" + path, told: make(chan string, 1000), failStart: strings.Join(failStart, "")}
 	server := &httptest.Server{Listener: l, Config: &http.Server{Handler: s.handler()}}
 	server.Start()
 	t.Cleanup(func() {
@@ -443,8 +443,7 @@ func TestTheDetachKeysCanBeChosen(t *testing.T) {
 }
 
 func TestTheTerminalIsPutBackWhenTheStartFails(t *testing.T) {
-	s := newShell(t)
-	s.failStart = "executable file not found in $PATH"
+	s := newShell(t, "executable file not found in $PATH")
 	p := sit(t, s, "run", "-it", "busybox", "nosuch")
 	p.see("executable file not found in $PATH")
 	p.end(127)
