@@ -1,13 +1,12 @@
 package image
 
 import (
-	stdtar "archive/tar"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
+	"syscall"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/images/archive"
@@ -115,19 +114,17 @@ func (im *Images) loadLeased(ctx context.Context, r io.Reader, m platforms.Match
 	return loaded, nil
 }
 
+// archiveError tells apart what this machine could not do and what is wrong with the archive.
 func archiveError(err error) error {
 	var own *kinded
-	var syntax *json.SyntaxError
-	var kind *json.UnmarshalTypeError
+	var errno syscall.Errno
 	switch {
-	case errors.As(err, &own), isCancel(err), errdefs.IsInvalidArgument(err):
-		return err
-	case errors.As(err, &syntax), errors.As(err, &kind), errors.Is(err, io.ErrUnexpectedEOF), isTarError(err),
-		strings.Contains(err.Error(), "not found"), strings.Contains(err.Error(), "missing"),
-		strings.Contains(err.Error(), "unrecognized image format"), strings.Contains(err.Error(), "unsupported OCI version"):
-		return badImage("the archive is no image archive or is damaged: %w", err)
+	case errors.As(err, &own):
+		return own
+	case errors.As(err, &errno), isCancel(err):
+		return fmt.Errorf("read the archive: %w", err)
 	}
-	return fmt.Errorf("read the archive: %w", err)
+	return badImage("the archive is no image archive or is damaged: %w", err)
 }
 
 // nameIn is the full name an archive gives to an image, "" if it gives none.
@@ -196,9 +193,4 @@ func (im *Images) manifests(ctx context.Context, desc ocispec.Descriptor, depth 
 		}
 	}
 	return out
-}
-
-// isTarError tells whether an archive cannot be read as tar.
-func isTarError(err error) bool {
-	return errors.Is(err, stdtar.ErrHeader) || errors.Is(err, stdtar.ErrFieldTooLong)
 }

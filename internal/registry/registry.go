@@ -14,6 +14,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
@@ -94,7 +95,9 @@ type Repository struct {
 	insecure bool
 	resolver remotes.Resolver
 	hosts    docker.RegistryHosts
-	clients  []*http.Client
+
+	mu      sync.Mutex
+	clients []*http.Client // all that were made, to be closed
 }
 
 // Repository prepares to ask for the images of name, which has to be normalized. Nothing is sent yet.
@@ -116,7 +119,14 @@ func (c *Client) Repository(ctx context.Context, name reference.Named, auth *Aut
 		o.DefaultTLS = &tls.Config{InsecureSkipVerify: true}
 	}
 	configured := config.ConfigureHosts(ctx, o)
+	known := map[string][]docker.RegistryHost{}
+	// The resolver asks again for every blob. With one answer, connections and tokens are shared by all of them.
 	r.hosts = func(host string) ([]docker.RegistryHost, error) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if hosts, ok := known[host]; ok {
+			return slices.Clone(hosts), nil
+		}
 		hosts, err := configured(host)
 		if err != nil {
 			return nil, fmt.Errorf("configuration of registry %q: %w", host, err)
@@ -129,7 +139,8 @@ func (c *Client) Repository(ctx context.Context, name reference.Named, auth *Aut
 				hosts[i].Authorizer = bearer(r.auth.RegistryToken)
 			}
 		}
-		return hosts, nil
+		known[host] = hosts
+		return slices.Clone(hosts), nil
 	}
 	r.resolver = docker.NewResolver(docker.ResolverOptions{
 		Hosts: r.hosts, Headers: http.Header{"User-Agent": {c.userAgent}},
@@ -139,6 +150,8 @@ func (c *Client) Repository(ctx context.Context, name reference.Named, auth *Aut
 
 // Close drops idle connections.
 func (r *Repository) Close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	for _, c := range r.clients {
 		c.CloseIdleConnections()
 	}

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -90,10 +89,14 @@ func Open(ctx context.Context, root string) (_ *Store, err error) {
 	}
 	undo = append(undo, s.lock.Unlock)
 
-	for dir, perm := range map[string]fs.FileMode{"content": 0o700, "snapshots": 0o700, "layers": 0o700, "snapshots/empty": 0o755} {
-		if err := os.MkdirAll(filepath.Join(root, dir), perm); err != nil {
+	// The content store makes its directory of blobs with the first blob, and cannot collect without it.
+	for _, dir := range []string{"content/blobs", "snapshots/empty", "layers"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o700); err != nil {
 			return nil, fmt.Errorf("data root %q: %w", root, err)
 		}
+	}
+	if err := os.Chmod(filepath.Join(root, "snapshots/empty"), 0o755); err != nil {
+		return nil, fmt.Errorf("data root %q: %w", root, err)
 	}
 	// The lock is ours, so a database that is locked all the same is opened by a stranger: do not wait for it.
 	o := bolt.Options{Timeout: time.Second, NoFreelistSync: true, FreelistType: bolt.FreelistMapType, NoStatistics: true}
