@@ -22,6 +22,9 @@ import (
 //	  Child.Wait: read the report      a call fails ─▶ {call, errno} into the report, exit 127
 //	  end of file: execve happened ◀── execve closes the report (O_CLOEXEC)
 //
+// A small program that is executed first and then executes another can inherit the report without O_CLOEXEC, close it when
+// that has happened, or write {-2, errno}: the last call failed.
+//
 // Results can be kept in slots and used as arguments of later calls. A call whose error was ignored leaves its slot
 // failed, and calls that use a failed slot are left out: "mask this file if it is there" needs no branch.
 //
@@ -233,6 +236,7 @@ type report struct {
 
 const (
 	markIndex  = -1
+	lastIndex  = -2 // of the last call: written by a program that stands between execve and the one that was meant
 	reportSize = int(unsafe.Sizeof(report{}))
 )
 
@@ -420,6 +424,9 @@ func (p *Program) decode(buf [reportSize]byte) (marked bool, err error) {
 	rep := *(*report)(unsafe.Pointer(&buf))
 	if rep.index == markIndex {
 		return true, nil
+	}
+	if rep.index == lastIndex {
+		rep.index = int32(len(p.ops)) - 1
 	}
 	if rep.index < 0 || int(rep.index) >= len(p.ops) {
 		return false, fmt.Errorf("the process reported an unknown step %d", rep.index)

@@ -39,9 +39,6 @@ func check(o *StartOptions) error {
 			return missingFeature("hooks")
 		}
 	}
-	if o.Init {
-		return missingFeature("an init")
-	}
 	if (o.HoldFile == nil) != (o.ReportFile == nil) || o.HoldFile != nil && !o.Hold {
 		return invalid("HoldFile and ReportFile go together, with Hold")
 	}

@@ -38,9 +38,11 @@ type execution struct {
 	hostProc   *os.File
 	hold       *os.File
 	lateReport *os.File
+	initFile   *os.File
 
 	env      []string
-	execFrom int // the first call that executes the program
+	found    string // the program's file, once it was looked up
+	execFrom int    // the first call that executes the program
 	searched bool
 	warnings []string
 	files    []*os.File
@@ -162,8 +164,14 @@ func (e *execution) ownStdio() {
 }
 
 // become adds the steps from a process in the container to the program of the container.
-func (e *execution) become(p *linux.Program) error {
+func (e *execution) become(p *linux.Program) (err error) {
 	e.ownStdio()
+	if e.init {
+		if e.initFile, err = initFile(); err != nil {
+			return err
+		}
+		e.files = append(e.files, e.initFile)
+	}
 	if err := e.attributes(p); err != nil {
 		return err
 	}
@@ -238,10 +246,9 @@ func (e *execution) keyring(p *linux.Program) {
 //	0 1 2 │ preserved… │ report │ hold │ late report │ init │ nothing
 func (e *execution) descriptors(p *linux.Program) {
 	p.Step("close descriptors")
-	next := 3
 	// All sources are first moved out of the way of all targets.
-	const high = 3 + 5
-	sources := append(append([]*os.File{}, e.preserve...), nil, e.hold, e.lateReport)
+	const high = 3 + 4
+	sources := append(append([]*os.File{}, e.preserve...), nil, e.hold, e.lateReport, e.initFile)
 	moved := make([]linux.Slot, len(sources))
 	base := high + len(e.preserve)
 	for i, f := range sources {
@@ -256,28 +263,28 @@ func (e *execution) descriptors(p *linux.Program) {
 		p.Call(unix.SYS_FCNTL, arg, linux.N(unix.F_DUPFD_CLOEXEC), linux.N(base)).Save(moved[i])
 	}
 	for i, f := range sources {
-		flags, target := unix.O_CLOEXEC, linux.Slot(0)
-		switch {
-		case i < len(e.preserve):
+		flags := unix.O_CLOEXEC
+		if i < len(e.preserve) || i == len(e.preserve) && e.init { // the init closes the report itself
 			flags = 0
+		}
+		n := linux.N(3 + i)
+		switch {
 		case i == len(e.preserve):
-			target = linux.ReportSlot
-		case f == nil:
-			continue
+			p.Call(unix.SYS_DUP3, linux.From(moved[i]), n, linux.N(flags)).Save(linux.ReportSlot)
+		case f != nil:
+			p.Call(unix.SYS_DUP3, linux.From(moved[i]), n, linux.N(flags))
+		default:
+			p.Call(unix.SYS_CLOSE, n).Ignore(unix.EBADF)
 		}
-		c := p.Call(unix.SYS_DUP3, linux.From(moved[i]), linux.N(next), linux.N(flags))
-		if i == len(e.preserve) {
-			c.Save(target)
-		}
-		next++
 	}
-	p.Call(unix.SYS_CLOSE_RANGE, linux.N(next), linux.N(^uint32(0)), linux.N(0))
+	p.Call(unix.SYS_CLOSE_RANGE, linux.N(3+len(sources)), linux.N(^uint32(0)), linux.N(0))
 }
 
-// reportNumber is where descriptors put the report, and holdNumber and lateNumber the files after it.
+// reportNumber is where descriptors put the report; the others come after it.
 func (e *execution) reportNumber() int { return 3 + len(e.preserve) }
 func (e *execution) holdNumber() int   { return e.reportNumber() + 1 }
 func (e *execution) lateNumber() int   { return e.reportNumber() + 2 }
+func (e *execution) initNumber() int   { return e.reportNumber() + 3 }
 
 // limits adds the resource limits. A limit above the caller's own needs CAP_SYS_RESOURCE; without it the process gets what
 // there is, and the user a warning, as with Docker.
@@ -406,7 +413,11 @@ func (e *execution) identity(p *linux.Program) error {
 		p.Step("wait to be started")
 		p.Notify()
 		if e.lateReport != nil { // from here on the parent does not listen any more
-			p.Call(unix.SYS_DUP3, linux.N(e.lateNumber()), linux.N(e.reportNumber()), linux.N(unix.O_CLOEXEC))
+			flags := unix.O_CLOEXEC
+			if e.init {
+				flags = 0
+			}
+			p.Call(unix.SYS_DUP3, linux.N(e.lateNumber()), linux.N(e.reportNumber()), linux.N(flags))
 		}
 		p.Call(unix.SYS_READ, linux.N(e.holdNumber()), linux.Bytes(make([]byte, 1)), linux.N(1)).NeedsData()
 	}
@@ -467,10 +478,13 @@ func (e *execution) loadFilter(p *linux.Program) {
 // execute adds execve. A name without a slash is tried in every directory of PATH, by the kernel itself and as the user,
 // and one that may not be executed there is passed over, as Docker's runtime does.
 func (e *execution) execute(p *linux.Program) error {
+	name := e.process.Args[0]
+	if e.init {
+		return e.executeInit(p)
+	}
 	argv, env := linux.Strs(e.process.Args), linux.Strs(e.env)
 	p.Step(stepExec)
 	e.execFrom = p.Len()
-	name := e.process.Args[0]
 	if strings.ContainsRune(name, '/') {
 		p.Call(unix.SYS_EXECVE, linux.Str(name), argv, env)
 		return nil
@@ -480,6 +494,21 @@ func (e *execution) execute(p *linux.Program) error {
 		p.Call(unix.SYS_EXECVE, linux.Str(file), argv, env).Ignore(unix.ENOENT, unix.ENOTDIR, unix.EACCES)
 	}
 	p.Fail(unix.ENOENT)
+	return nil
+}
+
+// executeInit adds the execve of the init, with what it needs to know (see init.go).
+func (e *execution) executeInit(p *linux.Program) error {
+	const first = 32 // what the init takes off the number that it is given as a letter
+	if first+e.reportNumber() > 126 {
+		return fmt.Errorf("%d files cannot be preserved together with an init: %w", len(e.preserve), errdefs.ErrInvalidArgument)
+	}
+	argv := append([]string{"/sbin/docker-init", "--"}, e.process.Args...)
+	env := append([]string{string(rune(first+e.reportNumber())) + e.found}, e.env...)
+	p.Step(stepExec)
+	e.execFrom = p.Len()
+	p.Call(unix.SYS_EXECVEAT, linux.N(e.initNumber()), linux.Str(""), linux.Strs(argv), linux.Strs(env),
+		linux.N(unix.AT_EMPTY_PATH))
 	return nil
 }
 
@@ -522,10 +551,11 @@ func (e *execution) findHome(root *confine.Root) {
 	e.env = append(append([]string{}, e.env...), "HOME="+home)
 }
 
-// lookUp tells early, for a process that will be held, that its program is not there: whoever releases it may not be there
-// to hear. It looks as root and without /proc, so it only reports what is certain.
+// lookUp finds the program's file, where that has to be known before execve: for a process that will be held, whose releaser
+// may not be there to hear of an error, and for one below an init. It looks as root and without /proc, so it reports only
+// what is certain.
 func (e *execution) lookUp(root *confine.Root, hold bool) error {
-	if !hold {
+	if !hold && !e.init {
 		return nil
 	}
 	name := e.process.Args[0]
@@ -534,6 +564,7 @@ func (e *execution) lookUp(root *confine.Root, hold bool) error {
 		e.searched, files = true, e.candidates()
 	}
 	for _, file := range files {
+		e.found = file
 		if !path.IsAbs(file) {
 			file = path.Join(e.process.Cwd, file)
 		}

@@ -109,9 +109,9 @@ func Start(ctx context.Context, o StartOptions) (_ *Process, err error) {
 	}
 	defer s.close()
 	if o.Cgroup == nil && s.lin.CgroupsPath != "" {
-		undo, err := s.makeCgroup()
-		if err != nil {
-			return nil, err
+		undo, groupErr := s.makeCgroup()
+		if groupErr != nil {
+			return nil, groupErr
 		}
 		defer func() {
 			if err != nil {
