@@ -307,8 +307,9 @@ func lockExecRoot(dir string) (*durable.FileLock, error) {
 func writePidFile(path string) error {
 	if data, err := os.ReadFile(path); err == nil {
 		pid, _ := strconv.Atoi(strings.TrimSpace(string(data)))
-		name, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/comm")
-		if pid > 0 && pid != os.Getpid() && strings.TrimSpace(string(name)) == "berthd" {
+		// One that has been killed and not yet waited for has no program any more; an upgraded one's is "… (deleted)".
+		program, _ := os.Readlink("/proc/" + strconv.Itoa(pid) + "/exe")
+		if pid > 0 && pid != os.Getpid() && strings.HasPrefix(filepath.Base(program), "berthd") {
 			return fmt.Errorf("process with PID %d is still running and wrote %q: use another --pidfile", pid, path)
 		}
 	} else if !errors.Is(err, fs.ErrNotExist) {
