@@ -107,7 +107,7 @@ func (w *Writer) open() error {
 
 // wholeLines is how many of the first size bytes of a file are lines that end.
 func wholeLines(fd int, size int64) (int64, error) {
-	var block [4096]byte
+	var block [512]byte // small, as it makes the stack of a small program grow
 	for size > 0 {
 		n := min(size, int64(len(block)))
 		got, err := ignoreEINTR(func() (int, error) { return unix.Pread(fd, block[:n], size-n) })

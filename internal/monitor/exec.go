@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	goruntime "runtime"
 	"syscall"
 
 	"github.com/berth-engine/berth/internal/ocirun"
@@ -85,6 +86,8 @@ func (c *conn) exec(id uint32, u *unpacker, fds []int) ([]int, error) {
 		return fds, nil
 	}
 	m.jobsOpen++
+	// With one thread for Go code, the loop and the start would hand it to each other, which the scheduler does late.
+	goruntime.GOMAXPROCS(2)
 	go func() {
 		started, err := m.rt.exec(context.Background(), o)
 		theirs.close()

@@ -104,6 +104,7 @@ func (m *monitor) save() (state []byte, fds []int) {
 	}
 	s.bytes(m.note)
 	s.long(m.oomKills)
+	s.long(m.oomTold)
 	s.long(m.seq)
 	s.num(uint32(len(m.events)))
 	for _, e := range m.events {
@@ -205,7 +206,7 @@ func (m *monitor) load(l *loader) (err error) {
 		m.warnings = append(m.warnings, l.str())
 	}
 	m.note = l.bytes()
-	m.oomKills, m.seq = l.long(), l.long()
+	m.oomKills, m.oomTold, m.seq = l.long(), l.long(), l.long()
 	for range l.num() {
 		e := event{seq: l.long()}
 		if k := l.num(); int(k) < len(kinds) {

@@ -67,8 +67,8 @@ func (c *compressor) reap() {
 	f.Close()
 }
 
-// smallEnv is the environment of a Go program that shall be small: it collects no garbage until that would be worth the
-// work, and gets by with few threads.
+// smallEnv is the environment of a Go program that shall be small and begin at once: it collects no garbage until that
+// would be worth the work, runs Go code on one thread, and does not read the host's cgroups to find out how many.
 func smallEnv() []string {
-	return []string{"GOGC=off", "GOMEMLIMIT=16MiB", "GOMAXPROCS=2", "GODEBUG=disablethp=1"}
+	return []string{"GOGC=off", "GOMEMLIMIT=16MiB", "GOMAXPROCS=1", "GODEBUG=disablethp=1,containermaxprocs=0,updatemaxprocs=0"}
 }

@@ -40,7 +40,8 @@ type monitor struct {
 	log       LogConfig
 	warnings  []string
 	note      []byte
-	oomKills  uint64
+	oomKills  uint64 // counted by the kernel
+	oomTold   uint64 // known to those who were told
 	seq       uint64
 	events    []event // not acknowledged
 	listener  listener
@@ -245,28 +246,33 @@ type oomWatch struct {
 }
 
 func (w *oomWatch) ready(uint32) {
+	m := w.m
 	var buf [512]byte
-	if n, err := read(w.fd, buf[:]); n == 0 && err != unix.EAGAIN {
-		w.m.poll.drop(&w.watched)
+	n, err := read(w.fd, buf[:])
+	if n == 0 && err != unix.EAGAIN {
+		m.poll.drop(&w.watched)
 		return
 	}
-	w.m.countOOM(true)
+	m.countOOM()
+	// The eventfd of cgroup v1 (which reads as 8 bytes) speaks before the kernel kills, so the count may lag behind it. The
+	// file of v2 changes for other reasons as well.
+	if n == 8 || m.oomKills > m.oomTold {
+		m.tellOOM()
+	}
 }
 
-// countOOM asks how many processes were killed, and tells if there are more than before.
-func (m *monitor) countOOM(tell bool) {
-	g := m.group()
-	if g == nil {
-		return
+// countOOM asks how many processes were killed for want of memory.
+func (m *monitor) countOOM() {
+	if g := m.group(); g != nil {
+		if n, err := g.OOMCount(); err == nil && n > m.oomKills { // an error: the group is on its way out
+			m.oomKills = n
+		}
 	}
-	n, err := g.OOMCount()
-	if err != nil || n <= m.oomKills { // the group may be on its way out
-		return
-	}
-	m.oomKills = n
-	if tell {
-		m.tell(Event{Kind: EventOOM, Exit: Exit{OOMKilled: true, OOMKills: n}})
-	}
+}
+
+func (m *monitor) tellOOM() {
+	m.oomTold = max(m.oomTold+1, m.oomKills)
+	m.tell(Event{Kind: EventOOM, Exit: Exit{OOMKilled: true, OOMKills: m.oomKills}})
 }
 
 // watchOOM is called once the container runs: what happened before is counted at its end.

@@ -120,7 +120,9 @@ func (m *monitor) end(now time.Time) {
 	m.poll.drop(&m.oom.watched)
 	x := m.init.exit()
 	if g := m.group(); g != nil {
-		m.countOOM(false)
+		if m.countOOM(); m.oomKills > m.oomTold {
+			m.tellOOM()
+		}
 		if err := g.Delete(); err != nil {
 			x.Error = err.Error()
 			m.complain(err)

@@ -25,7 +25,8 @@ func spare(rt runtime) int {
 		os.Stderr.WriteString("berth-runtime monitor: started by berthd, not by hand\n")
 		return 2
 	}
-	unix.CloseOnExec(socketFd)
+	// Whatever the daemon's own parent has left open is not for the containers.
+	_ = unix.CloseRange(socketFd, uint(^uint32(0)), unix.CLOSE_RANGE_CLOEXEC)
 	warm()
 	buf := make([]byte, maxMessage)
 	oob := make([]byte, unix.CmsgSpace(4*linux.MaxFds))
@@ -162,12 +163,7 @@ func (m *monitor) begin(msg []byte, fds []int) (err error) {
 	o := ocirun.StartOptions{ID: d.ID, Spec: d.Spec, Rootfs: files[nameRootfs], Bundle: d.Dir, Cgroup: group,
 		Seccomp: d.Seccomp, Stdin: theirs[0], Stdout: theirs[1], Stderr: theirs[2],
 		Terminal: d.Terminal, Rows: d.Rows, Cols: d.Cols, Namespaces: namespaces(files)}
-	if d.Spec.Annotations[InitAnnotation] == "true" {
-		if o.Init, err = os.Open(m.rt.exe); err != nil {
-			return err
-		}
-		defer o.Init.Close()
-	}
+	o.Init = d.Spec.Annotations[InitAnnotation] == "true"
 	started, err := m.rt.start(context.Background(), o)
 	if err != nil {
 		return err
