@@ -63,6 +63,10 @@ func (e *Engine) Attach(ctx context.Context, ref string, o AttachOptions, open O
 	if c == nil && (rec.State.Status == container.Created || rec.State.Status == container.Exited) {
 		l.waiting = append(l.waiting, monitor.AttachStream{Conn: stream, Options: ao})
 		l.mu.Unlock()
+		if _, err := e.Containers.Get(rec.ID); err != nil { // removed meanwhile: whoever did may have looked before
+			e.forgetLive(rec.ID)
+			return err
+		}
 		return nil
 	}
 	l.mu.Unlock()

@@ -136,7 +136,8 @@ func (x *Execs) start(ctx context.Context, ex ExecRecord, o ExecStartOptions, op
 		known.rec.Running = true
 	}
 	x.mu.Unlock()
-	started, err := c.Exec(ctx, monitor.ExecConfig{ID: ex.ID, Process: proc, Terminal: ex.Config.Tty,
+	// Once the monitor has the order a caller who goes away cannot take it back.
+	started, err := c.Exec(context.WithoutCancel(ctx), monitor.ExecConfig{ID: ex.ID, Process: proc, Terminal: ex.Config.Tty,
 		OpenStdin: ex.Config.AttachStdin && !o.Detach, Seccomp: filter,
 		Rows: uint16(ex.Config.Rows), Cols: uint16(ex.Config.Cols)}, stream, ao)
 	if err != nil {

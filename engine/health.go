@@ -140,6 +140,7 @@ func (x *Execs) output(ctx context.Context, id string, argv []string) (int, stri
 	over := x.byID[execID].over
 	x.mu.Unlock()
 	if err := x.Start(ctx, execID, ExecStartOptions{}, func() (net.Conn, []byte, error) { return far, nil, nil }); err != nil {
+		_ = far.Close()
 		return 0, "", err
 	}
 	var mu sync.Mutex

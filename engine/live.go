@@ -49,11 +49,27 @@ func (e *Engine) acquire(ctx context.Context, ref string) (*live, container.Reco
 	case <-ctx.Done():
 		return nil, rec, ctx.Err()
 	}
-	if rec, err = e.Containers.Get(rec.ID); err != nil { // removed while we waited
+	id := rec.ID
+	if rec, err = e.Containers.Get(id); err != nil { // removed while we waited
 		<-l.op
+		e.forgetLive(id)
 		return nil, rec, err
 	}
 	return l, rec, nil
+}
+
+// forgetLive drops what is held for a container that has been removed, and lets go of clients that waited for its start.
+func (e *Engine) forgetLive(id string) {
+	e.mu.Lock()
+	l := e.lives[id]
+	delete(e.lives, id)
+	e.mu.Unlock()
+	if l == nil {
+		return
+	}
+	for _, s := range l.takeWaiting() {
+		_ = s.Conn.Close()
+	}
 }
 
 func (l *live) release() { <-l.op }

@@ -40,10 +40,8 @@ func (e *Engine) erase(ctx context.Context, l *live, rec container.Record, volum
 	ctx, cancel := undoContext(ctx)
 	defer cancel()
 	if err := l.settled(ctx); err != nil {
+		_, _ = e.Containers.Apply(rec.ID, container.RemoveFailed{Message: err.Error()})
 		return err
-	}
-	for _, s := range l.takeWaiting() {
-		_ = s.Conn.Close()
 	}
 	if err := e.store.RemoveLayer(rec.ID); err != nil {
 		_, _ = e.Containers.Apply(rec.ID, container.RemoveFailed{Message: err.Error()})
@@ -64,9 +62,7 @@ func (e *Engine) erase(ctx context.Context, l *live, rec container.Record, volum
 	if err := e.Containers.Delete(rec.ID); err != nil {
 		return err
 	}
-	e.mu.Lock()
-	delete(e.lives, rec.ID)
-	e.mu.Unlock()
+	e.forgetLive(rec.ID)
 	e.publish(rec, "destroy", nil)
 	e.Images.ReleaseLayers(rec.Chain, e.chainsInUse)
 	return nil

@@ -45,7 +45,7 @@ func (e *Engine) start(ctx context.Context, l *live, rec container.Record, byPol
 	waiting := l.takeWaiting()
 	run, err := e.launch(ctx, rec, waiting)
 	if err != nil {
-		for _, s := range waiting {
+		for _, s := range append(waiting, l.takeWaiting()...) {
 			_ = s.Conn.Close()
 		}
 		code, text := 128, err.Error()
@@ -63,7 +63,15 @@ func (e *Engine) start(ctx context.Context, l *live, rec container.Record, byPol
 	gone := make(chan struct{})
 	l.mu.Lock()
 	l.client, l.gone = run.client, gone
+	late := l.waiting // they came while the container was being started
+	l.waiting = nil
 	l.mu.Unlock()
+	for _, s := range late {
+		if _, err := run.client.Attach(ctx, s.Conn, s.Options); err != nil {
+			e.log.Warn("attach", "container", rec.ID, "error", err)
+		}
+		_ = s.Conn.Close()
+	}
 	o, err = e.Containers.Apply(rec.ID, container.Started{Pid: run.started.Pid, MonitorPid: run.started.MonitorPid,
 		At: run.started.StartedAt, Endpoints: run.endpoints, Published: run.published})
 	if err != nil {

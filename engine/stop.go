@@ -46,18 +46,18 @@ func (e *Engine) stop(ctx context.Context, l *live, rec container.Record, o Stop
 	return nil
 }
 
-// end sends sig, waits for the exit, and kills after the timeout (negative: never).
+// errClosing is for operations that the engine's own end cuts short; the container stays as it is.
+func errClosing() error { return fmt.Errorf("the daemon is shutting down: %w", errdefs.ErrUnavailable) }
+
+// end sends sig, waits until everything of the run has been given back, and kills after the timeout (negative: never).
 func (e *Engine) end(ctx context.Context, l *live, rec container.Record, sig syscall.Signal, timeout time.Duration) error {
-	waited, err := e.Containers.Wait(ctx, rec.ID, container.NextExit)
-	if err != nil {
-		return err
-	}
 	if rec.State.Status == container.Paused { // a frozen process handles no signal
 		if err := e.thaw(ctx, rec); err != nil {
 			return err
 		}
 	}
-	if err := e.signal(ctx, l, rec, sig); err != nil {
+	gone, err := e.signal(ctx, l, rec, sig)
+	if err != nil {
 		return err
 	}
 	var after <-chan time.Time
@@ -67,46 +67,51 @@ func (e *Engine) end(ctx context.Context, l *live, rec container.Record, sig sys
 		after = t.C
 	}
 	select {
-	case <-waited:
-		return l.settled(ctx)
+	case <-gone:
+		return nil
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-e.ctx.Done():
+		return errClosing()
 	case <-after:
 	}
-	if err := e.signal(ctx, l, rec, syscall.SIGKILL); err != nil {
+	if _, err := e.signal(ctx, l, rec, syscall.SIGKILL); err != nil {
 		return err
 	}
 	// A process in the kernel's uninterruptible sleep cannot be killed: say so rather than wait for ever.
 	t := time.NewTimer(undoTime)
 	defer t.Stop()
 	select {
-	case <-waited:
-		return l.settled(ctx)
+	case <-gone:
+		return nil
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-e.ctx.Done():
+		return errClosing()
 	case <-t.C:
 		return fmt.Errorf("container %q did not end within %s of being killed; a process of it may wait for a device: %w",
 			rec.Name, undoTime, errdefs.ErrUnavailable)
 	}
 }
 
-// signal sends sig to the first process; one that has just ended is no error.
-func (e *Engine) signal(ctx context.Context, l *live, rec container.Record, sig syscall.Signal) error {
+// signal sends sig to the first process; one that has just ended is no error. The channel is closed when everything that
+// this very run held has been given back, and nil when the container has never run.
+func (e *Engine) signal(ctx context.Context, l *live, rec container.Record, sig syscall.Signal) (<-chan struct{}, error) {
 	l.mu.Lock()
-	c := l.client
+	c, gone := l.client, l.gone
 	l.mu.Unlock()
 	if c == nil {
-		return nil
+		return gone, nil
 	}
 	err := c.Signal(ctx, int(sig))
 	if errdefs.IsNotFound(err) {
-		return nil
+		return gone, nil
 	}
 	if err != nil {
-		return fmt.Errorf("send signal %d to container %q: %w", sig, rec.Name, err)
+		return gone, fmt.Errorf("send signal %d to container %q: %w", sig, rec.Name, err)
 	}
 	e.publish(rec, "kill", map[string]string{"signal": strconv.Itoa(int(sig))})
-	return nil
+	return gone, nil
 }
 
 // Kill sends a signal ("" is KILL) to a container that runs.
@@ -134,26 +139,25 @@ func (e *Engine) Kill(ctx context.Context, ref, name string) error {
 		if sig == own {
 			e.apply(rec.ID, container.StopOrdered{})
 		}
-		return e.signal(ctx, l, rec, sig)
-	}
-	e.apply(rec.ID, container.StopOrdered{})
-	waited, err := e.Containers.Wait(ctx, rec.ID, container.NextExit)
-	if err != nil {
+		_, err := e.signal(ctx, l, rec, sig)
 		return err
 	}
+	e.apply(rec.ID, container.StopOrdered{})
 	if rec.State.Status == container.Paused {
 		if err := e.thaw(ctx, rec); err != nil {
 			return err
 		}
 	}
-	if err := e.signal(ctx, l, rec, sig); err != nil {
+	gone, err := e.signal(ctx, l, rec, sig)
+	if err != nil {
 		return err
 	}
 	t := time.NewTimer(undoTime)
 	defer t.Stop()
 	select {
-	case <-waited:
+	case <-gone:
 	case <-ctx.Done():
+	case <-e.ctx.Done():
 	case <-t.C:
 	}
 	return nil

@@ -135,12 +135,12 @@ func nameTaken(name, holder string) error {
 
 // Cancel gives the name back.
 func (r *Reservation) Cancel() {
+	_ = os.RemoveAll(r.c.Dir(r.ID))
 	r.c.mu.Lock()
 	defer r.c.mu.Unlock()
 	if r.c.names[r.Name] == r.ID && r.c.entries[r.ID] == nil {
 		delete(r.c.names, r.Name)
 	}
-	_ = os.RemoveAll(r.c.Dir(r.ID))
 }
 
 // Commit saves rec as a new container in the state "created". ID, Name and Version are filled in.

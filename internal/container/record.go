@@ -31,7 +31,7 @@ type Record struct {
 	// Chain is the chain ID of the image's layers, so that the root file system can be put together when the image
 	// has lost its name.
 	Chain string `json:"chain"`
-	// Hosted are the volumes this container holds, by name; Anonymous ones go with `rm -v`.
+	// Volumes are the volumes this container holds, by name; Anonymous ones go with `rm -v`.
 	Volumes []HeldVolume `json:"volumes,omitempty"`
 	// Endpoints is how the network attached the container at its last start.
 	Endpoints []Attached  `json:"endpoints,omitempty"`

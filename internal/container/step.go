@@ -145,6 +145,8 @@ func Step(r Record, fact Fact) (Outcome, error) {
 		s.Stopped = true
 		if s.Status == Restarting {
 			s.Status, o.Settled, o.Save = Exited, true, Durable
+		} else if s.Alive() && r.Config.Restart.Name != "" && r.Config.Restart.Name != "no" {
+			o.Save = Volatile // a daemon killed before the exit must not start it again
 		}
 	case ProcessExited:
 		stepExit(r, f, &o)
@@ -165,7 +167,9 @@ func Step(r Record, fact Fact) (Outcome, error) {
 		if s.Alive() && !f.Force {
 			return o, removeRunning(r)
 		}
-		s.Status, s.Stopped, o.Settled = Removing, true, true
+		// What still has a process is settled by its exit, which brings the code that waiters want.
+		o.Settled = !s.Alive()
+		s.Status, s.Stopped = Removing, true
 		if !r.Config.AutoRemove {
 			o.Save = Volatile
 		}

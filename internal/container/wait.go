@@ -48,7 +48,8 @@ func (c *Containers) Wait(ctx context.Context, id string, until Condition) (<-ch
 		return nil, err
 	}
 	s := e.rec.State
-	if until == NotRunning && !s.Alive() && s.Status != Restarting {
+	dying := s.Status == Removing && s.Pid != 0
+	if until == NotRunning && !s.Alive() && s.Status != Restarting && !dying {
 		ch <- Waited{Code: s.ExitCode}
 		return ch, nil
 	}
