@@ -53,6 +53,9 @@ func (e *execution) explain(err error) error {
 	case stepCwd, stepEscape:
 		return &ExecError{Errno: se.Errno, Path: e.process.Cwd, Step: se.Step}
 	case stepExec:
+		if e.searched && (se.Errno == unix.ENOTDIR || se.Errno == unix.EACCES) {
+			se.Errno = unix.ENOENT // of the last directory that was searched
+		}
 		return &ExecError{Errno: se.Errno, Path: e.process.Args[0], Step: se.Step, Searched: e.searched}
 	}
 	return fmt.Errorf("unable to start container process: %w", se)

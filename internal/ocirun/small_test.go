@@ -15,21 +15,57 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func TestInitIsASmallValidProgram(t *testing.T) {
-	image, err := initImage()
+func TestSmallProgramsAreValid(t *testing.T) {
+	for _, start := range []*byte{initCode(), shieldCode()} {
+		image, err := smallImage(start)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(image) > 768 {
+			t.Errorf("it has %d bytes", len(image))
+		}
+		f, err := elf.NewFile(bytes.NewReader(image))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range f.Progs {
+			if p.Flags&elf.PF_W != 0 && p.Flags&elf.PF_X != 0 {
+				t.Errorf("a segment can be written and executed: %+v", p)
+			}
+		}
+	}
+}
+
+// The test's own program is a file that root can write to, so there is a shield, and a container that asks for
+// /proc/self/exe gets that.
+func TestShield(t *testing.T) {
+	rootfs := newRootfs(t)
+	if !exposed() {
+		t.Skip("the test runs from a file that cannot be written to")
+	}
+	before, err := os.ReadFile("/proc/self/exe")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(image) > 1024 {
-		t.Errorf("it has %d bytes", len(image))
-	}
-	f, err := elf.NewFile(bytes.NewReader(image))
-	if err != nil {
+	if err := os.Symlink("/proc/self/exe", rootfs+"/bin/evil"); err != nil {
 		t.Fatal(err)
 	}
-	for _, p := range f.Progs {
-		if p.Flags&elf.PF_W != 0 && p.Flags&elf.PF_X != 0 {
-			t.Errorf("a segment can be written and executed: %+v", p)
+	for _, name := range []string{"/proc/self/exe", "evil", "/bin/evil"} {
+		s := newSpec(rootfs, name)
+		s.Process.Env = []string{"PATH=/bin:/usr/bin"}
+		_, ws := run(t, StartOptions{Spec: s})
+		if ws.Code != 127 {
+			t.Error(name, ws)
+		}
+	}
+	if after, err := os.ReadFile("/proc/self/exe"); err != nil || !bytes.Equal(before, after) {
+		t.Error("the program has changed", err)
+	}
+	for name, code := range map[string]int{"sh": 0, "/bin/sh": 0} {
+		s := newSpec(rootfs, name, "-c", `exit 0`)
+		s.Process.Env = []string{"PATH=/nowhere:/etc/passwd:/etc:/bin"}
+		if _, ws := run(t, StartOptions{Spec: s}); ws.Code != code {
+			t.Error(name, ws)
 		}
 	}
 }

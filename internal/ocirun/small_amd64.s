@@ -15,6 +15,9 @@
 #define SYS_rt_sigtimedwait 128
 #define SYS_exit_group 231
 
+#define ENOENT 2
+#define EACCES 13
+#define ENOTDIR 20
 #define SIGCHLD 17
 #define TIOCSPGRP 0x5410
 
@@ -24,8 +27,77 @@ TEXT ·initCode(SB), NOSPLIT, $0-8
 	MOVQ AX, ret+0(FP)
 	RET
 
+// func shieldCode() *byte
+TEXT ·shieldCode(SB), NOSPLIT, $0-8
+	LEAQ shieldProgram<>(SB), AX
+	MOVQ AX, ret+0(FP)
+	RET
+
+// The shield (see small.go). R12 argv, R13 the program's environment, R14 the next path, R15 where it ends, BX the report.
+TEXT shieldProgram<>(SB), NOSPLIT|NOFRAME, $0
+	MOVQ 0(SP), CX
+	LEAQ 8(SP), R12
+	LEAQ 16(SP)(CX*8), R13
+	MOVQ 0(R13), R14
+	MOVBLZX 0(R14), BX
+	SUBQ $32, BX
+	ADDQ $1, R14
+	ADDQ $8, R13
+	SUBQ $16, SP
+
+	// fcntl(report, F_SETFD, FD_CLOEXEC)
+	MOVQ BX, DI
+	MOVQ $2, SI
+	MOVQ $1, DX
+	MOVQ $SYS_fcntl, AX
+	SYSCALL
+
+search:
+	// R15 is the byte after the path, R9 whether it is the last
+	MOVQ R14, R15
+
+scan:
+	MOVBLZX 0(R15), R9
+	ADDQ $1, R15
+	CMPQ R9, $1
+	JGT  scan
+	MOVB $0, -1(R15)
+
+	// execve(path, argv, envp)
+	MOVQ R14, DI
+	MOVQ R12, SI
+	MOVQ R13, DX
+	MOVQ $SYS_execve, AX
+	SYSCALL
+	NEGQ AX
+	CMPQ R9, $0
+	JEQ  failed
+	MOVQ R15, R14
+	CMPQ AX, $ENOENT
+	JEQ  search
+	CMPQ AX, $ENOTDIR
+	JEQ  search
+	CMPQ AX, $EACCES
+	JEQ  search
+
+failed:
+	// write(report, {-2, errno}, 8); exit_group(127)
+	MOVL $-2, 0(SP)
+	MOVL AX, 4(SP)
+	MOVQ BX, DI
+	LEAQ 0(SP), SI
+	MOVQ $8, DX
+	MOVQ $SYS_write, AX
+	SYSCALL
+	MOVQ $127, DI
+	MOVQ $SYS_exit_group, AX
+	SYSCALL
+
+	LONG $0x4e444e45 // the end, for who copies it
+	LONG $0x21444e45
+
 // The init of a container, as a program of its own: it is copied out of here, so it holds no address and no data. What it
-// does is told in init.go. The kernel starts it with argc, argv and envp on the stack; below them it takes
+// does is told in small.go. The kernel starts it with argc, argv and envp on the stack; below them it takes
 //
 //	0 all signals   8 the mask before   16 status or report   24 siginfo
 //
