@@ -173,6 +173,9 @@ func (e *Engine) check(cfg *container.Config) ([]string, error) {
 			return nil, err
 		}
 	}
+	if _, err := e.logConfig(container.Record{Config: *cfg}); err != nil {
+		return nil, err
+	}
 	if cfg.StopSignal != "" {
 		if _, err := parseSignal(cfg.StopSignal); err != nil {
 			return nil, err

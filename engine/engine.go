@@ -12,6 +12,7 @@ import (
 
 	"github.com/berth-engine/berth/internal/cgroup"
 	"github.com/berth-engine/berth/internal/container"
+	"github.com/berth-engine/berth/internal/durable"
 	"github.com/berth-engine/berth/internal/image"
 	"github.com/berth-engine/berth/internal/monitor"
 	"github.com/berth-engine/berth/internal/network"
@@ -58,6 +59,7 @@ type Engine struct {
 
 	opts     Options
 	log      *slog.Logger
+	lock     *durable.FileLock // of the exec root
 	store    *store.Store
 	launcher *monitor.Launcher
 	cgroups  *cgroup.Host
@@ -106,6 +108,14 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 	var undo undoStack
 	defer func() { undo.run() }()
 	var err error
+	// Restoring ends containers below the exec root that it does not know: two daemons must not share one.
+	if e.lock, err = durable.Lock(filepath.Join(o.ExecRoot, "lock")); err != nil {
+		if errors.Is(err, durable.ErrLocked) {
+			err = fmt.Errorf("another daemon uses the exec root %q; choose another with --exec-root: %w", o.ExecRoot, err)
+		}
+		return nil, err
+	}
+	undo.add(func() { _ = e.lock.Unlock() })
 	if e.caps, err = ownCapabilities(); err != nil {
 		return nil, err
 	}
@@ -139,6 +149,7 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 		return nil, err
 	}
 	undo.add(func() { _ = e.launcher.Close() })
+	undo.add(e.stopWork)
 	if err := e.restore(ctx); err != nil {
 		return nil, err
 	}
@@ -148,6 +159,18 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 
 // Close ends the engine and leaves every container running. It waits for work under way.
 func (e *Engine) Close(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() { e.stopWork(); close(done) }()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+	e.Events.close()
+	return errors.Join(e.launcher.Close(), e.Networks.Close(), e.store.Close(), e.lock.Unlock())
+}
+
+// stopWork lets go of every container and waits for what runs in the background.
+func (e *Engine) stopWork() {
 	e.mu.Lock()
 	e.closed = true
 	lives := make([]*live, 0, len(e.lives))
@@ -159,14 +182,7 @@ func (e *Engine) Close(ctx context.Context) error {
 	for _, l := range lives {
 		l.letGo()
 	}
-	done := make(chan struct{})
-	go func() { e.work.Wait(); close(done) }()
-	select {
-	case <-done:
-	case <-ctx.Done():
-	}
-	e.Events.close()
-	return errors.Join(e.launcher.Close(), e.Networks.Close(), e.store.Close())
+	e.work.Wait()
 }
 
 // background runs f unless the engine is closing; Close waits for it. f must end soon after e.ctx does.

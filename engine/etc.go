@@ -12,14 +12,17 @@ import (
 	"github.com/berth-engine/berth/internal/network"
 )
 
+// etcDir holds, in a run directory, the files that are mounted below /etc.
+const etcDir = "etc"
+
 // writeEtc writes the hosts, hostname and resolv.conf files of one start into the container's run directory. att is nil
 // for a container that has no network of its own: it gets the host's files, or those of the container it joins.
 func (e *Engine) writeEtc(rec container.Record, att *network.Attachment) (string, error) {
 	cfg := rec.Config
 	if id, ok := strings.CutPrefix(cfg.Net.Mode, "container:"); ok {
-		return filepath.Join(e.runDir(id), "etc"), nil
+		return filepath.Join(e.runDir(id), etcDir), nil
 	}
-	dir := filepath.Join(e.runDir(rec.ID), "etc")
+	dir := filepath.Join(e.runDir(rec.ID), etcDir)
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return "", fmt.Errorf("make the directory of files for /etc: %w", err)
 	}

@@ -80,14 +80,24 @@ func (e *Engine) running(ref string) (container.Record, *monitor.Client, error) 
 	if err != nil {
 		return rec, nil, err
 	}
-	l := e.live(rec.ID)
-	l.mu.Lock()
-	c := l.client
-	l.mu.Unlock()
+	c := e.client(rec.ID)
 	if c == nil || !rec.State.Alive() {
 		return rec, nil, fmt.Errorf("container %s is not running%w", rec.ID, kind{errdefs.ErrConflict})
 	}
 	return rec, c, nil
+}
+
+// client is the monitor of a container, nil when it does not run.
+func (e *Engine) client(id string) *monitor.Client {
+	e.mu.Lock()
+	l := e.lives[id]
+	e.mu.Unlock()
+	if l == nil {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.client
 }
 
 // settled waits until everything that the last run held has been given back.

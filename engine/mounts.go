@@ -59,7 +59,7 @@ func (e *Engine) claimVolume(ctx context.Context, id string, rec *container.Reco
 	_, err := e.Volumes.Get(m.Source)
 	fresh := errdefs.IsNotFound(err)
 	v, err := e.Volumes.Create(ctx, volume.Spec{Name: m.Source, Driver: m.Driver, Options: m.DriverOpts, Labels: m.Labels,
-		Volatile: rec.Config.AutoRemove && m.Source == ""})
+		Volatile: rec.Config.AutoRemove && m.Source == "", Holder: id})
 	if err != nil {
 		return err
 	}
@@ -76,38 +76,28 @@ func (e *Engine) claimVolume(ctx context.Context, id string, rec *container.Reco
 			})
 		}
 	}
-	if err := e.Volumes.Claim(v.Name, id); err != nil {
-		return err
-	}
 	undo.add(func() { e.Volumes.Release(id) }) // before the removal above, which needs it unclaimed
 	rec.Volumes = append(rec.Volumes, container.HeldVolume{Name: v.Name, Target: m.Target, Anonymous: m.Anonymous})
 	if _, _, _, isDevice := v.Device(); isDevice || m.NoCopy || m.Subpath != "" {
 		return nil
 	}
-	return e.fillVolume(ctx, id, *rec, v, m.Target)
+	return e.fillVolume(ctx, *rec, v.Name, m.Target)
 }
 
-// fillVolume copies what the image has at the mount's place into a volume that is empty (never into one with content,
-// CVE-2020-1726), with its owner and mode.
-func (e *Engine) fillVolume(ctx context.Context, id string, rec container.Record, v volume.Volume, target string) error {
-	entries, err := os.ReadDir(v.Mountpoint)
-	if err != nil {
-		return fmt.Errorf("look into volume %q: %w", v.Name, err)
-	}
-	if len(entries) > 0 {
+// fillVolume copies what the image has at the mount's place into a volume that is empty, with its owner and mode.
+func (e *Engine) fillVolume(ctx context.Context, rec container.Record, name, target string) error {
+	return e.Volumes.Fill(ctx, name, func(dir string) error {
+		lower, err := e.mountLower(ctx, rec)
+		if err != nil {
+			return err
+		}
+		root := confine.FromFile(lower)
+		defer root.Close()
+		if err := archive.CopyUp(ctx, root, target, dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("fill volume %q from the image's %q: %w", name, target, err)
+		}
 		return nil
-	}
-	rec.ID = id
-	rootfs, err := e.mountRoot(ctx, rec)
-	if err != nil {
-		return err
-	}
-	root := confine.FromFile(rootfs)
-	defer root.Close()
-	if err := archive.CopyUp(ctx, root, target, v.Mountpoint); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("fill volume %q from the image's %q: %w", v.Name, target, err)
-	}
-	return nil
+	})
 }
 
 // volumesFrom takes over the mounts of other containers: --volumes-from NAME[:ro|rw].
@@ -128,7 +118,7 @@ func (e *Engine) volumesFrom(cfg *container.Config) error {
 				continue
 			}
 			m.ReadOnly = m.ReadOnly || mode == "ro"
-			m.Anonymous, m.FromAPI = false, ""
+			m.Anonymous, m.NoCopy, m.FromAPI = false, true, ""
 			cfg.Mounts = append(cfg.Mounts, m)
 		}
 	}

@@ -6,11 +6,13 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/berth-engine/berth/internal/container"
 	"github.com/berth-engine/berth/internal/monitor"
 	"github.com/berth-engine/berth/internal/network"
+	"github.com/containerd/errdefs"
 )
 
 // restore makes the engine agree with what it finds: containers whose monitors live are taken back, the exit codes of
@@ -22,6 +24,7 @@ func (e *Engine) restore(ctx context.Context) error {
 	}
 	var live []network.Live
 	var over []ended
+	var removing []string // they run, and their removal was cut short
 	var clients = map[string]*monitor.Client{}
 	known := map[string]bool{}
 
@@ -34,7 +37,7 @@ func (e *Engine) restore(ctx context.Context) error {
 			}
 		}
 		dir := e.runDir(rec.ID)
-		c, err := monitor.Dial(ctx, dir)
+		c, err := dialOrDissolve(ctx, dir)
 		switch {
 		case err == nil:
 			clients[rec.ID] = c
@@ -42,18 +45,26 @@ func (e *Engine) restore(ctx context.Context) error {
 			if !rec.State.Alive() && json.Unmarshal(c.Info().Note, &note) == nil { // killed between the start and its record
 				rec.Endpoints, rec.Published = note.Endpoints, note.Published
 			}
+			if rec.State.Status == container.Removing {
+				removing = append(removing, rec.ID)
+			}
 			live = append(live, network.Live{ContainerID: rec.ID, Name: rec.Name, Pid: c.Info().Pid,
 				Endpoints: retained(rec), Ports: retainedPorts(rec),
 				DNS: first(rec.Config.Net.DNS, e.opts.DNS)})
-		case rec.State.Alive() || hasExit(dir):
+		case rec.State.Alive() || rec.State.Pid != 0 || hasExit(dir):
 			exit, err := monitor.ReadExit(dir)
 			if err != nil {
-				over = append(over, ended{rec.ID, container.Lost{At: time.Now().UTC()}})
 				e.killOrphan(rec.ID)
+				over = append(over, ended{rec.ID, container.Lost{At: time.Now().UTC()}})
 				continue
 			}
 			over = append(over, ended{rec.ID, container.ProcessExited{Exit: container.Exit{Code: exit.Code,
 				OOMKilled: exit.OOMKilled, At: exit.FinishedAt, Error: exit.Error}}})
+		case exists(dir): // its monitor was killed with the daemon, before the start was noted
+			e.killOrphan(rec.ID)
+			if err := os.RemoveAll(dir); err != nil {
+				e.log.Error("remove the run directory", "container", rec.ID, "error", err)
+			}
 		}
 	}
 	if err := e.Networks.Retain(ctx, live); err != nil {
@@ -61,6 +72,9 @@ func (e *Engine) restore(ctx context.Context) error {
 	}
 	for id, c := range clients {
 		e.takeBack(id, c)
+	}
+	for _, id := range removing {
+		e.background(func() { e.finishRemoval(id) })
 	}
 	for _, x := range over {
 		o, err := e.Containers.Apply(x.id, x.fact)
@@ -106,7 +120,7 @@ func (e *Engine) takeBack(id string, c *monitor.Client) {
 	if err != nil {
 		return
 	}
-	if !rec.State.Alive() { // the daemon was killed between the start and its note
+	if !rec.State.Alive() && rec.State.Status != container.Removing { // the daemon was killed between the start and its note
 		info := c.Info()
 		var note startNote
 		if err := json.Unmarshal(info.Note, &note); err != nil {
@@ -153,6 +167,12 @@ func (e *Engine) finishRemoval(id string) {
 		return
 	}
 	defer l.release()
+	if e.client(id) != nil {
+		if err := e.end(e.ctx, l, rec, syscall.SIGKILL, undoTime); err != nil {
+			e.log.Error("finish a removal", "container", id, "error", err)
+			return
+		}
+	}
 	if err := e.erase(e.ctx, l, rec, rec.Config.AutoRemove); err != nil {
 		e.log.Error("finish a removal", "container", id, "error", err)
 	}
@@ -170,6 +190,26 @@ func (e *Engine) startAtBoot(id string) {
 	if err := e.start(e.ctx, l, rec, false); err != nil && e.ctx.Err() == nil {
 		e.log.Error("start at boot", "container", id, "error", err)
 	}
+}
+
+// dialOrDissolve connects to the monitor of a container. A daemon that was killed in the middle of a start may have left
+// one that has its order and has not made its socket yet: taking the directory away from it, which works only as long as
+// neither socket nor exit record is in there, makes it undo what it did.
+func dialOrDissolve(ctx context.Context, dir string) (*monitor.Client, error) {
+	c, err := monitor.Dial(ctx, dir)
+	if err == nil || !errdefs.IsNotFound(err) || hasExit(dir) {
+		return c, err
+	}
+	_ = os.RemoveAll(filepath.Join(dir, etcDir))
+	if rmErr := os.Remove(dir); rmErr == nil || errors.Is(rmErr, os.ErrNotExist) {
+		return nil, err
+	}
+	return monitor.Dial(ctx, dir)
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 func hasExit(dir string) bool {

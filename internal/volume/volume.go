@@ -79,14 +79,17 @@ type Spec struct {
 	Labels  map[string]string
 	// Volatile spares the sync: for volumes that go with a container that removes itself.
 	Volatile bool
+	// Holder claims the volume before anybody can remove it; "" claims nothing.
+	Holder string
 }
 
 // Volumes is the set of all volumes of one data root. Its methods may be called from any goroutine.
 type Volumes struct {
 	root string
 
-	mu      sync.Mutex
+	mu      sync.Mutex // never held while a file is touched
 	volumes map[string]Volume
+	busy    map[string]chan struct{}       // volumes that somebody makes, fills or removes; closed when that is over
 	holders map[string]map[string]struct{} // volume → container IDs
 }
 
@@ -96,7 +99,8 @@ func Open(root string) (*Volumes, []error, error) {
 	if err := os.MkdirAll(root, 0o701); err != nil {
 		return nil, nil, fmt.Errorf("make the directory of volumes: %w", err)
 	}
-	v := &Volumes{root: root, volumes: map[string]Volume{}, holders: map[string]map[string]struct{}{}}
+	v := &Volumes{root: root, volumes: map[string]Volume{}, busy: map[string]chan struct{}{},
+		holders: map[string]map[string]struct{}{}}
 	dirs, err := os.ReadDir(root)
 	if err != nil {
 		return nil, nil, fmt.Errorf("list volumes: %w", err)
@@ -140,7 +144,7 @@ func (v *Volumes) read(name string) (Volume, error) {
 }
 
 // Create makes a volume, or returns the one of that name when it was made with the same options.
-func (v *Volumes) Create(_ context.Context, s Spec) (Volume, error) {
+func (v *Volumes) Create(ctx context.Context, s Spec) (Volume, error) {
 	if s.Driver == "" {
 		s.Driver = "local"
 	}
@@ -151,8 +155,6 @@ func (v *Volumes) Create(_ context.Context, s Spec) (Volume, error) {
 	if err := checkOptions(s.Options); err != nil {
 		return Volume{}, err
 	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
 	anonymous := s.Name == ""
 	if anonymous {
 		var raw [32]byte
@@ -164,22 +166,89 @@ func (v *Volumes) Create(_ context.Context, s Spec) (Volume, error) {
 			"\"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path: %w",
 			s.Name, s.Name, errdefs.ErrInvalidArgument)
 	}
-	if old, there := v.volumes[s.Name]; there {
+	if err := v.enter(ctx, s.Name); err != nil {
+		return Volume{}, err
+	}
+	defer v.leave(s.Name)
+	if old, err := v.Get(s.Name); err == nil {
 		if len(s.Options) > 0 && !maps.Equal(old.Options, s.Options) {
 			return Volume{}, fmt.Errorf("volume %q exists with other options; remove it first or choose another name: %w",
 				s.Name, errdefs.ErrConflict)
 		}
+		v.claim(s.Name, s.Holder)
 		return old, nil
 	}
 	vol := Volume{Version: recordVersion, Name: s.Name, Driver: s.Driver, Created: time.Now().UTC(),
 		Labels: s.Labels, Options: s.Options, Anonymous: anonymous,
 		Mountpoint: filepath.Join(v.root, s.Name, dataDir)}
 	if err := v.write(vol, s.Volatile); err != nil {
-		_ = os.RemoveAll(filepath.Join(v.root, s.Name))
+		// Only what is empty: a directory without a record may be somebody's data.
+		_ = os.Remove(vol.Mountpoint)
+		_ = os.Remove(filepath.Dir(vol.Mountpoint))
 		return Volume{}, fmt.Errorf("create volume %q: %w", s.Name, err)
 	}
+	v.mu.Lock()
 	v.volumes[vol.Name] = vol
+	v.mu.Unlock()
+	v.claim(s.Name, s.Holder)
 	return vol, nil
+}
+
+// enter waits until nobody makes, fills or removes the volume name, and keeps others from it until leave.
+func (v *Volumes) enter(ctx context.Context, name string) error {
+	for {
+		v.mu.Lock()
+		other := v.busy[name]
+		if other == nil {
+			v.busy[name] = make(chan struct{})
+		}
+		v.mu.Unlock()
+		if other == nil {
+			return nil
+		}
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (v *Volumes) leave(name string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	close(v.busy[name])
+	delete(v.busy, name)
+}
+
+// Fill lets fill put the first content into a volume that is empty; one with content is left as it is (CVE-2020-1726).
+// Of a filling that fails nothing stays. Who fills the same volume at the same time waits, and finds it filled.
+func (v *Volumes) Fill(ctx context.Context, name string, fill func(dir string) error) error {
+	if err := v.enter(ctx, name); err != nil {
+		return err
+	}
+	defer v.leave(name)
+	vol, err := v.Get(name)
+	if err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(vol.Mountpoint)
+	if err != nil {
+		return fmt.Errorf("look into volume %q: %w", name, err)
+	}
+	if len(entries) > 0 {
+		return nil
+	}
+	err = fill(vol.Mountpoint)
+	if err == nil {
+		return nil
+	}
+	partial, listErr := os.ReadDir(vol.Mountpoint)
+	errs := []error{err, listErr}
+	for _, e := range partial {
+		errs = append(errs, os.RemoveAll(filepath.Join(vol.Mountpoint, e.Name())))
+	}
+	return errors.Join(errs...)
 }
 
 func (v *Volumes) write(vol Volume, volatile bool) error {
@@ -236,16 +305,23 @@ func (v *Volumes) List() []Volume {
 
 // Claim notes that holder uses the volume, so that nobody removes it.
 func (v *Volumes) Claim(name, holder string) error {
+	if !v.claim(name, holder) {
+		return fmt.Errorf("get %s: no such volume: %w", name, errdefs.ErrNotFound)
+	}
+	return nil
+}
+
+func (v *Volumes) claim(name, holder string) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if _, there := v.volumes[name]; !there {
-		return fmt.Errorf("get %s: no such volume: %w", name, errdefs.ErrNotFound)
+	if _, there := v.volumes[name]; !there || holder == "" {
+		return there
 	}
 	if v.holders[name] == nil {
 		v.holders[name] = map[string]struct{}{}
 	}
 	v.holders[name][holder] = struct{}{}
-	return nil
+	return true
 }
 
 // Release ends holder's claims on every volume.
@@ -268,53 +344,67 @@ func (v *Volumes) Holders(name string) []string {
 }
 
 // Remove deletes a volume nobody uses, with its content. With force, a volume that is not there is no error.
-func (v *Volumes) Remove(_ context.Context, name string, force bool) error {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return v.remove(name, force)
-}
-
-func (v *Volumes) remove(name string, force bool) error {
-	vol, there := v.volumes[name]
-	if !there {
-		if force {
-			return nil
-		}
-		return fmt.Errorf("get %s: no such volume: %w", name, errdefs.ErrNotFound)
+func (v *Volumes) Remove(ctx context.Context, name string, force bool) error {
+	if err := v.enter(ctx, name); err != nil {
+		return err
 	}
-	if hs := v.holders[name]; len(hs) > 0 {
-		return fmt.Errorf("remove %s: volume is in use - [%s]: %w", name,
-			strings.Join(slices.Sorted(maps.Keys(hs)), ", "), errdefs.ErrConflict)
+	defer v.leave(name)
+	vol, err := v.detach(name)
+	if force && errdefs.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
 	}
 	// The record goes last: a removal cut short leaves a volume that can be removed again.
-	if err := os.RemoveAll(vol.Mountpoint); err != nil {
+	err = os.RemoveAll(vol.Mountpoint)
+	if err == nil {
+		err = os.RemoveAll(filepath.Dir(vol.Mountpoint))
+	}
+	if err != nil {
+		v.mu.Lock()
+		v.volumes[name] = vol
+		v.mu.Unlock()
 		return fmt.Errorf("remove volume %q: %w", name, err)
 	}
-	if err := os.RemoveAll(filepath.Join(v.root, name)); err != nil {
-		return fmt.Errorf("remove volume %q: %w", name, err)
+	return nil
+}
+
+// detach takes a volume nobody uses off the list, so that nobody can claim it any more.
+func (v *Volumes) detach(name string) (Volume, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	vol, there := v.volumes[name]
+	if !there {
+		return vol, fmt.Errorf("get %s: no such volume: %w", name, errdefs.ErrNotFound)
+	}
+	if hs := v.holders[name]; len(hs) > 0 {
+		return vol, fmt.Errorf("remove %s: volume is in use - [%s]: %w", name,
+			strings.Join(slices.Sorted(maps.Keys(hs)), ", "), errdefs.ErrConflict)
 	}
 	delete(v.volumes, name)
-	return nil
+	return vol, nil
 }
 
 // Prune removes the volumes that nobody uses and that choose picks, and returns them.
 func (v *Volumes) Prune(ctx context.Context, choose func(Volume) bool) ([]Volume, error) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
 	var gone []Volume
-	for name, vol := range maps.Clone(v.volumes) {
+	for _, vol := range v.List() {
 		if ctx.Err() != nil {
 			return gone, ctx.Err()
 		}
-		if len(v.holders[name]) > 0 || !choose(vol) {
+		if len(v.Holders(vol.Name)) > 0 || !choose(vol) {
 			continue
 		}
-		if err := v.remove(name, false); err != nil {
+		err := v.Remove(ctx, vol.Name, false)
+		if errdefs.IsConflict(err) || errdefs.IsNotFound(err) { // claimed or removed meanwhile
+			continue
+		}
+		if err != nil {
 			return gone, err
 		}
 		gone = append(gone, vol)
 	}
-	slices.SortFunc(gone, func(a, b Volume) int { return strings.Compare(a.Name, b.Name) })
 	return gone, nil
 }
 
