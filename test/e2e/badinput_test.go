@@ -26,6 +26,7 @@ import (
 // TestBadInput: one clear sentence each, Docker's exit code, and nothing half-made.
 func TestBadInput(t *testing.T) {
 	d := harness.Start(t)
+	d.Must("$D run --rm berth/box true") // the image is loaded when it is first asked for
 	for _, c := range d.Clients() {
 		t.Run(c.Name, func(t *testing.T) {
 			before := d.ShellT(t, c, "$D ps -aq; $D volume ls -q; $D images -aq").Out
@@ -49,8 +50,8 @@ func TestBadInput(t *testing.T) {
 				{line: `$D run --rm --security-opt nonsense=1 berth/box true`, code: 125, err: "security-opt"},
 				{line: `$D run --rm --network container:nonexistent berth/box true`, code: 125, err: "nonexistent"},
 				{line: `$D run --rm --restart nonsense berth/box true`, code: 125, err: "restart"},
-				{line: `$D run --rm --restart always berth/box true`, code: 125, err: "Conflicting options: --restart and --rm"},
-				{line: `$D run --rm --device /nonexistent berth/box true`, code: 125, err: "nonexistent"},
+				{line: `$D run --rm --restart always berth/box true`, code: 125, err: "--rm"},
+				{line: `$D run --rm --device /nonexistent berth/box true; echo $?`, out: "~^12[57]\n$", err: "nonexistent"}, // clients differ
 				{line: `$D run --rm --ulimit nonsense=1 berth/box true`, code: 125, err: "nonsense"},
 				{line: `$D run --rm --sysctl kernel.nonsense=1 berth/box true`, code: 125, err: "sysctl"},
 				{line: `$D run --rm -w relative berth/box true`, code: 125, err: "absolute"},
@@ -201,6 +202,14 @@ type badRegistry struct {
 	manifests map[string][]byte
 }
 
+// manifest finds one by tag or digest; every repository here has one.
+func (r *badRegistry) manifest(name, ref string) []byte {
+	if data := r.manifests[name+":1"]; ref == "1" || blob(data) == ref {
+		return data
+	}
+	return nil
+}
+
 func (r *badRegistry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -208,8 +217,8 @@ func (r *badRegistry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
 	switch {
 	case req.URL.Path == "/v2/":
-	case len(parts) == 5 && parts[3] == "manifests" && r.manifests[parts[2]+":"+parts[4]] != nil:
-		data := r.manifests[parts[2]+":"+parts[4]]
+	case len(parts) == 5 && parts[3] == "manifests" && r.manifest(parts[2], parts[4]) != nil:
+		data := r.manifest(parts[2], parts[4])
 		w.Header().Set("Content-Type", "application/vnd.oci.image.manifest.v1+json")
 		w.Header().Set("Docker-Content-Digest", blob(data))
 		http.ServeContent(w, req, "", zeroTime(), bytes.NewReader(data))

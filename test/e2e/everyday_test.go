@@ -257,7 +257,7 @@ func lookingSteps() []step {
 		{line: `$D version --format '{{.Server.Os}}/{{.Server.Arch}} {{.Server.APIVersion}}'`, out: "~^linux/\\w+ 1\\.\\d+\n$"},
 		{line: `$D info --format '{{.ContainersRunning}} {{.Containers}} {{.Driver}}'`, out: "~^1 2 overlay"},
 		{line: `$D system df --format '{{.Type}}' | sort | head -2`, out: "~Build Cache|Containers"},
-		{line: `$D events --since 1 --until $(date +%s) --filter container=two --format '{{.Action}}' | head -2`, out: "create\nattach\n"},
+		{line: `sleep 1; $D events --since 1 --until $(date +%s) --filter container=two --format '{{.Action}}' | head -2`, out: "create\nattach\n"},
 		{line: `$D events --since 1 --until $(date +%s) --filter container=two --filter event=die --format '{{index .Actor.Attributes "exitCode"}}' | tail -1`, out: "2\n"},
 		{line: `$D diff two`, out: ""},
 		{line: `$D container ls -q | wc -l`, out: "1\n"},

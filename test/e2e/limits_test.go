@@ -55,7 +55,7 @@ func TestLimits(t *testing.T) {
 	t.Run("out of memory", func(t *testing.T) {
 		d.ShellT(t, b, `$D run --name oom -m 16m berth/box sh -c 'x=$(yes | head -c 300000000); echo no'`).Exits(137)
 		d.ShellT(t, b, `$D inspect -f '{{.State.OOMKilled}} {{.State.ExitCode}}' oom`).Prints("true 137\n")
-		d.ShellT(t, b, `$D events --since 1 --until $(date +%s) --filter container=oom --format '{{.Action}}'`).Shows("oom\n")
+		d.ShellT(t, b, `sleep 1; $D events --since 1 --until $(date +%s) --filter container=oom --format '{{.Action}}'`).Shows("oom\n")
 	})
 	t.Run("fork bomb", func(t *testing.T) {
 		d.ShellT(t, b, `$D run --rm --pids-limit 20 berth/box sh -c 'for i in $(seq 50); do sleep 5 & done; sleep 0.5; ps -o pid= | wc -l' 2>/dev/null`).

@@ -25,7 +25,7 @@ func TestContainersSurviveTheDaemon(t *testing.T) {
 
 	// A client that is attached keeps its stream while the daemon dies.
 	attached := make(chan harness.Result, 1)
-	go func() { attached <- d.Shell(b, `timeout 3 $D attach --no-stdin runs | tail -1`) }()
+	go func() { attached <- d.Shell(b, `timeout 3 $D attach --no-stdin --sig-proxy=false runs | tail -1`) }()
 	time.Sleep(300 * time.Millisecond)
 	d.Kill()
 	time.Sleep(1500 * time.Millisecond) // while nobody looks, one container ends and the others go on
@@ -73,7 +73,7 @@ func lineNumber(s string) int {
 func TestStopInOrder(t *testing.T) {
 	d := harness.Start(t)
 	b := d.Berth()
-	d.Must(`$D run -d --name c berth/box sleep 1000`)
+	d.Must(`$D run -d --name cc berth/box sleep 1000`)
 	second := d.Shell(b, fmt.Sprintf("%s/bin/berthd --data-root %s --exec-root %s/other --bridge none", d.Repo, d.DataRoot, d.Dir))
 	second.Exits(1).Complains(fmt.Sprint(d.Pid))
 	if n := strings.Count(strings.TrimSpace(second.Err), "\n"); n > 0 {
@@ -86,7 +86,7 @@ func TestStopInOrder(t *testing.T) {
 	if err := d.Launch(); err != nil {
 		t.Fatal(err)
 	}
-	d.Shell(b, `$D exec c echo here`).Prints("here\n")
+	d.Shell(b, `$D exec cc echo here`).Prints("here\n")
 	if left, err := filepath.Glob(filepath.Join(d.Dir, "third/*")); err != nil || len(left) > 2 {
 		t.Errorf("the refused daemon left %v in its data root (%v)", left, err)
 	}
