@@ -65,7 +65,8 @@ type partial struct {
 	begun bool   // a piece was written
 }
 
-// OpenWriter opens or makes the file at o.Path and cuts off what a killed writer may have left half-written.
+// OpenWriter opens or makes the file at o.Path and cuts off what a killed writer may have left half-written. When that fails
+// the writer can be used all the same: it tries again with each Flush, and counts what is lost meanwhile.
 func OpenWriter(o WriterOptions) (*Writer, error) {
 	if o.MaxSize == 0 {
 		o.MaxSize = DefaultMaxSize
@@ -78,7 +79,7 @@ func OpenWriter(o WriterOptions) (*Writer, error) {
 	}
 	w := &Writer{o: o, fd: -1, buf: o.Buffer[:0]}
 	if err := w.open(); err != nil {
-		return nil, fmt.Errorf("open log %q: %w", o.Path, err)
+		return w, fmt.Errorf("open log %q: %w", o.Path, err)
 	}
 	return w, nil
 }

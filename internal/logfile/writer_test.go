@@ -411,12 +411,34 @@ func TestOpenWriterRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, path := range []string{link, dir, filepath.Join(dir, "no", "log")} {
-		if w, err := OpenWriter(WriterOptions{Path: path}); err == nil {
-			w.Close()
+		w, err := OpenWriter(WriterOptions{Path: path})
+		if err == nil {
 			t.Errorf("%q was opened", path)
 		} else if !strings.Contains(err.Error(), path) {
 			t.Errorf("%q: %v", path, err)
 		}
+		w.Write(Stdout, []byte("lost\n"), moment)
+		w.Flush()
+		if n, _ := w.Lost(); n != 1 {
+			t.Errorf("%q: %d entries were lost", path, n)
+		}
+		w.Close()
+	}
+	// What could not be opened first may be opened later.
+	later := filepath.Join(dir, "later")
+	w, err := OpenWriter(WriterOptions{Path: filepath.Join(later, "log")})
+	if err == nil {
+		t.Fatal("opened a log in a directory that is not there")
+	}
+	w.Write(Stdout, []byte("lost\n"), moment)
+	w.Flush()
+	if err := os.Mkdir(later, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	w.Write(Stdout, []byte("kept\n"), moment)
+	w.Close()
+	if got := text(readAll(t, w.o.Path, ReadOptions{Tail: -1})); !strings.HasSuffix(got, "no such file or directory]\nkept\n") {
+		t.Errorf("%q", got)
 	}
 	if _, err := OpenWriter(WriterOptions{Path: filepath.Join(dir, "no", "log")}); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)

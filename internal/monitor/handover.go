@@ -218,9 +218,7 @@ func (m *monitor) load(l *loader) (err error) {
 	if m.mem, err = newScratch(logfile.BufferSize + len(m.log.Attrs)); err != nil {
 		return err
 	}
-	if err := m.openLog(); err != nil {
-		m.complain(err) // a container without a log is better than none
-	}
+	m.must(m.openLog())
 	if m.writer != nil {
 		now := time.Now()
 		m.writer.Write(logfile.Stdout, begun[0], now)

@@ -3,6 +3,7 @@ package monitor
 import (
 	"fmt"
 	"os"
+	"strings"
 	"syscall"
 
 	"github.com/berth-engine/berth/internal/linux"
@@ -10,14 +11,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openLog opens the container's log.
-func (m *monitor) openLog() (err error) {
-	switch m.log.Driver {
-	case "none":
+// check refuses what is no way to log.
+func (c *LogConfig) check() error {
+	switch {
+	case c.Driver == "none":
 		return nil
-	case "json-file":
-	default:
-		return fmt.Errorf("there is no log driver %q", m.log.Driver)
+	case c.Driver != "json-file":
+		return fmt.Errorf("there is no log driver %q", c.Driver)
+	case !strings.HasPrefix(c.Path, "/"):
+		return fmt.Errorf("the path of the log, %q, is not absolute", c.Path)
+	}
+	return nil
+}
+
+// openLog opens the container's log. When it cannot be opened now the writer tries again with each line: a full disk
+// keeps no container from running.
+func (m *monitor) openLog() (err error) {
+	if m.log.Driver == "none" {
+		return nil
 	}
 	o := logfile.WriterOptions{Path: m.log.Path, MaxSize: m.log.MaxSize, MaxFile: m.log.MaxFile, Attrs: m.log.Attrs,
 		Buffer: m.mem.log}

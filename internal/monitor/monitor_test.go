@@ -83,7 +83,7 @@ func TestStartRefused(t *testing.T) {
 		"no spec":    {func(c *Config) { c.Spec = nil }, "has no process"},
 		"no dir":     {func(c *Config) { c.Dir = "" }, "no run directory"},
 		"bad dir":    {func(c *Config) { c.Dir = "/proc/none" }, "/proc/none"},
-		"bad log":    {func(c *Config) { c.Log.Path = "/proc/none/log" }, "/proc/none/log"},
+		"bad log":    {func(c *Config) { c.Log.Path = "log" }, "not absolute"},
 		"bad driver": {func(c *Config) { c.Log.Driver = "syslog" }, "syslog"},
 	} {
 		conf := f.container("exit 0")

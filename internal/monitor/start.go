@@ -128,7 +128,7 @@ func (m *monitor) begin(msg []byte, fds []int) (err error) {
 	if err := m.listen(dir); err != nil {
 		return err
 	}
-	if err := m.openLog(); err != nil {
+	if err := m.log.check(); err != nil {
 		return err
 	}
 
@@ -179,6 +179,8 @@ func (m *monitor) begin(msg []byte, fds []int) (err error) {
 	if c != nil {
 		c.hello()
 	}
+	// Making a file can take longer than all of the above. Output waits in its pipe meanwhile.
+	m.must(m.openLog())
 	for i, fd := range streams {
 		// The daemon has no name for these.
 		if err := m.attach(p, fd, d.Streams[i], nil, 0); err != nil {
