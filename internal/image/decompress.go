@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"compress/bzip2"
-	"compress/gzip"
 	"errors"
 	"io"
 
@@ -23,15 +22,15 @@ func decompress(r io.Reader) (io.ReadCloser, error) {
 	}
 	switch {
 	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
-		z, err := gzip.NewReader(b)
+		z, err := newInflater(b)
 		if err != nil {
-			return nil, badImage("its gzip stream is damaged: %w", err)
+			return nil, damaged("gzip", err)
 		}
-		return &decompressor{z, func() { _ = z.Close() }, "gzip"}, nil
+		return &decompressor{z, func() {}, "gzip"}, nil
 	case bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}), len(head) > 3 && head[0]&0xf0 == 0x50 && head[1] == 0x2a && head[2] == 0x4d && head[3] == 0x18:
 		z, err := zstd.NewReader(b, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
 		if err != nil {
-			return nil, badImage("its zstd stream is damaged: %w", err)
+			return nil, damaged("zstd", err)
 		}
 		return &decompressor{z, z.Close, "zstd"}, nil
 	case bytes.HasPrefix(head, []byte("BZh")):
@@ -51,9 +50,8 @@ type decompressor struct {
 
 func (d *decompressor) Read(p []byte) (int, error) {
 	n, err := d.Reader.Read(p)
-	var own *sourceError
-	if err != nil && err != io.EOF && !errors.As(err, &own) {
-		err = badImage("its %s stream is damaged: %w", d.kind, err)
+	if err != nil && err != io.EOF {
+		err = damaged(d.kind, err)
 	}
 	return n, err
 }
@@ -61,6 +59,15 @@ func (d *decompressor) Read(p []byte) (int, error) {
 func (d *decompressor) Close() error {
 	d.close()
 	return nil
+}
+
+// damaged explains an error of a decoder, unless it is the source's.
+func damaged(kind string, err error) error {
+	var own *sourceError
+	if errors.As(err, &own) {
+		return err
+	}
+	return badImage("its %s stream is damaged: %w", kind, err)
 }
 
 // sourceError marks an error of the source of a stream, as opposed to one in its content.
