@@ -74,6 +74,7 @@ func (d *daemon) run(c *Config, stderr io.Writer) (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("berthd needs root: it makes namespaces, mounts and networks")
 	}
+	syscall.Umask(0o022) // whatever started us must not decide who may write what we make
 	l, err := level(c)
 	if err != nil {
 		return err

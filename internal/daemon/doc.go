@@ -32,8 +32,8 @@
 //
 // # Sockets
 //
-// A unix socket is made under a temporary name, given its owner and mode 0660, and renamed into place, so that it is
-// never there with other permissions and a stale one is replaced at once. One on which somebody answers is left alone.
+// A unix socket belongs to root and one group, with mode 0660; until it has them, the umask keeps everybody but root
+// out. A stale one is replaced; one on which somebody answers, and a file that is no socket, are left alone.
 // tcp:// without TLS gives root to whoever reaches the port and needs --tls=false, said aloud. fd:// takes the sockets
 // that systemd passes.
 package daemon

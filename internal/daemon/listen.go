@@ -34,8 +34,8 @@ func parseHost(text string) (host, error) {
 		if !filepath.IsAbs(addr) {
 			return h, fmt.Errorf("host %q: the path of the socket must be absolute", text)
 		}
-		if len(addr) > 100 { // the kernel has 108 bytes, and the temporary name needs some of them
-			return h, fmt.Errorf("host %q: the path of a socket must not be longer than 100 bytes", text)
+		if len(addr) > 107 { // unix(7): 108 bytes with the final NUL
+			return h, fmt.Errorf("host %q: the path of a socket must not be longer than 107 bytes", text)
 		}
 	case "tcp":
 		if addr == "" {
@@ -108,7 +108,8 @@ func listen(c *Config) (_ *listeners, err error) {
 // close stops listening and removes the sockets, unless somebody has put others in their places.
 func (l *listeners) close() {
 	for _, s := range l.made {
-		if now, err := os.Lstat(s.path); err == nil && os.SameFile(now, s.info) {
+		// The number of an inode is soon given to the next file, so the time of its making counts as well.
+		if now, err := os.Lstat(s.path); err == nil && os.SameFile(now, s.info) && now.ModTime().Equal(s.info.ModTime()) {
 			_ = os.Remove(s.path)
 		}
 	}
@@ -146,26 +147,19 @@ func listenUnix(path, group string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	temporary := filepath.Join(filepath.Dir(path), ".s"+strconv.Itoa(os.Getpid()))
-	_ = os.Remove(temporary)
-	ln, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: temporary})
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) { // nobody answers there
+		return nil, fmt.Errorf("replace the stale socket %q: %w", path, err)
+	}
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: path})
 	if err != nil {
 		return nil, fmt.Errorf("listen on %q: %w", path, err)
 	}
 	ln.SetUnlinkOnClose(false)
-	undo := func(err error) (net.Listener, error) {
+	// Connecting takes the permission to write, and by our umask nobody but root has it until here.
+	if err := errors.Join(os.Chown(path, 0, gid), os.Chmod(path, 0o660)); err != nil {
 		_ = ln.Close()
-		_ = os.Remove(temporary)
+		_ = os.Remove(path)
 		return nil, fmt.Errorf("listen on %q: %w", path, err)
-	}
-	if err := os.Chown(temporary, 0, gid); err != nil {
-		return undo(err)
-	}
-	if err := os.Chmod(temporary, 0o660); err != nil {
-		return undo(err)
-	}
-	if err := os.Rename(temporary, path); err != nil {
-		return undo(err)
 	}
 	return ln, nil
 }

@@ -1,7 +1,6 @@
 package dockerapi
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -70,10 +69,12 @@ func statusOf(err error) int {
 // writeError answers with err, unless the answer has begun, when it can only be cut off.
 func (s *Server) writeError(c *call, err error) {
 	status := statusOf(err)
-	if status >= 500 && status != http.StatusNotImplemented && status != http.StatusServiceUnavailable &&
-		!errors.Is(err, context.Canceled) {
+	switch {
+	case c.ctx().Err() != nil: // the client has gone, or the daemon is going
+		s.log.Debug("request cut short", "method", c.r.Method, "path", c.r.URL.Path, "error", err)
+	case status >= 500 && status != http.StatusNotImplemented && status != http.StatusServiceUnavailable:
 		s.log.Error("request failed", "method", c.r.Method, "path", c.r.URL.Path, "error", err)
-	} else {
+	default:
 		s.log.Debug("request refused", "method", c.r.Method, "path", c.r.URL.Path, "status", status, "error", err)
 	}
 	if status == http.StatusNotModified {

@@ -38,7 +38,8 @@ func (s *Server) containerStats(c *call) error {
 		return err
 	}
 	if !streaming && (oneShotStats(c.flag("one-shot"), c.version) || !rec.State.Alive()) {
-		return out.encode(first)
+		_ = out.encode(first)
+		return nil
 	}
 	if streaming {
 		if err := out.encode(first); err != nil {
