@@ -6,6 +6,16 @@
 // The third role, the first steps of a container's process, needs no program: a Program of package linux runs them.
 //
 // It starts with every container, so nothing heavy is linked into it.
+//
+// # The OCI runtime command
+//
+// A container is a directory below --root, which lies on a tmpfs:
+//
+//	ROOT/ID/state.json   what it is (ocirun.State)
+//	ROOT/ID/start        a FIFO: the created process waits until "start" writes a byte to it
+//	ROOT/ID/report       why a process could not become its program after "start"
+//
+// The directory is made first, exclusively, and so names the container; a "create" that fails removes it.
 package main
 
 import (
@@ -14,12 +24,15 @@ import (
 	"github.com/berth-engine/berth/internal/monitor"
 )
 
-// version is set by the linker.
-var version = "dev"
+// Set by the linker: go build -ldflags "-X main.version=…".
+var (
+	version = "dev"
+	commit  = "unknown"
+)
 
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == "monitor" {
 		os.Exit(monitor.Main(os.Args[2:]))
 	}
-	os.Exit(runtimeCommand(os.Args[1:]))
+	os.Exit(command(os.Args[1:]))
 }

@@ -23,6 +23,8 @@ type ExecOptions struct {
 	Pidfd   *os.File // of the same; nil: opened from Pid. It stays the caller's
 	Cgroup  *cgroup.Group
 	Seccomp []byte // compiled filter; nil for none
+	// SeccompFlags are those of seccomp(2).
+	SeccompFlags uint32
 	// The rest is as in StartOptions.
 	Stdin, Stdout, Stderr *os.File
 	Terminal              bool
@@ -46,7 +48,7 @@ func Exec(ctx context.Context, o ExecOptions) (*Process, error) {
 		defer pidfd.Close()
 	}
 	j := &joining{o: &o, pidfd: pidfd}
-	j.exec = execution{process: o.Process, filter: o.Seccomp, preserve: o.PreserveFiles, keepKeyring: o.NoNewKeyring,
+	j.exec = execution{process: o.Process, filter: o.Seccomp, filterFlags: uint(o.SeccompFlags), preserve: o.PreserveFiles, keepKeyring: o.NoNewKeyring,
 		stdio: [3]*os.File{o.Stdin, o.Stdout, o.Stderr}, shield: exposed()}
 	defer j.close()
 	if err := linux.SetDumpable(false); err != nil {

@@ -126,6 +126,9 @@ func Start(ctx context.Context, o StartOptions) (_ *Process, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("seccomp profile: %w", err)
 		}
+		if f.Notifies() {
+			return nil, missingFeature("a seccomp listener")
+		}
 		s.exec.filter, s.exec.filterFlags = f.Prog, uint(f.Flags)
 	}
 	if err := ctx.Err(); err != nil {

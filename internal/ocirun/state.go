@@ -25,8 +25,11 @@ type State struct {
 	Bundle      string            `json:"bundle"`
 	Rootfs      string            `json:"rootfs"`
 	Created     time.Time         `json:"created"`
-	Held        bool              `json:"held"` // created and not started
-	ExecFrom    int               `json:"execFrom,omitempty"`
+	Held        bool              `json:"held"`               // created and not started
+	Paused      bool              `json:"paused,omitempty"`   // by the command's pause
+	Program     string            `json:"program"`            // args[0]
+	Searched    bool              `json:"searched,omitempty"` // in PATH
+	ExecFrom    int               `json:"execFrom,omitempty"` // of ReadReport
 	CgroupPath  string            `json:"cgroupPath,omitempty"`
 	Annotations map[string]string `json:"annotations,omitempty"`
 	Owner       int               `json:"owner"` // user who made it
@@ -37,7 +40,8 @@ const stateFile = "state.json"
 // NewState describes a process that was started.
 func NewState(o *StartOptions, p *Process) *State {
 	st := &State{Format: 1, OCIVersion: specs.Version, ID: o.ID, Pid: p.Pid, StartTime: p.StartTime, Bundle: o.Bundle,
-		Created: p.StartedAt.UTC(), Held: o.Hold, ExecFrom: p.exec.execFrom, Annotations: o.Spec.Annotations, Owner: os.Geteuid()}
+		Created: p.StartedAt.UTC(), Held: o.Hold, Program: o.Spec.Process.Args[0],
+		Searched: p.exec.searched, ExecFrom: p.exec.execFrom, Annotations: o.Spec.Annotations, Owner: os.Geteuid()}
 	if o.Spec.Root != nil {
 		st.Rootfs = o.Spec.Root.Path
 		if !filepath.IsAbs(st.Rootfs) {

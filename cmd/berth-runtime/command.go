@@ -1,0 +1,260 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/berth-engine/berth/internal/ocirun"
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// verb is one command of the runtime.
+type verb struct {
+	name, args, help string
+	run              func(c *cli, args []string) error
+}
+
+// verbs is the table of commands.
+func verbs() []verb {
+	return []verb{
+		{"create", "ID", "make a container whose process waits for start", create},
+		{"delete", "ID", "remove what a container that has ended leaves", remove},
+		{"events", "ID", "not there yet", unavailable("events")},
+		{"exec", "ID COMMAND [ARGS…]", "run a process in a container", execute},
+		{"features", "", "tell what this runtime can do, as JSON", features},
+		{"kill", "ID [SIGNAL]", "send a signal to a container's first process", kill},
+		{"list", "", "list the containers below --root", list},
+		{"pause", "ID", "stop all processes of a container", pause},
+		{"ps", "ID [PS-OPTIONS]", "show the processes of a container", ps},
+		{"resume", "ID", "let the processes of a paused container go on", resume},
+		{"run", "ID", "create and start a container", runContainer},
+		{"spec", "", "write a config.json to begin with", writeSpec},
+		{"start", "ID", "let a created container's process go on into its program", start},
+		{"state", "ID", "tell a container's state, as JSON", state},
+		{"update", "ID", "change a container's limits", update},
+		{"checkpoint", "ID", "not there yet", unavailable("checkpoint")},
+		{"restore", "ID", "not there yet", unavailable("restore")},
+	}
+}
+
+func unavailable(name string) func(*cli, []string) error {
+	return func(*cli, []string) error { return fmt.Errorf("%s: %w", name, errdefs.ErrNotImplemented) }
+}
+
+// cli is one run of the command: the global flags.
+type cli struct {
+	root, logFile, logFormat string
+	debug, systemdCgroup     bool
+	rootless                 string
+	out                      io.Writer
+}
+
+// exitStatus is an error that is only an exit code: what was run has said everything.
+type exitStatus int
+
+func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+// command runs one command line and gives its exit code.
+func command(args []string) int {
+	c := &cli{out: os.Stdout}
+	err := c.dispatch(args)
+	var status exitStatus
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &status):
+		return int(status)
+	}
+	c.complain(err)
+	return 1
+}
+
+func (c *cli) dispatch(args []string) error {
+	f := newFlags("berth-runtime", "[GLOBAL FLAGS] COMMAND [FLAGS] …")
+	f.StringVar(&c.root, "root", defaultRoot(), "directory of the containers' states")
+	f.StringVar(&c.logFile, "log", "", "file for errors, beside standard error")
+	f.StringVar(&c.logFormat, "log-format", "text", "text or json")
+	f.BoolVar(&c.debug, "debug", false, "accepted; there is nothing more to say")
+	f.BoolVar(&c.systemdCgroup, "systemd-cgroup", false, "let systemd make cgroups")
+	f.StringVar(&c.rootless, "rootless", "auto", "auto, true or false")
+	showVersion := f.Bool("version", false, "show the version")
+	f.BoolVar(showVersion, "v", false, "show the version")
+	if err := f.parse(args); err != nil {
+		return err
+	}
+	switch {
+	case *showVersion:
+		_, err := fmt.Fprintf(c.out, "berth-runtime version %s\ncommit: %s\nspec: %s\n", version, commit, specs.Version)
+		return err
+	case c.logFormat != "text" && c.logFormat != "json":
+		return invalid("--log-format %q is neither text nor json", c.logFormat)
+	case c.systemdCgroup:
+		return fmt.Errorf("--systemd-cgroup: %w", errdefs.ErrNotImplemented)
+	case c.rootless == "true":
+		return fmt.Errorf("--rootless: %w", errdefs.ErrNotImplemented)
+	case f.NArg() == 0 || f.Arg(0) == "help":
+		return c.help(f)
+	}
+	name := f.Arg(0)
+	table := verbs()
+	i := slices.IndexFunc(table, func(v verb) bool { return v.name == name })
+	if i < 0 {
+		return invalid("%q is not a command; see berth-runtime help", name)
+	}
+	return table[i].run(c, f.Args()[1:])
+}
+
+func (c *cli) help(f *flags) error {
+	var b strings.Builder
+	b.WriteString("usage: berth-runtime [GLOBAL FLAGS] COMMAND [FLAGS] …\n\ncommands:\n")
+	for _, v := range verbs() {
+		fmt.Fprintf(&b, "  %-10s %-20s %s\n", v.name, v.args, v.help)
+	}
+	b.WriteString("\nglobal flags:\n")
+	f.SetOutput(&b)
+	f.PrintDefaults()
+	_, err := io.WriteString(c.out, b.String())
+	return err
+}
+
+// complain writes an error where the caller looks for it: containerd and podman read the log's last line.
+func (c *cli) complain(err error) {
+	fmt.Fprintf(os.Stderr, "berth-runtime: %v\n", err)
+	if c.logFile == "" {
+		return
+	}
+	f, openErr := os.OpenFile(c.logFile, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+	if openErr != nil {
+		fmt.Fprintf(os.Stderr, "berth-runtime: %v\n", openErr)
+		return
+	}
+	defer f.Close()
+	now := time.Now().UTC().Format(time.RFC3339)
+	if c.logFormat == "json" {
+		line, _ := json.Marshal(map[string]string{"level": "error", "msg": err.Error(), "time": now})
+		_, _ = f.Write(append(line, '\n'))
+		return
+	}
+	_, _ = fmt.Fprintf(f, "time=%q level=error msg=%q\n", now, err.Error())
+}
+
+func (c *cli) warn(list []string) {
+	for _, w := range list {
+		fmt.Fprintf(os.Stderr, "berth-runtime: warning: %s\n", w)
+	}
+}
+
+func defaultRoot() string {
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" && os.Geteuid() != 0 {
+		return filepath.Join(dir, "berth-runtime")
+	}
+	return "/run/berth-runtime"
+}
+
+// dir is the directory of a container.
+func (c *cli) dir(id string) (string, error) {
+	if err := checkID(id); err != nil {
+		return "", err
+	}
+	return filepath.Join(c.root, id), nil
+}
+
+// checkID refuses what is not a plain name: it becomes a part of paths (buildkit's CVE-2026-33747).
+func checkID(id string) error {
+	ok := id != "" && id != "." && id != ".." && len(id) <= 255
+	for _, r := range id {
+		ok = ok && (r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_+-.", r))
+	}
+	if !ok {
+		return invalid("%q cannot be a container's id", id)
+	}
+	return nil
+}
+
+// load reads the state of a container.
+func (c *cli) load(id string) (*ocirun.State, string, error) {
+	dir, err := c.dir(id)
+	if err != nil {
+		return nil, "", err
+	}
+	st, err := ocirun.ReadState(dir)
+	if err != nil {
+		return nil, "", fmt.Errorf("container %q: %w", id, err)
+	}
+	return st, dir, nil
+}
+
+func invalid(format string, args ...any) error {
+	return fmt.Errorf(format+": %w", append(args, errdefs.ErrInvalidArgument)...)
+}
+
+// flags is a flag.FlagSet whose errors are ours to show.
+type flags struct {
+	*flag.FlagSet
+	usage string
+}
+
+func newFlags(name, usage string) *flags {
+	f := flag.NewFlagSet(name, flag.ContinueOnError)
+	f.SetOutput(io.Discard)
+	return &flags{f, usage}
+}
+
+func (f *flags) parse(args []string) error {
+	err := f.Parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintf(os.Stderr, "usage: %s %s\n", f.Name(), f.usage)
+		f.SetOutput(os.Stderr)
+		f.PrintDefaults()
+		return exitStatus(0)
+	}
+	if err != nil {
+		return invalid("%s: %v", f.Name(), err)
+	}
+	return nil
+}
+
+// id takes the container's id from the arguments, of which there are at least one and at most most.
+func (f *flags) id(args []string, most int) (string, error) {
+	if err := f.parse(args); err != nil {
+		return "", err
+	}
+	if f.NArg() < 1 {
+		return "", invalid("%s: the container's id is missing", f.Name())
+	}
+	if most > 0 && f.NArg() > most {
+		return "", invalid("%s: there are more arguments than %s", f.Name(), f.usage)
+	}
+	return f.Arg(0), checkID(f.Arg(0))
+}
+
+// both defines a flag under two names.
+func (f *flags) both(p *string, long, short, value, help string) {
+	f.StringVar(p, long, value, help)
+	f.StringVar(p, short, value, help)
+}
+
+func (f *flags) bothBool(p *bool, long, short, help string) {
+	f.BoolVar(p, long, false, help)
+	f.BoolVar(p, short, false, help)
+}
+
+// words is a flag that can be given several times.
+type words []string
+
+func (w *words) String() string { return strings.Join(*w, ",") }
+
+// Set adds a word.
+func (w *words) Set(s string) error {
+	*w = append(*w, s)
+	return nil
+}

@@ -1,0 +1,263 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/berth-engine/berth/internal/cgroup"
+	"github.com/berth-engine/berth/internal/linux"
+	"github.com/berth-engine/berth/internal/ocirun"
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// creation is what create and run have in common.
+type creation struct {
+	c                              *cli
+	bundle, consoleSocket, pidFile string
+	noPivot, noNewKeyring          bool
+	preserve                       int
+
+	id, dir string
+	spec    *specs.Spec
+	options ocirun.StartOptions
+}
+
+func (n *creation) flags(name string) *flags {
+	f := newFlags("berth-runtime "+name, "[FLAGS] ID")
+	f.both(&n.bundle, "bundle", "b", ".", "directory of config.json and the root file system")
+	f.StringVar(&n.consoleSocket, "console-socket", "", "unix socket that gets the terminal's master")
+	f.StringVar(&n.pidFile, "pid-file", "", "file for the process's number")
+	f.BoolVar(&n.noPivot, "no-pivot", false, "do not use pivot_root(2), for hosts that run from an initramfs")
+	f.BoolVar(&n.noNewKeyring, "no-new-keyring", false, "keep the caller's session keyring")
+	f.IntVar(&n.preserve, "preserve-fds", 0, "how many descriptors after 2 the process gets")
+	return f
+}
+
+// create makes a container and leaves its process waiting.
+func create(c *cli, args []string) error {
+	n := &creation{c: c}
+	id, err := n.flags("create").id(args, 1)
+	if err != nil {
+		return err
+	}
+	p, err := n.make(id, true)
+	if err != nil {
+		return err
+	}
+	return p.Close()
+}
+
+// make reads the bundle, makes the container's directory and starts its process; held: until "start".
+func (n *creation) make(id string, held bool) (_ *ocirun.Process, err error) {
+	if err := n.load(id); err != nil {
+		return nil, err
+	}
+	if n.spec.Process.Terminal != (n.consoleSocket != "") && held {
+		if n.consoleSocket == "" {
+			return nil, invalid("a terminal needs --console-socket, since nobody else would hold it")
+		}
+		return nil, invalid("--console-socket needs a process with a terminal")
+	}
+	var undo []func()
+	defer func() {
+		if err != nil {
+			for i := len(undo) - 1; i >= 0; i-- {
+				undo[i]()
+			}
+		}
+	}()
+	if err := os.MkdirAll(n.c.root, 0o711); err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(n.dir, 0o711); err != nil {
+		if errors.Is(err, fs.ErrExist) {
+			err = fmt.Errorf("container with given ID already exists: %q: %w", id, errdefs.ErrAlreadyExists)
+		}
+		return nil, err
+	}
+	undo = append(undo, func() { _ = os.RemoveAll(n.dir) })
+	o := &n.options
+	if held {
+		closeFiles, err := n.hold()
+		if err != nil {
+			return nil, err
+		}
+		defer closeFiles()
+	}
+	if o.Cgroup, err = n.makeCgroup(); err != nil {
+		return nil, err
+	}
+	if g := o.Cgroup; g != nil {
+		undo = append(undo, func() { _ = g.Delete() })
+	}
+	p, err := ocirun.Start(context.Background(), *o)
+	if err != nil {
+		return nil, err
+	}
+	undo = append(undo, func() {
+		_ = linux.PidfdSendSignal(p.Pidfd, unix.SIGKILL)
+		_, _ = linux.WaitPidfd(p.Pidfd)
+	})
+	n.c.warn(p.Warnings)
+	if n.consoleSocket != "" {
+		if err := sendMaster(n.consoleSocket, p.Master); err != nil {
+			return nil, err
+		}
+	}
+	return p, writePidFile(n.pidFile, p.Pid)
+}
+
+// load reads config.json and fills the options.
+func (n *creation) load(id string) (err error) {
+	n.id = id
+	if n.dir, err = n.c.dir(id); err != nil {
+		return err
+	}
+	if n.bundle, err = filepath.Abs(n.bundle); err != nil {
+		return err
+	}
+	if n.spec, err = readConfig(n.bundle); err != nil {
+		return err
+	}
+	if n.spec.Process == nil {
+		return invalid("config.json has no process")
+	}
+	n.options = ocirun.StartOptions{ID: id, Spec: n.spec, StateDir: n.dir, Bundle: n.bundle, NoPivot: n.noPivot,
+		NoNewKeyring: n.noNewKeyring}
+	o := &n.options
+	if n.spec.Process.Terminal {
+		o.Terminal = true
+		if box := n.spec.Process.ConsoleSize; box != nil {
+			o.Rows, o.Cols = uint16(box.Height), uint16(box.Width)
+		}
+	} else {
+		o.Stdin, o.Stdout, o.Stderr = os.Stdin, os.Stdout, os.Stderr
+	}
+	o.PreserveFiles, err = preserved(n.preserve)
+	return err
+}
+
+// preserved are the descriptors 3, 4, … that the caller left open for the process.
+func preserved(count int) ([]*os.File, error) {
+	if fds, err := strconv.Atoi(os.Getenv("LISTEN_FDS")); err == nil && fds > 0 && fds < 1<<10 {
+		count += fds // of socket activation (sd_listen_fds(3))
+	}
+	var files []*os.File
+	for fd := 3; fd < 3+count; fd++ {
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil {
+			return nil, invalid("descriptor %d is to be preserved and is not open", fd)
+		}
+		files = append(files, os.NewFile(uintptr(fd), "preserved"))
+	}
+	return files, nil
+}
+
+// hold makes the files that "start" speaks through.
+func (n *creation) hold() (closeFiles func(), err error) {
+	o := &n.options
+	fifo := filepath.Join(n.dir, startFile)
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		return nil, &fs.PathError{Op: "mkfifo", Path: fifo, Err: err}
+	}
+	// Opened for both, so that the process waits for its byte although nobody is there yet to write it.
+	fd, err := unix.Open(fifo, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: fifo, Err: err}
+	}
+	o.HoldFile = os.NewFile(uintptr(fd), fifo)
+	o.ReportFile, err = os.OpenFile(filepath.Join(n.dir, reportFile), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, errors.Join(err, o.HoldFile.Close())
+	}
+	o.Hold = true
+	return func() {
+		_ = o.HoldFile.Close()
+		_ = o.ReportFile.Close()
+	}, nil
+}
+
+const (
+	startFile  = "start"
+	reportFile = "report"
+)
+
+// makeCgroup makes the container's group: the spec's, or one named after the container.
+func (n *creation) makeCgroup() (*cgroup.Group, error) {
+	if n.spec.Linux == nil {
+		n.spec.Linux = &specs.Linux{}
+	}
+	host, err := cgroup.Detect()
+	if err != nil {
+		return nil, err
+	}
+	name := n.spec.Linux.CgroupsPath
+	if name == "" {
+		name = "/berth-runtime/" + n.id
+	}
+	if strings.Count(name, ":") == 2 && !strings.Contains(name, "/") {
+		return nil, fmt.Errorf("cgroup path %q in systemd's form: %w", name, errdefs.ErrNotImplemented)
+	}
+	g, warnings, err := host.Create(filepath.Clean("/"+name), n.spec.Linux.Resources)
+	n.c.warn(warnings)
+	return g, err
+}
+
+// readConfig reads config.json of a bundle.
+func readConfig(bundle string) (*specs.Spec, error) {
+	name := filepath.Join(bundle, "config.json")
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	return parseConfig(name, data)
+}
+
+func parseConfig(name string, data []byte) (*specs.Spec, error) {
+	spec := &specs.Spec{}
+	if err := json.Unmarshal(data, spec); err != nil {
+		return nil, invalid("%q cannot be understood: %v", name, err)
+	}
+	return spec, nil
+}
+
+func writePidFile(name string, pid int) error {
+	if name == "" {
+		return nil
+	}
+	tmp := filepath.Join(filepath.Dir(name), "."+filepath.Base(name))
+	if err := os.WriteFile(tmp, []byte(strconv.Itoa(pid)), 0o666); err != nil {
+		return err
+	}
+	return os.Rename(tmp, name)
+}
+
+// sendMaster gives a terminal's master to who listens at a unix socket, as runc does: one message that carries it, with the
+// terminal's name as text.
+func sendMaster(socket string, master *os.File) error {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("socket", err)
+	}
+	conn := os.NewFile(uintptr(fd), socket)
+	defer conn.Close()
+	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: socket}); err != nil {
+		return fmt.Errorf("console socket %q: %w", socket, err)
+	}
+	// The descriptor that is sent shares its flags with ours, and those who get it expect it to block.
+	if err := unix.SetNonblock(int(master.Fd()), false); err != nil {
+		return os.NewSyscallError("fcntl", err)
+	}
+	if _, err := linux.SendMsg(conn, []byte("/dev/ptmx"), master); err != nil {
+		return fmt.Errorf("console socket %q: %w", socket, err)
+	}
+	return nil
+}

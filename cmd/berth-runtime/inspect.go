@@ -1,0 +1,209 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/berth-engine/berth/internal/ocirun"
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// ps shows the container's processes, as the host's ps tells them.
+func ps(c *cli, args []string) error {
+	f := newFlags("berth-runtime ps", "[FLAGS] ID [PS-OPTIONS]")
+	var format string
+	f.both(&format, "format", "f", "table", "table or json")
+	id, err := f.id(args, 0)
+	if err != nil {
+		return err
+	}
+	st, _, err := c.load(id)
+	if err != nil {
+		return err
+	}
+	g, err := group(st)
+	if err != nil {
+		return err
+	}
+	pids, err := g.Pids()
+	if err != nil {
+		return err
+	}
+	switch format {
+	case "json":
+		return c.printJSON(append([]int{}, pids...))
+	case "table":
+	default:
+		return invalid("--format %q is neither table nor json", format)
+	}
+	options := f.Args()[1:]
+	if len(options) == 0 {
+		options = []string{"-ef"}
+	}
+	out, err := exec.Command("ps", options...).Output()
+	if err != nil {
+		return fmt.Errorf("ps: %w", err)
+	}
+	return c.onlyPids(string(out), pids)
+}
+
+// onlyPids prints the heading of ps's table and the lines of these processes.
+func (c *cli) onlyPids(table string, pids []int) error {
+	lines := strings.Split(strings.TrimSuffix(table, "\n"), "\n")
+	column := slices.Index(strings.Fields(lines[0]), "PID")
+	if column < 0 {
+		return invalid("ps shows no column PID")
+	}
+	for i, line := range lines {
+		fields := strings.Fields(line)
+		if i > 0 {
+			if len(fields) <= column {
+				continue
+			}
+			pid, err := strconv.Atoi(fields[column])
+			if err != nil || !slices.Contains(pids, pid) {
+				continue
+			}
+		}
+		if _, err := fmt.Fprintln(c.out, line); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// update changes limits, by a JSON document or by flags.
+func update(c *cli, args []string) error {
+	f := newFlags("berth-runtime update", "[FLAGS] ID")
+	var file string
+	f.both(&file, "resources", "r", "", "file with the resources as JSON, - for standard input; wins over the flags")
+	values := map[string]*string{}
+	for _, name := range updateFlags {
+		values[name] = f.String(name, "", "see the OCI runtime specification, linux.resources")
+	}
+	id, err := f.id(args, 1)
+	if err != nil {
+		return err
+	}
+	st, _, err := c.load(id)
+	if err != nil {
+		return err
+	}
+	r, err := resources(file, values)
+	if err != nil {
+		return err
+	}
+	if s := status(st); s == specs.StateStopped {
+		return fmt.Errorf("cannot update a stopped container: %w", errdefs.ErrFailedPrecondition)
+	}
+	g, err := group(st)
+	if err != nil {
+		return err
+	}
+	warnings, err := g.Update(r)
+	c.warn(warnings)
+	return err
+}
+
+var updateFlags = [...]string{"blkio-weight", "cpu-period", "cpu-quota", "cpu-share", "cpuset-cpus", "cpuset-mems", "memory",
+	"memory-reservation", "memory-swap", "pids-limit"}
+
+func resources(file string, values map[string]*string) (*specs.LinuxResources, error) {
+	r := &specs.LinuxResources{CPU: &specs.LinuxCPU{}, Memory: &specs.LinuxMemory{}, BlockIO: &specs.LinuxBlockIO{}}
+	if file != "" {
+		var data []byte
+		var err error
+		if file == "-" {
+			data, err = io.ReadAll(os.Stdin)
+		} else {
+			data, err = os.ReadFile(file)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if err := json.Unmarshal(data, r); err != nil {
+			return nil, invalid("resources cannot be understood: %v", err)
+		}
+		return r, nil
+	}
+	for name, v := range values {
+		if *v == "" {
+			continue
+		}
+		switch name {
+		case "cpuset-cpus":
+			r.CPU.Cpus = *v
+			continue
+		case "cpuset-mems":
+			r.CPU.Mems = *v
+			continue
+		}
+		n, err := strconv.ParseInt(*v, 10, 64)
+		if err != nil {
+			return nil, invalid("--%s %q is not a number", name, *v)
+		}
+		u, weight := uint64(n), uint16(n)
+		switch name {
+		case "blkio-weight":
+			r.BlockIO.Weight = &weight
+		case "cpu-period":
+			r.CPU.Period = &u
+		case "cpu-quota":
+			r.CPU.Quota = &n
+		case "cpu-share":
+			r.CPU.Shares = &u
+		case "memory":
+			r.Memory.Limit = &n
+		case "memory-reservation":
+			r.Memory.Reservation = &n
+		case "memory-swap":
+			r.Memory.Swap = &n
+		case "pids-limit":
+			r.Pids = &specs.LinuxPids{Limit: &n}
+		}
+	}
+	return r, nil
+}
+
+func features(c *cli, args []string) error {
+	if err := newFlags("berth-runtime features", "").parse(args); err != nil {
+		return err
+	}
+	return c.printJSON(ocirun.Features(version))
+}
+
+// writeSpec writes a config.json that can be run: a shell in what is at rootfs.
+func writeSpec(c *cli, args []string) error {
+	f := newFlags("berth-runtime spec", "[FLAGS]")
+	var bundle string
+	f.both(&bundle, "bundle", "b", ".", "directory to write config.json to")
+	rootless := f.Bool("rootless", false, "not there yet")
+	if err := f.parse(args); err != nil {
+		return err
+	}
+	if *rootless {
+		return fmt.Errorf("spec --rootless: %w", errdefs.ErrNotImplemented)
+	}
+	data, err := json.MarshalIndent(ocirun.Example(), "", "\t")
+	if err != nil {
+		return err
+	}
+	name := filepath.Join(bundle, "config.json")
+	file, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(append(data, '\n'))
+	if closeErr := file.Close(); err == nil {
+		err = closeErr
+	}
+	return err
+}

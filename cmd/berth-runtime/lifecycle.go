@@ -1,0 +1,396 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/berth-engine/berth/internal/cgroup"
+	"github.com/berth-engine/berth/internal/linux"
+	"github.com/berth-engine/berth/internal/ocirun"
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// start lets the process of a created container go on, and tells when it cannot become its program.
+func start(c *cli, args []string) error {
+	id, err := newFlags("berth-runtime start", "ID").id(args, 1)
+	if err != nil {
+		return err
+	}
+	st, dir, err := c.load(id)
+	if err != nil {
+		return err
+	}
+	if s := st.Status(); s != specs.StateCreated {
+		return fmt.Errorf("cannot start a container that is %s: %w", s, errdefs.ErrFailedPrecondition)
+	}
+	fifo := filepath.Join(dir, startFile)
+	fd, err := unix.Open(fifo, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err == unix.ENXIO {
+		return fmt.Errorf("cannot start a container that has stopped: %w", errdefs.ErrFailedPrecondition)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot start container %q: %w", id, err)
+	}
+	defer unix.Close(fd)
+	// Nobody else can start it from here on.
+	if err := os.Remove(fifo); err != nil {
+		return fmt.Errorf("container %q is being started already: %w", id, err)
+	}
+	st.Held = false
+	if err := ocirun.WriteState(dir, st); err != nil {
+		return err
+	}
+	if _, err := unix.Write(fd, []byte{0}); err != nil {
+		return fmt.Errorf("start container %q: %w", id, err)
+	}
+	// The process is the only reader; its end of the FIFO closes with execve, or with its death.
+	if err := untilNoReader(fd); err != nil {
+		return err
+	}
+	return ocirun.ReadReport(filepath.Join(dir, reportFile), st)
+}
+
+func untilNoReader(fd int) error {
+	fds := []unix.PollFd{{Fd: int32(fd)}}
+	for {
+		_, err := unix.Poll(fds, -1)
+		if err == unix.EINTR {
+			continue
+		}
+		return os.NewSyscallError("poll", err)
+	}
+}
+
+// status is the container's status, with "paused", which only this command's own file knows.
+func status(st *ocirun.State) specs.ContainerState {
+	s := st.Status()
+	if s == specs.StateRunning && st.Paused {
+		return "paused"
+	}
+	return s
+}
+
+// ociState is what state and list show: the specification's state and what runc adds to it.
+type ociState struct {
+	specs.State
+	Rootfs  string    `json:"rootfs"`
+	Created time.Time `json:"created"`
+	Owner   string    `json:"owner"`
+}
+
+func show(st *ocirun.State) ociState {
+	s := ociState{State: specs.State{Version: st.OCIVersion, ID: st.ID, Status: status(st), Pid: st.Pid, Bundle: st.Bundle,
+		Annotations: st.Annotations}, Rootfs: st.Rootfs, Created: st.Created, Owner: strconv.Itoa(st.Owner)}
+	if s.Status == specs.StateStopped {
+		s.Pid = 0
+	}
+	if st.Owner == 0 {
+		s.Owner = "root"
+	}
+	return s
+}
+
+func state(c *cli, args []string) error {
+	id, err := newFlags("berth-runtime state", "ID").id(args, 1)
+	if err != nil {
+		return err
+	}
+	st, _, err := c.load(id)
+	if err != nil {
+		return err
+	}
+	return c.printJSON(show(st))
+}
+
+func (c *cli) printJSON(v any) error {
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	_, err = c.out.Write(append(data, '\n'))
+	return err
+}
+
+func kill(c *cli, args []string) error {
+	f := newFlags("berth-runtime kill", "[FLAGS] ID [SIGNAL]")
+	var all bool
+	f.bothBool(&all, "all", "a", "send it to all processes of the container")
+	id, err := f.id(args, 2)
+	if err != nil {
+		return err
+	}
+	name := "SIGTERM"
+	if f.NArg() > 1 {
+		name = f.Arg(1)
+	}
+	sig, err := parseSignal(name)
+	if err != nil {
+		return err
+	}
+	st, _, err := c.load(id)
+	if err != nil {
+		return err
+	}
+	if all {
+		return killAll(st, sig)
+	}
+	if s := status(st); s == specs.StateStopped {
+		return fmt.Errorf("container not running: %q is %s: %w", id, s, errdefs.ErrFailedPrecondition)
+	}
+	pidfd, err := openInit(st)
+	if err != nil {
+		return err
+	}
+	defer pidfd.Close()
+	return linux.PidfdSendSignal(pidfd, sig)
+}
+
+// openInit opens the container's first process, and makes sure that it is still the same.
+func openInit(st *ocirun.State) (*os.File, error) {
+	pidfd, err := linux.PidfdOpen(st.Pid)
+	if err == nil && st.Status() != specs.StateStopped {
+		return pidfd, nil
+	}
+	if err == nil {
+		_ = pidfd.Close()
+	}
+	return nil, fmt.Errorf("container not running: %q: %w", st.ID, errdefs.ErrFailedPrecondition)
+}
+
+func killAll(st *ocirun.State, sig unix.Signal) error {
+	g, err := group(st)
+	if err != nil {
+		return err
+	}
+	if sig == unix.SIGKILL {
+		return g.KillAll()
+	}
+	pids, err := g.Pids()
+	if err != nil {
+		return err
+	}
+	for _, pid := range pids {
+		if err := unix.Kill(pid, sig); err != nil && err != unix.ESRCH {
+			return fmt.Errorf("send %v to process %d: %w", sig, pid, err)
+		}
+	}
+	return nil
+}
+
+// group is the container's cgroup.
+func group(st *ocirun.State) (*cgroup.Group, error) {
+	host, err := cgroup.Detect()
+	if err != nil {
+		return nil, err
+	}
+	if st.CgroupPath == "" {
+		return nil, fmt.Errorf("container %q has no cgroup: %w", st.ID, errdefs.ErrFailedPrecondition)
+	}
+	return host.Open(st.CgroupPath), nil
+}
+
+// parseSignal reads a signal by its number or name, with or without SIG.
+func parseSignal(name string) (unix.Signal, error) {
+	if n, err := strconv.Atoi(name); err == nil {
+		if n < 1 || n > 64 {
+			return 0, invalid("signal %d is not between 1 and 64", n)
+		}
+		return unix.Signal(n), nil
+	}
+	long := strings.ToUpper(name)
+	if !strings.HasPrefix(long, "SIG") {
+		long = "SIG" + long
+	}
+	if sig := unix.SignalNum(long); sig != 0 {
+		return sig, nil
+	}
+	const rtmin, rtmax = 34, 64 // as the C library counts them
+	for prefix, base := range map[string]int{"SIGRTMIN": rtmin, "SIGRTMAX": rtmax} {
+		if rest, found := strings.CutPrefix(long, prefix); found {
+			n := 0
+			if rest != "" {
+				var err error
+				if n, err = strconv.Atoi(rest); err != nil {
+					break
+				}
+			}
+			if n += base; n >= rtmin && n <= rtmax {
+				return unix.Signal(n), nil
+			}
+		}
+	}
+	return 0, invalid("unknown signal %q", name)
+}
+
+// remove deletes a container: the word is taken by Go.
+func remove(c *cli, args []string) error {
+	f := newFlags("berth-runtime delete", "[FLAGS] ID")
+	var force bool
+	f.bothBool(&force, "force", "f", "kill the container if it runs; do not complain if it does not exist")
+	id, err := f.id(args, 1)
+	if err != nil {
+		return err
+	}
+	st, dir, err := c.load(id)
+	if errdefs.IsNotFound(err) {
+		// A create that was killed in the middle leaves a directory without a state.
+		if dir, err := c.dir(id); err == nil && force {
+			return os.RemoveAll(dir)
+		}
+		return err
+	}
+	if err != nil && !force {
+		return err
+	}
+	if err != nil { // damaged: what can be removed is
+		dir, dirErr := c.dir(id)
+		if dirErr != nil {
+			return dirErr
+		}
+		return os.RemoveAll(dir)
+	}
+	switch s := status(st); {
+	case s == specs.StateStopped:
+	case force || s == specs.StateCreated:
+		if err := end(st); err != nil {
+			return err
+		}
+	default:
+		return fmt.Errorf("cannot delete container %q that is not stopped: %s: %w", id, s, errdefs.ErrFailedPrecondition)
+	}
+	return destroy(st, dir)
+}
+
+// end kills the container's first process and waits for its end, which is also the end of all others in its pid namespace.
+func end(st *ocirun.State) error {
+	pidfd, err := openInit(st)
+	if err != nil {
+		return nil // ended meanwhile
+	}
+	defer pidfd.Close()
+	if st.Paused {
+		if g, err := group(st); err == nil {
+			if err := g.KillAll(); err != nil {
+				return err
+			}
+		}
+	}
+	if err := linux.PidfdSendSignal(pidfd, unix.SIGKILL); err != nil {
+		return nil
+	}
+	fds := []unix.PollFd{{Fd: int32(pidfd.Fd()), Events: unix.POLLIN}}
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		n, err := unix.Poll(fds, int(max(0, time.Until(deadline).Milliseconds())))
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return os.NewSyscallError("poll", err)
+		case n == 0:
+			return fmt.Errorf("container %q does not end: process %d: %w", st.ID, st.Pid, os.ErrDeadlineExceeded)
+		default:
+			return nil
+		}
+	}
+}
+
+// destroy removes what is left of a container that has ended.
+func destroy(st *ocirun.State, dir string) error {
+	var errs []error
+	if st.CgroupPath != "" {
+		g, err := group(st)
+		if err == nil {
+			err = errors.Join(g.KillAll(), g.Delete())
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(append(errs, os.RemoveAll(dir))...)
+}
+
+func list(c *cli, args []string) error {
+	f := newFlags("berth-runtime list", "[FLAGS]")
+	var format string
+	var quiet bool
+	f.both(&format, "format", "f", "table", "table or json")
+	f.bothBool(&quiet, "quiet", "q", "show ids only")
+	if err := f.parse(args); err != nil {
+		return err
+	}
+	if format != "table" && format != "json" {
+		return invalid("--format %q is neither table nor json", format)
+	}
+	entries, err := os.ReadDir(c.root)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	states := []ociState{}
+	for _, e := range entries {
+		if st, _, err := c.load(e.Name()); err == nil {
+			states = append(states, show(st))
+		}
+	}
+	switch {
+	case quiet:
+		for _, s := range states {
+			if _, err := fmt.Fprintln(c.out, s.ID); err != nil {
+				return err
+			}
+		}
+		return nil
+	case format == "json":
+		return c.printJSON(states)
+	}
+	w := tabwriter.NewWriter(c.out, 12, 1, 3, ' ', 0)
+	fmt.Fprint(w, "ID\tPID\tSTATUS\tBUNDLE\tCREATED\tOWNER\n")
+	for _, s := range states {
+		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%s\n", s.ID, s.Pid, s.Status, s.Bundle, s.Created.Format(time.RFC3339Nano), s.Owner)
+	}
+	return w.Flush()
+}
+
+func pause(c *cli, args []string) error  { return freeze(c, "pause", args, true) }
+func resume(c *cli, args []string) error { return freeze(c, "resume", args, false) }
+
+func freeze(c *cli, name string, args []string, frozen bool) error {
+	id, err := newFlags("berth-runtime "+name, "ID").id(args, 1)
+	if err != nil {
+		return err
+	}
+	st, dir, err := c.load(id)
+	if err != nil {
+		return err
+	}
+	want := []specs.ContainerState{specs.StateCreated, specs.StateRunning}
+	if !frozen {
+		want = []specs.ContainerState{"paused"}
+	}
+	if s := status(st); !slices.Contains(want, s) {
+		return fmt.Errorf("cannot %s container %q that is %s: %w", name, id, s, errdefs.ErrFailedPrecondition)
+	}
+	g, err := group(st)
+	if err != nil {
+		return err
+	}
+	if frozen {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		err = g.Freeze(ctx)
+	} else {
+		err = g.Thaw(context.Background())
+	}
+	if err != nil {
+		return err
+	}
+	st.Paused = frozen
+	return ocirun.WriteState(dir, st)
+}

@@ -1,0 +1,72 @@
+package ocirun
+
+import (
+	"slices"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/opencontainers/runtime-spec/specs-go/features"
+)
+
+// Features is what this runtime can do, as the OCI runtime specification wants it told (features.md).
+func Features(version string) *features.Features {
+	yes, no := new(bool), new(bool)
+	*yes = true
+	f := &features.Features{
+		OCIVersionMin: "1.0.0", OCIVersionMax: specs.Version,
+		Hooks: []string{},
+		Linux: &features.Linux{
+			Capabilities:    capNames[:],
+			Cgroup:          &features.Cgroup{V1: yes, V2: yes, Systemd: no, SystemdUser: no},
+			Seccomp:         &features.Seccomp{Enabled: yes},
+			Apparmor:        &features.Apparmor{Enabled: yes},
+			Selinux:         &features.Selinux{Enabled: no},
+			IntelRdt:        &features.IntelRdt{Enabled: no},
+			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: no}},
+		},
+		Annotations: map[string]string{"dev.berth.runtime.version": version},
+	}
+	for _, ns := range nsFlags {
+		f.Linux.Namespaces = append(f.Linux.Namespaces, string(ns.kind))
+	}
+	for word := range attrWords {
+		f.MountOptions = append(f.MountOptions, word, "r"+word)
+	}
+	for word := range propagation {
+		f.MountOptions = append(f.MountOptions, word)
+	}
+	f.MountOptions = append(f.MountOptions, "bind", "rbind", "defaults", "async", "sync", "dirsync", "lazytime", "nolazytime",
+		"mand", "nomand", "silent", "loud", "acl", "noacl", "iversion", "noiversion")
+	slices.Sort(f.MountOptions)
+	slices.Sort(f.Linux.Namespaces)
+	return f
+}
+
+// Example is a spec to begin with: a shell on the terminal, with few rights.
+func Example() *specs.Spec {
+	caps := []string{"CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"}
+	return &specs.Spec{
+		Version: specs.Version, Hostname: "berth", Root: &specs.Root{Path: "rootfs", Readonly: true},
+		Process: &specs.Process{Terminal: true, Args: []string{"sh"}, Cwd: "/", NoNewPrivileges: true,
+			Env:          []string{"PATH=" + defaultPath, "TERM=xterm"},
+			Capabilities: &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
+			Rlimits:      []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Hard: 1024, Soft: 1024}}},
+		Mounts: []specs.Mount{
+			{Destination: "/proc", Type: "proc", Source: "proc"},
+			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
+			{Destination: "/dev/pts", Type: "devpts", Source: "devpts",
+				Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+			{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=65536k"}},
+			{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
+			{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
+			{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", "ro"}},
+		},
+		Linux: &specs.Linux{
+			Resources: &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}},
+			Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.NetworkNamespace}, {Type: specs.IPCNamespace},
+				{Type: specs.UTSNamespace}, {Type: specs.MountNamespace}, {Type: specs.CgroupNamespace}},
+			MaskedPaths: []string{"/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
+				"/proc/timer_stats", "/proc/sched_debug", "/sys/firmware", "/sys/devices/virtual/powercap", "/proc/scsi", "/proc/interrupts"},
+			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
+		},
+	}
+}
