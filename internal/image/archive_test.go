@@ -25,7 +25,8 @@ func skopeo(t *testing.T, args ...string) {
 func TestArchivesWithSkopeo(t *testing.T) {
 	dir := t.TempDir()
 	b := &built{blobs: map[digest.Digest][]byte{}, noZstd: true}
-	b.target = b.manifest(t, ocispec.Image{Config: ocispec.ImageConfig{Cmd: []string{"/x"}}}, rootTar(t, "one", "1"), rootTar(t, "two", "2"))
+	b.target = b.manifest(t, ocispec.Image{Config: ocispec.ImageConfig{Cmd: []string{"/x"}}}, rootTar(t, "one", "1"),
+		rootTar(t, "two", "2"))
 	must(t, os.WriteFile(filepath.Join(dir, "oci.tar"), b.layout(t, "docker.io/library/app:v1"), 0o600))
 
 	// What older Docker saves: uncompressed layers, links between equal ones, manifest.json.
@@ -39,7 +40,8 @@ func TestArchivesWithSkopeo(t *testing.T) {
 	}
 	img, err := im.Resolve(t.Context(), "app:v2", "")
 	must(t, err)
-	if fileOf(t, im, img, "two") != "2" || img.Config.Config.Cmd[0] != "/x" || !slices.Equal(img.Layers, b.config.RootFS.DiffIDs) {
+	if fileOf(t, im, img, "two") != "2" || img.Config.Config.Cmd[0] != "/x" || !slices.Equal(img.Layers,
+		b.config.RootFS.DiffIDs) {
 		t.Errorf("%+v", img)
 	}
 	_, err = im.Load(t.Context(), bytes.NewReader(b.layout(t, "docker.io/library/app:v1")), LoadOptions{})
@@ -61,16 +63,19 @@ func TestBadArchives(t *testing.T) {
 	good := b.layout(t, "docker.io/library/x:1")
 	missing := &built{blobs: map[digest.Digest][]byte{b.target.Digest: b.blobs[b.target.Digest]}, target: b.target}
 	for name, data := range map[string][]byte{
-		"empty": nil, "garbage": bytes.Repeat([]byte("garbage"), 999), "cut": good[:len(good)/2], "no image": rootTar(t, "hello", "world"),
+		"empty": nil, "garbage": bytes.Repeat([]byte("garbage"), 999), "cut": good[:len(good)/2],
+		"no image":      rootTar(t, "hello", "world"),
 		"missing blobs": missing.layout(t, "docker.io/library/x:1"), "cut gzip": gzipped(t, good)[:300],
 		"index garbage":    rootTar(t, "oci-layout", `{"imageLayoutVersion":"1.0.0"}`, "index.json", "[]"),
 		"no index":         rootTar(t, "oci-layout", `{"imageLayoutVersion":"1.0.0"}`),
 		"other version":    rootTar(t, "oci-layout", `{"imageLayoutVersion":"9"}`, "index.json", "{}"),
 		"manifest garbage": rootTar(t, "manifest.json", "{"),
-		"config missing":   rootTar(t, "manifest.json", `[{"Config":"../../etc/passwd","RepoTags":["x:1"],"Layers":[]}]`),
-		"bad tag":          rootTar(t, "manifest.json", `[{"Config":"c","RepoTags":["UPPER CASE"],"Layers":[]}]`, "c", `{"os":"linux","rootfs":{"type":"layers"}}`),
-		"reserved name":    b.layout(t, "docker.io/berth/box:latest"),
-		"xz":               append([]byte{0xfd, '7', 'z', 'X', 'Z', 0}, good...),
+		"config missing": rootTar(t, "manifest.json",
+			`[{"Config":"../../etc/passwd","RepoTags":["x:1"],"Layers":[]}]`),
+		"bad tag": rootTar(t, "manifest.json", `[{"Config":"c","RepoTags":["UPPER CASE"],"Layers":[]}]`, "c",
+			`{"os":"linux","rootfs":{"type":"layers"}}`),
+		"reserved name": b.layout(t, "docker.io/berth/box:latest"),
+		"xz":            append([]byte{0xfd, '7', 'z', 'X', 'Z', 0}, good...),
 	} {
 		t.Run(name, func(t *testing.T) {
 			im := open(t)

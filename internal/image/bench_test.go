@@ -14,8 +14,9 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// BenchmarkPull measures a pull of the gzip layers in the directory BERTH_BENCH_LAYERS (files *.tar and *.tar.gz of the same names)
-// against decompressing and unpacking them by other programs, in parallel, with nothing hashed, written twice or recorded.
+// BenchmarkPull measures a pull of the gzip layers in the directory BERTH_BENCH_LAYERS (files *.tar and *.tar.gz of
+// the same names) against decompressing and unpacking them by other programs, in parallel, with nothing hashed,
+// written twice or recorded.
 func BenchmarkPull(b *testing.B) {
 	dir := os.Getenv("BERTH_BENCH_LAYERS")
 	if dir == "" {
@@ -66,7 +67,8 @@ func BenchmarkPull(b *testing.B) {
 			_ = exec.Command("sync").Run()
 			root := b.TempDir()
 			b.StartTimer()
-			out, err := exec.Command("sh", "-c", `for f in "$1"/*.tar.gz; do d="$2/$(basename $f)"; mkdir "$d"; (igzip -dc "$f" | tar -x -C "$d") & done; wait`,
+			out, err := exec.Command("sh", "-c",
+				`for f in "$1"/*.tar.gz; do d="$2/$(basename $f)"; mkdir "$d"; (igzip -dc "$f" | tar -x -C "$d") & done; wait`,
 				"-", dir, root).CombinedOutput()
 			if err != nil {
 				b.Fatalf("%v: %s", err, out)

@@ -15,7 +15,8 @@ import (
 	"github.com/berth-engine/berth/internal/store"
 )
 
-// fetcher reads a blob from wherever an image comes from. If what it returns can seek, an interrupted blob is continued.
+// fetcher reads a blob from wherever an image comes from. If what it returns can seek, an interrupted blob is
+// continued.
 type fetcher func(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error)
 
 // Labels by which the collector goes from a blob to what it needs.
@@ -126,7 +127,8 @@ func (im *Images) fetchSmall(ctx context.Context, desc ocispec.Descriptor, limit
 		return nil, err
 	}
 	if int64(len(data)) != desc.Size {
-		return nil, badImage("%s has %s bytes where %d are announced", desc.Digest, atLeast(int64(len(data)), desc.Size), desc.Size)
+		return nil, badImage("%s has %s bytes where %d are announced", desc.Digest, atLeast(int64(len(data)),
+			desc.Size), desc.Size)
 	}
 	if got := desc.Digest.Algorithm().FromBytes(data); got != desc.Digest {
 		return nil, badImage("what was sent as %s is %s", desc.Digest, got)

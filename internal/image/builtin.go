@@ -18,8 +18,8 @@ import (
 // builtinName is the reference of the image that ships with the program. No registry is asked for it.
 const builtinName = "docker.io/berth/box:latest"
 
-// builtinFiles holds rootfs.tar.gz if the build put it there: a tar archive, compressed by gzip or zstd, of a root directory with a
-// userland of one program.
+// builtinFiles holds rootfs.tar.gz if the build put it there: a tar archive, compressed by gzip or zstd, of a root
+// directory with a userland of one program.
 //
 //go:embed all:builtin/files
 var builtinFiles embed.FS
@@ -36,8 +36,8 @@ func isBuiltin(name string) bool {
 	return reference.TagNameOnly(ref).String() == builtinName
 }
 
-// EnsureBuiltin puts the image that ships with the program into the store, if it is not there. It needs no network. Equal builds give
-// an image of equal digest.
+// EnsureBuiltin puts the image that ships with the program into the store, if it is not there. It needs no network.
+// Equal builds give an image of equal digest.
 func (im *Images) EnsureBuiltin(ctx context.Context) error {
 	unlock, err := im.store.Lock(ctx, "builtin")
 	if err != nil {
@@ -49,8 +49,9 @@ func (im *Images) EnsureBuiltin(ctx context.Context) error {
 	}
 	f, err := builtinFiles.Open("builtin/files/rootfs.tar.gz")
 	if errors.Is(err, fs.ErrNotExist) {
-		return withKind(errdefs.ErrNotFound, "No such image: %s: this program was built without the image that ships with it: "+
-			"build it by \"make build\"", familiar(builtinName))
+		return withKind(errdefs.ErrNotFound,
+			"No such image: %s: this program was built without the image that ships with it: "+
+				"build it by \"make build\"", familiar(builtinName))
 	}
 	if err != nil {
 		return fmt.Errorf("the image that ships with the program: %w", err)

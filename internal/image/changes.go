@@ -19,7 +19,8 @@ func applyChange(c *dockerspec.DockerOCIImageConfig, line string) error {
 	}
 	word, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
 	word, rest = strings.ToUpper(word), strings.TrimSpace(rest)
-	known := []string{"CMD", "ENTRYPOINT", "ENV", "EXPOSE", "HEALTHCHECK", "LABEL", "ONBUILD", "SHELL", "STOPSIGNAL", "USER",
+	known := []string{"CMD", "ENTRYPOINT", "ENV", "EXPOSE", "HEALTHCHECK", "LABEL", "ONBUILD", "SHELL", "STOPSIGNAL",
+		"USER",
 		"VOLUME", "WORKDIR"}
 	if !slices.Contains(known, word) {
 		return bad("%s is not a valid change command", word)
@@ -125,7 +126,8 @@ type textError string
 
 func (e textError) Error() string { return string(e) }
 
-// splitWords splits at blanks, as a shell without expansions does: quotes keep blanks, a backslash keeps the next character.
+// splitWords splits at blanks, as a shell without expansions does: quotes keep blanks, a backslash keeps the next
+// character.
 func splitWords(s string) ([]string, error) {
 	var out []string
 	var cur strings.Builder
@@ -231,7 +233,8 @@ func healthOf(rest string) (*dockerspec.HealthcheckConfig, error) {
 			h.Retries = n
 			continue
 		}
-		to := map[string]*time.Duration{"--interval": &h.Interval, "--timeout": &h.Timeout, "--start-period": &h.StartPeriod,
+		to := map[string]*time.Duration{"--interval": &h.Interval, "--timeout": &h.Timeout,
+			"--start-period":   &h.StartPeriod,
 			"--start-interval": &h.StartInterval}[key]
 		d, err := time.ParseDuration(value)
 		if to == nil || err != nil || d < 0 {

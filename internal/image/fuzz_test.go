@@ -37,7 +37,8 @@ func FuzzConfig(f *testing.F) {
 }
 
 func FuzzReference(f *testing.F) {
-	for _, s := range []string{"a", "a:b", "a/b@sha256:" + "00", "sha256:ab", "localhost:5000/x", "docker.io/berth/box"} {
+	for _, s := range []string{"a", "a:b", "a/b@sha256:" + "00", "sha256:ab", "localhost:5000/x",
+		"docker.io/berth/box"} {
 		f.Add(s)
 	}
 	im := open(f)
@@ -54,7 +55,8 @@ func FuzzReference(f *testing.F) {
 }
 
 func FuzzChange(f *testing.F) {
-	for _, s := range []string{`CMD ["a"]`, `ENV A=b "c d"=e\`, "EXPOSE 1-9/udp", "HEALTHCHECK --interval=1s CMD x", "WORKDIR a b"} {
+	for _, s := range []string{`CMD ["a"]`, `ENV A=b "c d"=e\`, "EXPOSE 1-9/udp", "HEALTHCHECK --interval=1s CMD x",
+		"WORKDIR a b"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(_ *testing.T, s string) {

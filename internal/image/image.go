@@ -157,8 +157,8 @@ type change struct {
 	remove []string
 }
 
-// apply makes a change in the database, in one commit, and then in memory. A target that loses its last name to another one
-// gets a hidden name; one that is named again loses it.
+// apply makes a change in the database, in one commit, and then in memory. A target that loses its last name to
+// another one gets a hidden name; one that is named again loses it.
 func (im *Images) apply(ctx context.Context, c change) error {
 	im.mu.Lock()
 	defer im.mu.Unlock()

@@ -53,7 +53,8 @@ func rootTar(t testing.TB, files ...string) []byte {
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
 	for i := 0; i+1 < len(files); i += 2 {
-		h := &tar.Header{Name: files[i], Mode: 0o755, Typeflag: tar.TypeReg, Size: int64(len(files[i+1])), ModTime: time.Unix(1e9, 0)}
+		h := &tar.Header{Name: files[i], Mode: 0o755, Typeflag: tar.TypeReg, Size: int64(len(files[i+1])),
+			ModTime: time.Unix(1e9, 0)}
 		if strings.HasSuffix(files[i], "/") {
 			h.Typeflag = tar.TypeDir
 		}
@@ -142,7 +143,8 @@ func (b *built) layout(t testing.TB, name string) []byte {
 	if name != "" {
 		target.Annotations = map[string]string{"io.containerd.image.name": name}
 	}
-	index, err := json.Marshal(ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, Manifests: []ocispec.Descriptor{target}})
+	index, err := json.Marshal(ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2},
+		Manifests: []ocispec.Descriptor{target}})
 	must(t, err)
 	files := []string{"oci-layout", `{"imageLayoutVersion":"1.0.0"}`, "index.json", string(index)}
 	for d, data := range b.blobs {
@@ -192,16 +194,20 @@ func TestImport(t *testing.T) {
 	plain := rootTar(t, "bin/", "", "bin/sh", "shell", "etc/os", "berth")
 	for name, data := range map[string][]byte{"plain": plain, "gzip": gzipped(t, plain), "zstd": zstded(t, plain)} {
 		img, err := im.Import(t.Context(), "made/"+name, bytes.NewReader(data), []string{
-			"CMD echo hi", `ENTRYPOINT ["/bin/sh","-c"]`, "ENV A=1 B=\"two words\"", "ENV C the rest", "EXPOSE 80 53/udp",
-			"LABEL containerd.io/gc.root=yes x.y='z'", "USER 12:34", `VOLUME ["/data","/x"]`, "WORKDIR /srv", "WORKDIR sub",
-			"STOPSIGNAL SIGINT", "HEALTHCHECK --interval=5s --retries=3 CMD test -e /x", "ONBUILD RUN true", `SHELL ["/bin/x","-c"]`,
+			"CMD echo hi", `ENTRYPOINT ["/bin/sh","-c"]`, "ENV A=1 B=\"two words\"", "ENV C the rest",
+			"EXPOSE 80 53/udp",
+			"LABEL containerd.io/gc.root=yes x.y='z'", "USER 12:34", `VOLUME ["/data","/x"]`, "WORKDIR /srv",
+			"WORKDIR sub",
+			"STOPSIGNAL SIGINT", "HEALTHCHECK --interval=5s --retries=3 CMD test -e /x", "ONBUILD RUN true",
+			`SHELL ["/bin/x","-c"]`,
 		}, "a message")
 		must(t, err)
 		c := img.Config.Config
 		if strings.Join(c.Cmd, "|") != "/bin/sh|-c|echo hi" || strings.Join(c.Entrypoint, "|") != "/bin/sh|-c" ||
 			strings.Join(c.Env, "|") != "A=1|B=two words|C=the rest" || len(c.ExposedPorts) != 2 || c.User != "12:34" ||
 			len(c.Volumes) != 2 || c.WorkingDir != "/srv/sub" || c.StopSignal != "SIGINT" || c.Labels["x.y"] != "z" ||
-			img.Health().Interval != 5*time.Second || img.Health().Test[1] != "test -e /x" || img.Shell()[0] != "/bin/x" ||
+			img.Health().Interval != 5*time.Second || img.Health().Test[1] != "test -e /x" ||
+			img.Shell()[0] != "/bin/x" ||
 			img.OnBuild()[0] != "RUN true" || img.Comment != "a message" || img.OS != "linux" {
 			t.Errorf("%s: %+v %+v", name, c, img.Docker)
 		}
@@ -218,13 +224,16 @@ func TestImport(t *testing.T) {
 		must(t, err)
 	}
 	wantEmpty(t, im)
-	for _, bad := range []string{"RUN true", "CMD", "EXPOSE 99999", "EXPOSE 1/icmp", "ENV A", "LABEL x", `ENV A="x`, "HEALTHCHECK --foo=1 CMD x",
+	for _, bad := range []string{"RUN true", "CMD", "EXPOSE 99999", "EXPOSE 1/icmp", "ENV A", "LABEL x", `ENV A="x`,
+		"HEALTHCHECK --foo=1 CMD x",
 		"HEALTHCHECK CMD", "SHELL x", "EXPOSE 9-3", `VOLUME [""]`} {
-		if _, err := im.Import(t.Context(), "", bytes.NewReader(plain), []string{bad}, ""); !errdefs.IsInvalidArgument(err) {
+		if _, err := im.Import(t.Context(), "", bytes.NewReader(plain), []string{bad},
+			""); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%q: %v", bad, err)
 		}
 	}
-	for name, data := range map[string][]byte{"garbage": []byte(strings.Repeat("garbage", 999)), "cut": gzipped(t, plain)[:60],
+	for name, data := range map[string][]byte{"garbage": []byte(strings.Repeat("garbage", 999)), "cut": gzipped(t,
+		plain)[:60],
 		"outside": rootTar(t, "../../x", "y"), "cut plain": plain[:700]} {
 		if _, err := im.Import(t.Context(), "bad", bytes.NewReader(data), nil, ""); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%s: %v", name, err)
@@ -246,8 +255,9 @@ func TestResolve(t *testing.T) {
 	must(t, err)
 	hex := strings.TrimPrefix(one.ID, "sha256:")
 	for ref, id := range map[string]string{
-		"one": one.ID, "one:latest": one.ID, "docker.io/library/one": one.ID, "library/one": one.ID, "docker.io/one:latest": one.ID,
-		one.ID: one.ID, hex: one.ID, hex[:12]: one.ID, "sha256:" + hex[:12]: one.ID,
+		"one": one.ID, "one:latest": one.ID, "docker.io/library/one": one.ID, "library/one": one.ID,
+		"docker.io/one:latest": one.ID,
+		one.ID:                 one.ID, hex: one.ID, hex[:12]: one.ID, "sha256:" + hex[:12]: one.ID,
 		"one@" + one.ID: one.ID, "one:other@" + one.ID: one.ID, "reg.example:5000/x/two:v2": two.ID,
 		"reg.example:5000/x/two@" + two.ID: two.ID,
 	} {
@@ -258,7 +268,8 @@ func TestResolve(t *testing.T) {
 	none := digest.FromString("none").String()
 	for ref, text := range map[string]string{
 		"three": "No such image: three:latest", "one:v2": "No such image: one:v2", none: "No such image: " + none,
-		"reg.example:5000/x/two": "No such image: reg.example:5000/x/two:latest", "one@" + two.ID: "No such image: one@" + two.ID,
+		"reg.example:5000/x/two": "No such image: reg.example:5000/x/two:latest", "one@" +
+			two.ID: "No such image: one@" + two.ID,
 		"deadbeef0": "No such image: deadbeef0:latest", "sha256:zz": "No such image: sha256:zz",
 	} {
 		if _, err := im.Resolve(t.Context(), ref, ""); !errdefs.IsNotFound(err) || err.Error() != text {
@@ -337,14 +348,16 @@ func TestRemoveRules(t *testing.T) {
 			t.Errorf("%s: %v", ref, err)
 		}
 	}
-	refused("app", RemoveOptions{InUse: used}, `conflict: unable to remove repository reference "app" (must force) - container 0123456789ab`+
-		` is using its referenced image `+short)
+	refused("app", RemoveOptions{InUse: used},
+		`conflict: unable to remove repository reference "app" (must force) - container 0123456789ab`+
+			` is using its referenced image `+short)
 	refused(img.ID, RemoveOptions{InUse: used}, "conflict: unable to delete "+short+
 		" (must be forced) - image is being used by stopped container 0123456789ab")
 	refused(short, RemoveOptions{InUse: used, Running: yes, Force: true}, "conflict: unable to delete "+short+
 		" (cannot be forced) - image is being used by running container 0123456789ab")
 	must(t, im.Tag(ctx, "app", "other/app"))
-	refused(img.ID, RemoveOptions{}, "conflict: unable to delete "+short+" (must be forced) - image is referenced in multiple repositories")
+	refused(img.ID, RemoveOptions{},
+		"conflict: unable to delete "+short+" (must be forced) - image is referenced in multiple repositories")
 
 	// One of two names: the image stays, whoever uses it.
 	removed, err := im.Remove(ctx, "other/app", RemoveOptions{InUse: used, Running: yes})
@@ -356,7 +369,8 @@ func TestRemoveRules(t *testing.T) {
 	if err != nil || len(removed) != 1 || removed[0].Untagged != "app:latest" {
 		t.Errorf("%v, %v", removed, err)
 	}
-	if again, err := im.Resolve(ctx, img.ID, ""); err != nil || len(again.RepoTags) != 0 || len(again.RepoDigests) != 0 {
+	if again, err := im.Resolve(ctx, img.ID, ""); err != nil || len(again.RepoTags) != 0 ||
+		len(again.RepoDigests) != 0 {
 		t.Errorf("dangling: %v, %v", again, err)
 	}
 	// By force under a stopped one: the image goes and its layers stay until the container goes.
@@ -373,7 +387,8 @@ func TestRemoveRules(t *testing.T) {
 	}
 	im.ReleaseLayers(img.Chain.String(), func() map[string]bool { return nil })
 	wantEmpty(t, im)
-	if _, err := im.Remove(ctx, "app", RemoveOptions{}); !errdefs.IsNotFound(err) || err.Error() != "No such image: app:latest" {
+	if _, err := im.Remove(ctx, "app", RemoveOptions{}); !errdefs.IsNotFound(err) ||
+		err.Error() != "No such image: app:latest" {
 		t.Error(err)
 	}
 }
@@ -412,10 +427,13 @@ func TestLoadAndSave(t *testing.T) {
 	im := open(t)
 	ctx := t.Context()
 	created := time.Date(2024, 1, 2, 3, 4, 5, 0, time.UTC)
-	b := build(t, ocispec.Image{Created: &created, Config: ocispec.ImageConfig{Cmd: []string{"/x"}}, History: []ocispec.History{
-		{CreatedBy: "one", Created: &created}, {CreatedBy: "nothing", EmptyLayer: true}, {CreatedBy: "two"}, {CreatedBy: "three"}, {CreatedBy: "four"}}},
+	b := build(t, ocispec.Image{Created: &created, Config: ocispec.ImageConfig{Cmd: []string{"/x"}},
+		History: []ocispec.History{
+			{CreatedBy: "one", Created: &created}, {CreatedBy: "nothing", EmptyLayer: true}, {CreatedBy: "two"},
+			{CreatedBy: "three"}, {CreatedBy: "four"}}},
 		rootTar(t, "one", "1", "same", "old"), rootTar(t, "two", "2", "same", "new"), rootTar(t, "three", "3"))
-	for name, data := range map[string][]byte{"plain": b.layout(t, "docker.io/library/app:v1"), "gzip": gzipped(t, b.layout(t, "docker.io/library/app:v1")),
+	for name, data := range map[string][]byte{"plain": b.layout(t, "docker.io/library/app:v1"), "gzip": gzipped(t,
+		b.layout(t, "docker.io/library/app:v1")),
 		"zstd": zstded(t, b.layout(t, "docker.io/library/app:v1"))} {
 		names, err := im.Load(ctx, bytes.NewReader(data), LoadOptions{})
 		if err != nil || !slices.Equal(names, []string{"app:v1"}) {
@@ -424,12 +442,14 @@ func TestLoadAndSave(t *testing.T) {
 	}
 	img, err := im.Resolve(ctx, "app:v1", "")
 	must(t, err)
-	if img.ID != b.target.Digest.String() || fileOf(t, im, img, "same") != "new" || fileOf(t, im, img, "one") != "1" || !img.Created.Equal(created) {
+	if img.ID != b.target.Digest.String() || fileOf(t, im, img, "same") != "new" || fileOf(t, im, img,
+		"one") != "1" || !img.Created.Equal(created) {
 		t.Errorf("%+v", img)
 	}
 	history, err := im.History(ctx, "app:v1")
 	must(t, err)
-	if len(history) != 5 || history[0].CreatedBy != "four" || history[0].ID != img.ID || history[4].CreatedBy != "one" || history[4].Size == 0 ||
+	if len(history) != 5 || history[0].CreatedBy != "four" || history[0].ID != img.ID ||
+		history[4].CreatedBy != "one" || history[4].Size == 0 ||
 		history[3].Size != 0 || history[1].Size == 0 {
 		t.Errorf("%+v", history)
 	}
@@ -462,7 +482,8 @@ func TestLoadAndSave(t *testing.T) {
 func TestLabelsOfImagesStayInImages(t *testing.T) {
 	im := open(t)
 	b := &built{blobs: map[digest.Digest][]byte{}}
-	evil := map[string]string{"containerd.io/gc.root": "1", "containerd.io/gc.ref.content.0": "sha256:" + strings.Repeat("a", 64),
+	evil := map[string]string{"containerd.io/gc.root": "1", "containerd.io/gc.ref.content.0": "sha256:" +
+		strings.Repeat("a", 64),
 		"containerd.io/snapshot/uidmapping": "0:1000:1", "containerd.io/snapshot.ref": "x"}
 	target := b.manifest(t, ocispec.Image{Config: ocispec.ImageConfig{Labels: evil}}, rootTar(t, "f", "1"))
 	var m ocispec.Manifest
@@ -493,7 +514,8 @@ func TestBuiltin(t *testing.T) {
 	img, err := im.Resolve(t.Context(), "berth/box", "")
 	must(t, err)
 	var lines []string
-	again, err := im.Pull(t.Context(), "docker.io/berth/box:latest", PullOptions{Progress: func(p Progress) { lines = append(lines, p.Status) }})
+	again, err := im.Pull(t.Context(), "docker.io/berth/box:latest",
+		PullOptions{Progress: func(p Progress) { lines = append(lines, p.Status) }})
 	must(t, err)
 	if again.ID != img.ID || len(lines) != 2 || img.Config.Config.Cmd[0] != "/bin/sh" {
 		t.Errorf("%v %v", lines, img.Config.Config)

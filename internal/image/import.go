@@ -24,9 +24,10 @@ import (
 
 const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// Import makes an image of one layer from a tar archive of a root directory, plain or compressed by gzip, zstd or bzip2. The
-// changes are instructions as in a Dockerfile; ref may be "" for an image without a name.
-func (im *Images) Import(ctx context.Context, ref string, r io.Reader, changes []string, message string) (*Image, error) {
+// Import makes an image of one layer from a tar archive of a root directory, plain or compressed by gzip, zstd or
+// bzip2. The changes are instructions as in a Dockerfile; ref may be "" for an image without a name.
+func (im *Images) Import(ctx context.Context, ref string, r io.Reader, changes []string, message string) (*Image,
+	error) {
 	var names []string
 	if ref != "" {
 		name, err := parseName(ref)
@@ -37,7 +38,8 @@ func (im *Images) Import(ctx context.Context, ref string, r io.Reader, changes [
 			return nil, withKind(errdefs.ErrInvalidArgument, "cannot import digest reference")
 		}
 		if name.String() == builtinName {
-			return nil, withKind(errdefs.ErrInvalidArgument, "%s is the name of the image that ships with Berth", familiar(builtinName))
+			return nil, withKind(errdefs.ErrInvalidArgument, "%s is the name of the image that ships with Berth",
+				familiar(builtinName))
 		}
 		names = append(names, name.String())
 	}
@@ -55,8 +57,10 @@ func (im *Images) Import(ctx context.Context, ref string, r io.Reader, changes [
 	return im.single(ctx, r, config, names...)
 }
 
-// single makes an image of one layer. A compressed stream is kept as it is, so that its digest stays; a plain one is compressed.
-func (im *Images) single(ctx context.Context, r io.Reader, config dockerspec.DockerOCIImage, names ...string) (*Image, error) {
+// single makes an image of one layer. A compressed stream is kept as it is, so that its digest stays; a plain one is
+// compressed.
+func (im *Images) single(ctx context.Context, r io.Reader, config dockerspec.DockerOCIImage, names ...string) (*Image,
+	error) {
 	ctx, release, err := im.store.Lease(ctx)
 	if err != nil {
 		return nil, err
@@ -74,7 +78,8 @@ func (im *Images) single(ctx context.Context, r io.Reader, config dockerspec.Doc
 	return im.load(ctx, target, "")
 }
 
-func (im *Images) singleLeased(ctx context.Context, r io.Reader, config dockerspec.DockerOCIImage) (target ocispec.Descriptor, err error) {
+func (im *Images) singleLeased(ctx context.Context, r io.Reader,
+	config dockerspec.DockerOCIImage) (target ocispec.Descriptor, err error) {
 	st, err := im.store.Stage(ctx)
 	if err != nil {
 		return target, err
@@ -92,27 +97,32 @@ func (im *Images) singleLeased(ctx context.Context, r io.Reader, config dockersp
 }
 
 // write stores a configuration and the manifest that binds it to layers which are in the store.
-func (im *Images) write(ctx context.Context, config dockerspec.DockerOCIImage, layers []ocispec.Descriptor) (target ocispec.Descriptor, err error) {
+func (im *Images) write(ctx context.Context, config dockerspec.DockerOCIImage,
+	layers []ocispec.Descriptor) (target ocispec.Descriptor, err error) {
 	data, err := json.Marshal(config)
 	if err != nil {
 		return target, err
 	}
-	desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: digest.FromBytes(data), Size: int64(len(data))}
+	desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: digest.FromBytes(data),
+		Size: int64(len(data))}
 	if err := im.put(ctx, desc, data, configLabels(chainOf(config.RootFS.DiffIDs))); err != nil {
 		return target, err
 	}
 	manifest := ocispec.Manifest{
-		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Config: desc, Layers: layers,
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Config: desc,
+		Layers: layers,
 	}
 	if data, err = json.Marshal(manifest); err != nil {
 		return target, err
 	}
-	target = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromBytes(data), Size: int64(len(data))}
+	target = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromBytes(data),
+		Size: int64(len(data))}
 	return target, im.put(ctx, target, data, manifestLabels(&document{Config: &desc, Layers: layers}))
 }
 
 // storeLayer keeps a stream as a blob and unpacks it into st, at once.
-func (im *Images) storeLayer(ctx context.Context, r io.Reader, st *store.Staged) (layer ocispec.Descriptor, diff digest.Digest, err error) {
+func (im *Images) storeLayer(ctx context.Context, r io.Reader, st *store.Staged) (layer ocispec.Descriptor,
+	diff digest.Digest, err error) {
 	b := bufio.NewReaderSize(&cancelled{ctx, r}, pumpBuffer)
 	head, err := b.Peek(4)
 	if err != nil && err != io.EOF {

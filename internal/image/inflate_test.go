@@ -32,7 +32,8 @@ func samples() map[string][]byte {
 		skewed[i] = byte(r.ExpFloat64() * 12)
 	}
 	far := append(bytes.Repeat(random[:32700], 9), random[:99]...)
-	return map[string][]byte{"empty": {}, "one": {7}, "zeros": make([]byte, 400_000), "random": random, "words": words.Bytes(), "skewed": skewed,
+	return map[string][]byte{"empty": {}, "one": {7}, "zeros": make([]byte, 400_000), "random": random,
+		"words": words.Bytes(), "skewed": skewed,
 		"far": far, "period3": bytes.Repeat([]byte("abc"), 99_999), "period7": bytes.Repeat([]byte("abcdefg"), 50_001)}
 }
 
@@ -61,7 +62,8 @@ func TestInflate(t *testing.T) {
 			must(t, k.Flush())
 			must(t, k.Close())
 			want := append(bytes.Clone(data), data...)
-			for kind, r := range map[string]io.Reader{"": bytes.NewReader(buf.Bytes()), "in halves": iotest.HalfReader(bytes.NewReader(buf.Bytes())),
+			for kind, r := range map[string]io.Reader{"": bytes.NewReader(buf.Bytes()),
+				"in halves":    iotest.HalfReader(bytes.NewReader(buf.Bytes())),
 				"with the end": iotest.DataErrReader(bytes.NewReader(buf.Bytes()))} {
 				got, err := inflateAll(r)
 				if err != nil || !bytes.Equal(got, want) {
@@ -92,7 +94,8 @@ func TestInflateDamaged(t *testing.T) {
 		compare(t, bad)
 	}
 	boom := errors.New("boom")
-	if _, err := inflateAll(io.MultiReader(bytes.NewReader(good[:1000]), iotest.ErrReader(boom))); !errors.Is(err, boom) {
+	if _, err := inflateAll(io.MultiReader(bytes.NewReader(good[:1000]), iotest.ErrReader(boom))); !errors.Is(err,
+		boom) {
 		t.Errorf("an error of the source: %v", err)
 	}
 }
@@ -130,7 +133,8 @@ func FuzzInflate(f *testing.F) {
 		stream := append([]byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255}, data...)
 		if err == nil {
 			crc, n := crc32.ChecksumIEEE(plain), len(plain)
-			stream = append(stream, byte(crc), byte(crc>>8), byte(crc>>16), byte(crc>>24), byte(n), byte(n>>8), byte(n>>16), byte(n>>24))
+			stream = append(stream, byte(crc), byte(crc>>8), byte(crc>>16), byte(crc>>24), byte(n), byte(n>>8),
+				byte(n>>16), byte(n>>24))
 		}
 		compare(t, stream)
 	})
@@ -154,8 +158,18 @@ func BenchmarkInflate(b *testing.B) {
 			b.SetBytes(n)
 		}
 	}
-	b.Run("berth", func(b *testing.B) { run(b, func() (io.Reader, error) { return newInflater(bytes.NewReader(data)) }) })
-	b.Run("standard", func(b *testing.B) { run(b, func() (io.Reader, error) { return gzip.NewReader(bytes.NewReader(data)) }) })
+	b.Run("berth", func(b *testing.B) {
+		run(b, func() (io.Reader,
+			error) {
+			return newInflater(bytes.NewReader(data))
+		})
+	})
+	b.Run("standard", func(b *testing.B) {
+		run(b, func() (io.Reader,
+			error) {
+			return gzip.NewReader(bytes.NewReader(data))
+		})
+	})
 	b.Run("klauspost", func(b *testing.B) {
 		run(b, func() (io.Reader, error) { return kgzip.NewReader(bytes.NewReader(data)) })
 	})

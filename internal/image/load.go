@@ -24,8 +24,9 @@ type LoadOptions struct {
 	Progress func(Progress) // may be nil; called by one goroutine at a time, and must not block
 }
 
-// Load reads the images of a tar archive, as `docker save` writes it or of an OCI image layout, plain or compressed by gzip, zstd or
-// bzip2. It returns what was loaded: the names, and the IDs of images without one. All are loaded or none is.
+// Load reads the images of a tar archive, as `docker save` writes it or of an OCI image layout, plain or compressed
+// by gzip, zstd or bzip2. It returns what was loaded: the names, and the IDs of images without one. All are loaded or
+// none is.
 func (im *Images) Load(ctx context.Context, r io.Reader, o LoadOptions) ([]string, error) {
 	m, _, err := matcher(o.Platform)
 	if err != nil {
@@ -55,7 +56,8 @@ func (im *Images) Load(ctx context.Context, r io.Reader, o LoadOptions) ([]strin
 	return names, nil
 }
 
-func (im *Images) loadLeased(ctx context.Context, r io.Reader, m platforms.MatchComparer, o LoadOptions) ([]string, error) {
+func (im *Images) loadLeased(ctx context.Context, r io.Reader, m platforms.MatchComparer, o LoadOptions) ([]string,
+	error) {
 	z, err := decompress(&cancelled{ctx, r})
 	if err != nil {
 		return nil, err
@@ -96,7 +98,8 @@ func (im *Images) loadLeased(ctx context.Context, r io.Reader, m platforms.Match
 			continue
 		}
 		if name == builtinName {
-			return nil, withKind(errdefs.ErrInvalidArgument, "%s is the name of the image that ships with Berth", familiar(name))
+			return nil, withKind(errdefs.ErrInvalidArgument, "%s is the name of the image that ships with Berth",
+				familiar(name))
 		}
 		c.set[name] = target
 		loaded = append(loaded, familiar(name))
@@ -144,9 +147,10 @@ func nameIn(desc ocispec.Descriptor) string {
 	return ""
 }
 
-// loadOne unpacks one image of the archive and binds its blobs to each other. Of an index, every platform whose blobs are
-// there is kept, and those that match are unpacked.
-func (im *Images) loadOne(ctx context.Context, desc ocispec.Descriptor, m platforms.MatchComparer, platform string, say *reporter) error {
+// loadOne unpacks one image of the archive and binds its blobs to each other. Of an index, every platform whose blobs
+// are there is kept, and those that match are unpacked.
+func (im *Images) loadOne(ctx context.Context, desc ocispec.Descriptor, m platforms.MatchComparer, platform string,
+	say *reporter) error {
 	local := func(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
 		return nil, badImage("the archive lacks %s", desc.Digest)
 	}

@@ -27,8 +27,8 @@ type PullOptions struct {
 	Progress func(Progress) // may be nil; called by one goroutine at a time, and must not block
 }
 
-// Pull fetches an image from its registry and returns it. With AllTags it fetches all of the repository's and returns the
-// last. What is in the store already is not fetched again. When it fails, no name has changed.
+// Pull fetches an image from its registry and returns it. With AllTags it fetches all of the repository's and returns
+// the last. What is in the store already is not fetched again. When it fails, no name has changed.
 func (im *Images) Pull(ctx context.Context, ref string, o PullOptions) (*Image, error) {
 	name, err := reference.ParseNormalizedNamed(ref)
 	if err != nil {
@@ -73,7 +73,8 @@ func (im *Images) Pull(ctx context.Context, ref string, o PullOptions) (*Image, 
 	return last, nil
 }
 
-func (im *Images) pullOne(ctx context.Context, repo *registry.Repository, ref reference.Named, platform string, say *reporter) (_ *Image, err error) {
+func (im *Images) pullOne(ctx context.Context, repo *registry.Repository, ref reference.Named, platform string,
+	say *reporter) (_ *Image, err error) {
 	say.say(objectOf(ref), "Pulling from "+reference.Path(ref))
 	target, err := repo.Resolve(ctx, ref)
 	if err != nil {
@@ -152,7 +153,8 @@ func (im *Images) clean(ctx context.Context) {
 	_ = im.store.GC(context.WithoutCancel(ctx))
 }
 
-func (im *Images) bringLeased(ctx context.Context, target ocispec.Descriptor, platform string, fetch fetcher, say *reporter) error {
+func (im *Images) bringLeased(ctx context.Context, target ocispec.Descriptor, platform string, fetch fetcher,
+	say *reporter) error {
 	m, exact, err := matcher(platform)
 	if err != nil {
 		return err
@@ -191,7 +193,8 @@ func (im *Images) bringLeased(ctx context.Context, target ocispec.Descriptor, pl
 }
 
 func platformOf(config *dockerspec.DockerOCIImage) ocispec.Platform {
-	return platforms.Normalize(ocispec.Platform{OS: config.OS, Architecture: config.Architecture, Variant: config.Variant})
+	return platforms.Normalize(ocispec.Platform{OS: config.OS, Architecture: config.Architecture,
+		Variant: config.Variant})
 }
 
 func noPlatform(platform string) error {
@@ -202,7 +205,8 @@ func noPlatform(platform string) error {
 }
 
 // descend goes from a target through indexes to the manifest for a platform, storing what it reads.
-func (im *Images) descend(ctx context.Context, desc ocispec.Descriptor, m platforms.MatchComparer, platform string, fetch fetcher,
+func (im *Images) descend(ctx context.Context, desc ocispec.Descriptor, m platforms.MatchComparer, platform string,
+	fetch fetcher,
 	depth int) (ocispec.Descriptor, *document, error) {
 	data, err := im.fetchSmall(ctx, desc, registry.MaxManifest, fetch)
 	if err != nil {

@@ -48,8 +48,9 @@ func startRegistry(t testing.TB) string {
 	tool(t, "docker-registry", "skopeo")
 	dir := t.TempDir()
 	config := filepath.Join(dir, "config.yml")
-	must(t, os.WriteFile(config, []byte("version: 0.1\nlog: {accesslog: {disabled: true}}\nstorage: {filesystem: {rootdirectory: "+
-		dir+"/data}}\nhttp: {addr: '127.0.0.1:0'}\n"), 0o600))
+	must(t, os.WriteFile(config,
+		[]byte("version: 0.1\nlog: {accesslog: {disabled: true}}\nstorage: {filesystem: {rootdirectory: "+
+			dir+"/data}}\nhttp: {addr: '127.0.0.1:0'}\n"), 0o600))
 	cmd := exec.Command("docker-registry", "serve", config)
 	out, err := cmd.StderrPipe()
 	must(t, err)
@@ -74,7 +75,8 @@ func (b *built) push(t testing.TB, ref string) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "image.tar")
 	must(t, os.WriteFile(file, b.layout(t, ""), 0o600))
-	out, err := exec.Command("skopeo", "copy", "-q", "--all", "--preserve-digests", "--dest-tls-verify=false", "oci-archive:"+file,
+	out, err := exec.Command("skopeo", "copy", "-q", "--all", "--preserve-digests", "--dest-tls-verify=false",
+		"oci-archive:"+file,
 		"docker://"+ref).CombinedOutput()
 	if err != nil {
 		t.Fatalf("skopeo: %v: %s", err, out)
@@ -106,17 +108,20 @@ func TestPullFromDockersRegistry(t *testing.T) {
 	addr := startRegistry(t)
 	im := open(t)
 	ctx := t.Context()
-	b := build(t, ocispec.Image{}, rootTar(t, "one", "1", "d/", "", "d/x", "x"), rootTar(t, "two", "2"), rootTar(t, "three", "3", "d/.wh.x", ""))
+	b := build(t, ocispec.Image{}, rootTar(t, "one", "1", "d/", "", "d/x", "x"), rootTar(t, "two", "2"), rootTar(t,
+		"three", "3", "d/.wh.x", ""))
 	b.push(t, addr+"/team/app:v1")
 	b.push(t, addr+"/team/app:v2")
 
 	var s statuses
 	img, err := im.Pull(ctx, addr+"/team/app:v1", PullOptions{Progress: s.add})
 	must(t, err)
-	if img.ID != b.target.Digest.String() || fileOf(t, im, img, "two") != "2" || !slices.Equal(img.RepoTags, []string{addr + "/team/app:v1"}) {
+	if img.ID != b.target.Digest.String() || fileOf(t, im, img, "two") != "2" || !slices.Equal(img.RepoTags,
+		[]string{addr + "/team/app:v1"}) {
 		t.Errorf("%+v", img)
 	}
-	if s.list[0] != "v1: Pulling from team/app" || s.count(": Pulling fs layer") != 3 || s.count(": Download complete") != 3 ||
+	if s.list[0] != "v1: Pulling from team/app" || s.count(": Pulling fs layer") != 3 ||
+		s.count(": Download complete") != 3 ||
 		s.count(": Pull complete") != 3 || s.count("Digest: "+img.ID) != 1 ||
 		s.list[len(s.list)-1] != "Status: Downloaded newer image for "+addr+"/team/app:v1" {
 		t.Errorf("%q", s.list)
@@ -124,7 +129,8 @@ func TestPullFromDockersRegistry(t *testing.T) {
 	s.list = nil
 	_, err = im.Pull(ctx, addr+"/team/app:v1", PullOptions{Progress: s.add})
 	must(t, err)
-	if s.count(": Already exists") != 3 || s.list[len(s.list)-1] != "Status: Image is up to date for "+addr+"/team/app:v1" {
+	if s.count(": Already exists") != 3 ||
+		s.list[len(s.list)-1] != "Status: Image is up to date for "+addr+"/team/app:v1" {
 		t.Errorf("%q", s.list)
 	}
 	byDigest, err := im.Pull(ctx, addr+"/team/app@"+img.ID, PullOptions{})
@@ -141,9 +147,11 @@ func TestPullFromDockersRegistry(t *testing.T) {
 	for ref, text := range map[string]string{
 		addr + "/team/app:none": "manifest for " + addr + "/team/app:none not found",
 		addr + "/team/none":     "manifest for " + addr + "/team/none:latest not found",
-		addr + "/team/app@" + digest.FromString("x").String(): "manifest for " + addr + "/team/app@" + digest.FromString("x").String() + " not found",
+		addr + "/team/app@" + digest.FromString("x").String(): "manifest for " + addr + "/team/app@" +
+			digest.FromString("x").String() + " not found",
 	} {
-		if _, err := im.Pull(ctx, ref, PullOptions{}); !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), text) {
+		if _, err := im.Pull(ctx, ref, PullOptions{}); !errdefs.IsNotFound(err) || !strings.Contains(err.Error(),
+			text) {
 			t.Errorf("%s: %v", ref, err)
 		}
 	}
@@ -163,8 +171,10 @@ func TestSameFilesAsUmoci(t *testing.T) {
 	tool(t, "umoci")
 	addr := startRegistry(t)
 	base := t.TempDir()
-	script := `set -e; cd "$1"; mkdir -p etc usr/bin tmp priv; chmod 1777 tmp; chmod 700 priv; echo a > priv/a; cp /bin/busybox usr/bin/busybox
-		ln usr/bin/busybox usr/bin/sh; ln -s usr/bin bin; chmod 4755 usr/bin/busybox; mkfifo etc/fifo; mknod etc/null c 1 3; truncate -s 1M etc/sparse
+	script := `set -e; cd "$1"; mkdir -p etc usr/bin tmp priv
+		chmod 1777 tmp; chmod 700 priv; echo a > priv/a; cp /bin/busybox usr/bin/busybox
+		ln usr/bin/busybox usr/bin/sh; ln -s usr/bin bin; chmod 4755 usr/bin/busybox
+		mkfifo etc/fifo; mknod etc/null c 1 3; truncate -s 1M etc/sparse
 		setfattr -n user.x -v y etc/sparse 2>/dev/null || true; chown -h 5:6 bin`
 	if out, err := exec.Command("sh", "-c", script, "-", base).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
@@ -183,15 +193,19 @@ func TestSameFilesAsUmoci(t *testing.T) {
 	must(t, unix.Mount("overlay", at, "overlay", unix.MS_RDONLY, "lowerdir="+strings.Join(lowers, ":")))
 	t.Cleanup(func() { _ = unix.Unmount(at, unix.MNT_DETACH) })
 	dir := t.TempDir()
-	if out, err := exec.Command("skopeo", "copy", "-q", "--src-tls-verify=false", "docker://"+addr+"/x:1", "oci:"+dir+"/oci:1").CombinedOutput(); err != nil {
+	if out, err := exec.Command("skopeo", "copy", "-q", "--src-tls-verify=false", "docker://"+addr+"/x:1",
+		"oci:"+dir+"/oci:1").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	if out, err := exec.Command("umoci", "unpack", "--image", dir+"/oci:1", dir+"/bundle").CombinedOutput(); err != nil {
+	if out, err := exec.Command("umoci", "unpack", "--image", dir+"/oci:1",
+		dir+"/bundle").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	list := func(root string) string {
-		out, err := exec.Command("sh", "-c", `cd "$1" && find . -printf '%P %y %m %U %G %s %l %n' \( -type d -printf '\n' -o -printf ' %TY%Tm%Td\n' \) |
-			sed 's/ d \([0-9]*\) \([0-9]*\) \([0-9]*\) .*/ d \1 \2 \3/' | sort; find . -type f | sort | xargs sha256sum; getfattr -R -d . 2>/dev/null || true`, "-", root).Output()
+		out, err := exec.Command("sh", "-c", `cd "$1" &&
+			find . -printf '%P %y %m %U %G %s %l %n' \( -type d -printf '\n' -o -printf ' %TY%Tm%Td\n' \) |
+			sed 's/ d \([0-9]*\) \([0-9]*\) \([0-9]*\) .*/ d \1 \2 \3/' | sort
+			find . -type f | sort | xargs sha256sum; getfattr -R -d . 2>/dev/null || true`, "-", root).Output()
 		must(t, err)
 		return string(out)
 	}
@@ -266,21 +280,28 @@ func TestHostileRegistries(t *testing.T) {
 		return b
 	}
 	config := func(text string) *built {
-		return manifestWith(func(b *built, m *ocispec.Manifest) { m.Config = b.add(ocispec.MediaTypeImageConfig, []byte(text)) })
+		return manifestWith(func(b *built, m *ocispec.Manifest) {
+			m.Config = b.add(ocispec.MediaTypeImageConfig,
+				[]byte(text))
+		})
 	}
 	many := make([]ocispec.Descriptor, 0, 1000)
 	for range 1000 {
-		many = append(many, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: digest.FromString("x"), Size: 1})
+		many = append(many, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: digest.FromString("x"),
+			Size: 1})
 	}
 	manifest, index := ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageIndex
-	desc := `{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"` + digest.FromString("x").String() + `","size":1}`
+	desc := `{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"` + digest.FromString("x").String() +
+		`","size":1}`
 	for name, c := range map[string]struct {
 		b    *built
 		text string
 	}{
-		"layer size too small":  {manifestWith(func(_ *built, m *ocispec.Manifest) { m.Layers[0].Size-- }), "are announced"},
-		"layer size too large":  {manifestWith(func(_ *built, m *ocispec.Manifest) { m.Layers[0].Size++ }), ""},
-		"negative size":         {manifestWith(func(_ *built, m *ocispec.Manifest) { m.Layers[0].Size = -1 }), "size -1"},
+		"layer size too small": {manifestWith(func(_ *built, m *ocispec.Manifest) { m.Layers[0].Size-- }),
+			"are announced"},
+		"layer size too large": {manifestWith(func(_ *built, m *ocispec.Manifest) { m.Layers[0].Size++ }), ""},
+		"negative size": {manifestWith(func(_ *built, m *ocispec.Manifest) { m.Layers[0].Size = -1 }),
+			"size -1"},
 		"config size too small": {manifestWith(func(_ *built, m *ocispec.Manifest) { m.Config.Size-- }), ""},
 		"layer digest lies": {manifestWith(func(b *built, m *ocispec.Manifest) {
 			b.blobs[m.Layers[0].Digest] = slices.Replace(slices.Clone(b.blobs[m.Layers[0].Digest]), 4, 5, 9)
@@ -302,34 +323,60 @@ func TestHostileRegistries(t *testing.T) {
 		"another layer than the configuration says": {manifestWith(func(b *built, m *ocispec.Manifest) {
 			m.Layers[0] = b.add(ocispec.MediaTypeImageLayerGzip, gzipped(t, rootTar(t, "evil", "x")))
 		}), "as the configuration says"},
-		"layer missing":         {manifestWith(func(b *built, m *ocispec.Manifest) { delete(b.blobs, m.Layers[0].Digest) }), ""},
-		"layer leads out":       {build(t, ocispec.Image{}, rootTar(t, "../evil", "x")), "outside of its root"},
-		"layer of unknown type": {manifestWith(func(_ *built, m *ocispec.Manifest) { m.Layers[0].MediaType = "text/plain" }), "unknown type"},
+		"layer missing": {manifestWith(func(b *built, m *ocispec.Manifest) {
+			delete(b.blobs,
+				m.Layers[0].Digest)
+		}), ""},
+		"layer leads out": {build(t, ocispec.Image{}, rootTar(t, "../evil", "x")), "outside of its root"},
+		"layer of unknown type": {manifestWith(func(_ *built,
+			m *ocispec.Manifest) {
+			m.Layers[0].MediaType = "text/plain"
+		}), "unknown type"},
 		"foreign layer": {manifestWith(func(_ *built, m *ocispec.Manifest) {
 			m.Layers[0].MediaType = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
 			m.Layers[0].URLs = []string{"http://127.0.0.1:1/x"}
 		}), "foreign"},
-		"bad digest":       {manifestWith(func(_ *built, m *ocispec.Manifest) { m.Layers[0].Digest = "sha256:../../../etc" }), "digest"},
-		"more diff IDs":    {manifestWith(func(_ *built, m *ocispec.Manifest) { m.Layers = append(m.Layers, m.Layers[0]) }), "layers and its manifest"},
-		"1000 layers":      {manifestWith(func(_ *built, m *ocispec.Manifest) { m.Layers = many }), "more than"},
-		"artifact":         {manifestWith(func(_ *built, m *ocispec.Manifest) { m.Config.MediaType = "application/vnd.x.config+json" }), "no image"},
-		"no config":        {raw(manifest, `{"schemaVersion":2,"mediaType":"`+manifest+`","layers":[]}`), "no configuration"},
-		"both":             {raw(manifest, `{"schemaVersion":2,"mediaType":"`+manifest+`","config":`+desc+`,"layers":[],"manifests":[]}`), "both layers and manifests"},
-		"both as index":    {raw(index, `{"schemaVersion":2,"mediaType":"`+index+`","manifests":[],"layers":[]}`), "both layers and manifests"},
-		"type confusion":   {raw(manifest, `{"schemaVersion":2,"mediaType":"`+index+`","config":`+desc+`,"layers":[]}`), ""},
-		"key in two cases": {raw(manifest, `{"schemaVersion":2,"mediaType":"`+manifest+`","config":`+desc+`,"layers":[],"Manifests":[]}`), "key"},
-		"key twice":        {raw(manifest, `{"schemaVersion":2,"mediaType":"`+manifest+`","config":`+desc+`,"layers":[],"layers":[]}`), "twice"},
-		"schema 1":         {raw(manifest, `{"schemaVersion":1,"mediaType":"`+manifest+`","fsLayers":[]}`), "schema 1"},
-		"no JSON":          {raw(manifest, `{"schemaVersion":2,"mediaType":"`+manifest+`",`), "JSON"},
-		"array":            {raw(manifest, `[]`), ""},
-		"empty index":      {raw(index, `{"schemaVersion":2,"mediaType":"`+index+`","manifests":[]}`), "no matching manifest"},
-		"huge manifest":    {raw(manifest, `{"schemaVersion":2,"mediaType":"`+manifest+`","x":"`+strings.Repeat("x", 5<<20)+`"}`), ""},
-		"config garbage":   {config("garbage"), "JSON"},
-		"config of lists":  {config(`[1,2]`), "JSON"},
-		"config null":      {config(`null`), ""},
-		"config diff IDs":  {config(`{"os":"linux","rootfs":{"type":"layers","diff_ids":["x"]}}`), "digest"},
-		"config windows":   {config(`{"os":"windows","rootfs":{"type":"layers","diff_ids":["` + digest.FromBytes(layer).String() + `"]}}`), "windows"},
-		"config of 10 MB": {config(`{"os":"linux","config":{"Labels":{"x":"` + strings.Repeat("x", 10<<20) + `"}},"rootfs":{"type":"layers","diff_ids":["` +
+		"bad digest": {manifestWith(func(_ *built,
+			m *ocispec.Manifest) {
+			m.Layers[0].Digest = "sha256:../../../etc"
+		}), "digest"},
+		"more diff IDs": {manifestWith(func(_ *built, m *ocispec.Manifest) {
+			m.Layers = append(m.Layers,
+				m.Layers[0])
+		}), "layers and its manifest"},
+		"1000 layers": {manifestWith(func(_ *built, m *ocispec.Manifest) { m.Layers = many }), "more than"},
+		"artifact": {manifestWith(func(_ *built,
+			m *ocispec.Manifest) {
+			m.Config.MediaType = "application/vnd.x.config+json"
+		}), "no image"},
+		"no config": {raw(manifest, `{"schemaVersion":2,"mediaType":"`+manifest+`","layers":[]}`),
+			"no configuration"},
+		"both": {raw(manifest,
+			`{"schemaVersion":2,"mediaType":"`+manifest+`","config":`+desc+`,"layers":[],"manifests":[]}`),
+			"both layers and manifests"},
+		"both as index": {raw(index, `{"schemaVersion":2,"mediaType":"`+index+`","manifests":[],"layers":[]}`),
+			"both layers and manifests"},
+		"type confusion": {raw(manifest,
+			`{"schemaVersion":2,"mediaType":"`+index+`","config":`+desc+`,"layers":[]}`), ""},
+		"key in two cases": {raw(manifest,
+			`{"schemaVersion":2,"mediaType":"`+manifest+`","config":`+desc+`,"layers":[],"Manifests":[]}`), "key"},
+		"key twice": {raw(manifest,
+			`{"schemaVersion":2,"mediaType":"`+manifest+`","config":`+desc+`,"layers":[],"layers":[]}`), "twice"},
+		"schema 1": {raw(manifest, `{"schemaVersion":1,"mediaType":"`+manifest+`","fsLayers":[]}`), "schema 1"},
+		"no JSON":  {raw(manifest, `{"schemaVersion":2,"mediaType":"`+manifest+`",`), "JSON"},
+		"array":    {raw(manifest, `[]`), ""},
+		"empty index": {raw(index, `{"schemaVersion":2,"mediaType":"`+index+`","manifests":[]}`),
+			"no matching manifest"},
+		"huge manifest": {raw(manifest, `{"schemaVersion":2,"mediaType":"`+manifest+`","x":"`+strings.Repeat("x",
+			5<<20)+`"}`), ""},
+		"config garbage":  {config("garbage"), "JSON"},
+		"config of lists": {config(`[1,2]`), "JSON"},
+		"config null":     {config(`null`), ""},
+		"config diff IDs": {config(`{"os":"linux","rootfs":{"type":"layers","diff_ids":["x"]}}`), "digest"},
+		"config windows": {config(`{"os":"windows","rootfs":{"type":"layers","diff_ids":["` +
+			digest.FromBytes(layer).String() + `"]}}`), "windows"},
+		"config of 10 MB": {config(`{"os":"linux","config":{"Labels":{"x":"` + strings.Repeat("x", 10<<20) +
+			`"}},"rootfs":{"type":"layers","diff_ids":["` +
 			digest.FromBytes(layer).String() + `"]}}`), "bytes"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -365,7 +412,8 @@ func TestPullForPlatform(t *testing.T) {
 	b := &built{blobs: map[digest.Digest][]byte{}}
 	ix := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
 	for _, arch := range []string{"arm64", "amd64", "s390x"} {
-		d := b.manifest(t, ocispec.Image{Platform: ocispec.Platform{OS: "linux", Architecture: arch}}, rootTar(t, "arch", arch))
+		d := b.manifest(t, ocispec.Image{Platform: ocispec.Platform{OS: "linux", Architecture: arch}}, rootTar(t,
+			"arch", arch))
 		d.Platform = &ocispec.Platform{OS: "linux", Architecture: arch}
 		ix.Manifests = append(ix.Manifests, d)
 	}
@@ -378,7 +426,8 @@ func TestPullForPlatform(t *testing.T) {
 	ctx := t.Context()
 	foreign, err := im.Pull(ctx, f.addr+"/x:1", PullOptions{Platform: "linux/s390x"})
 	must(t, err)
-	if fileOf(t, im, foreign, "arch") != "s390x" || foreign.Architecture != "s390x" || foreign.ID != b.target.Digest.String() {
+	if fileOf(t, im, foreign, "arch") != "s390x" || foreign.Architecture != "s390x" ||
+		foreign.ID != b.target.Digest.String() {
 		t.Errorf("%+v", foreign)
 	}
 	// It is the only one there, so it is what the name means.
@@ -394,7 +443,8 @@ func TestPullForPlatform(t *testing.T) {
 		}
 	}
 	_, err = im.Pull(ctx, f.addr+"/x:1", PullOptions{Platform: "linux/riscv64"})
-	if !errdefs.IsNotFound(err) || err.Error() != "no matching manifest for linux/riscv64 in the manifest list entries" {
+	if !errdefs.IsNotFound(err) ||
+		err.Error() != "no matching manifest for linux/riscv64 in the manifest list entries" {
 		t.Error(err)
 	}
 	_, err = im.Resolve(ctx, f.addr+"/x:1", "linux/arm64")
@@ -444,7 +494,8 @@ func TestCredentials(t *testing.T) {
 	if err := im.registry.Login(t.Context(), f.addr, &Auth{Username: "ann", Password: "secret"}); err != nil {
 		t.Error(err)
 	}
-	if err := im.registry.Login(t.Context(), f.addr, &Auth{Username: "ann", Password: "x"}); !errdefs.IsUnauthorized(err) {
+	if err := im.registry.Login(t.Context(), f.addr, &Auth{Username: "ann",
+		Password: "x"}); !errdefs.IsUnauthorized(err) {
 		t.Error(err)
 	}
 }
@@ -537,7 +588,8 @@ func TestRegistryFaults(t *testing.T) {
 			f.fault = c.fault
 			im := open(t)
 			_, err := im.Pull(t.Context(), f.addr+"/x:1", PullOptions{})
-			if err == nil || !c.check(err) || !strings.Contains(err.Error(), c.text) || strings.Contains(err.Error(), "\n") {
+			if err == nil || !c.check(err) || !strings.Contains(err.Error(), c.text) || strings.Contains(err.Error(),
+				"\n") {
 				t.Errorf("%v", err)
 			}
 			wantEmpty(t, im)
@@ -548,7 +600,8 @@ func TestRegistryFaults(t *testing.T) {
 		must(t, err)
 		must(t, l.Close())
 		_, err = open(t).Pull(t.Context(), l.Addr().String()+"/x:1", PullOptions{})
-		if !errdefs.IsUnavailable(err) || err.Error() != fmt.Sprintf("cannot reach registry %q: connection refused: is it running?", l.Addr()) {
+		if !errdefs.IsUnavailable(err) ||
+			err.Error() != fmt.Sprintf("cannot reach registry %q: connection refused: is it running?", l.Addr()) {
 			t.Error(err)
 		}
 	})
@@ -619,7 +672,8 @@ func TestDiskFull(t *testing.T) {
 		im := openAt(t, filepath.Join(at, "data"))
 		t.Cleanup(func() { _ = im.store.Close() })
 		big := noise(2 << 20)
-		b := build(t, ocispec.Image{}, rootTar(t, "f", "1"), rootTar(t, "big", string(big)), rootTar(t, "big2", string(big)))
+		b := build(t, ocispec.Image{}, rootTar(t, "f", "1"), rootTar(t, "big", string(big)), rootTar(t, "big2",
+			string(big)))
 		f := serve(t, b)
 		_, err := im.Pull(t.Context(), f.addr+"/x:1", PullOptions{})
 		if err == nil || !strings.Contains(err.Error(), "no space left on device") {

@@ -10,8 +10,9 @@ const (
 	pumpBuffer  = 256 << 10
 )
 
-// pump hands buffers from one goroutine to another, so that reading, decompressing and unpacking run side by side. Whoever
-// writes takes an empty buffer with next, fills it and gives it away with put; the other side is an io.Reader.
+// pump hands buffers from one goroutine to another, so that reading, decompressing and unpacking run side by side.
+// Whoever writes takes an empty buffer with next, fills it and gives it away with put; the other side is an
+// io.Reader.
 type pump struct {
 	free, full chan []byte
 	cur, rest  []byte

@@ -186,7 +186,8 @@ func choose(list []ocispec.Descriptor, m platforms.MatchComparer) (ocispec.Descr
 	return best, found
 }
 
-// matcher is what an image has to fit: the platform asked for and no other, or without one the host's. exact says that one was asked for.
+// matcher is what an image has to fit: the platform asked for and no other, or without one the host's. exact says
+// that one was asked for.
 func matcher(platform string) (m platforms.MatchComparer, exact bool, err error) {
 	if platform == "" {
 		return platforms.Default(), false, nil

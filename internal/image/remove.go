@@ -43,8 +43,8 @@ func (o *RemoveOptions) users(id string) (running, stopped string) {
 }
 
 // Remove takes a name from an image, and removes the image with its last one; given an ID, it removes the image. What
-// containers use is removed by force only, and not at all while they run; the layers they stand on stay until ReleaseLayers.
-// The texts of refusals are Docker's.
+// containers use is removed by force only, and not at all while they run; the layers they stand on stay until
+// ReleaseLayers. The texts of refusals are Docker's.
 func (im *Images) Remove(ctx context.Context, nameOrID string, o RemoveOptions) ([]Removed, error) {
 	removed, err := im.remove(ctx, nameOrID, &o)
 	if err != nil {
@@ -88,11 +88,13 @@ func (im *Images) remove(ctx context.Context, nameOrID string, o *RemoveOptions)
 	} else {
 		switch {
 		case running != "":
-			return nil, deleteConflict(id, "cannot be forced", "image is being used by running container "+shortID(running))
+			return nil, deleteConflict(id, "cannot be forced",
+				"image is being used by running container "+shortID(running))
 		case !o.Force && severalRepositories(names):
 			return nil, deleteConflict(id, "must be forced", "image is referenced in multiple repositories")
 		case !o.Force && stopped != "":
-			return nil, deleteConflict(id, "must be forced", "image is being used by stopped container "+shortID(stopped))
+			return nil, deleteConflict(id, "must be forced",
+				"image is being used by stopped container "+shortID(stopped))
 		}
 	}
 	for _, n := range drop {
@@ -127,7 +129,10 @@ func (im *Images) dropByName(asked, name string, names []string) ([]string, erro
 	if _, tagged := ref.(reference.Tagged); !tagged {
 		return drop, nil
 	}
-	rest := slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == name || repositoryOf(n) != ref.Name() })
+	rest := slices.DeleteFunc(slices.Clone(names), func(n string) bool {
+		return n == name ||
+			repositoryOf(n) != ref.Name()
+	})
 	if !slices.ContainsFunc(rest, func(n string) bool { return !strings.Contains(n, "@") }) {
 		drop = append(drop, rest...)
 	}
@@ -195,15 +200,16 @@ func (im *Images) chainsOfTarget(ctx context.Context, target ocispec.Descriptor)
 	var out []digest.Digest
 	for _, m := range im.manifests(im.store.Context(ctx), target, 0) {
 		img := &Image{}
-		if d, err := im.document(im.store.Context(ctx), m); err == nil && im.fillConfig(im.store.Context(ctx), img, d) == nil {
+		if d, err := im.document(im.store.Context(ctx), m); err == nil && im.fillConfig(im.store.Context(ctx), img,
+			d) == nil {
 			out = append(out, img.Chain)
 		}
 	}
 	return out
 }
 
-// ReleaseLayers is told that a container is gone which stood on chain, "" for any. If no image and no container has a chain
-// that was pinned for containers, it is collected. inUse lists the chains containers stand on.
+// ReleaseLayers is told that a container is gone which stood on chain, "" for any. If no image and no container has a
+// chain that was pinned for containers, it is collected. inUse lists the chains containers stand on.
 func (im *Images) ReleaseLayers(chain string, inUse func() map[string]bool) {
 	ctx := context.Background()
 	if chain != "" {

@@ -19,8 +19,8 @@ func (e *noSuchImage) Error() string { return "No such image: " + e.name }
 func (e *noSuchImage) Unwrap() error { return errdefs.ErrNotFound }
 
 // Resolve finds an image by its ID, by the beginning of its ID, by a name, by a name and a digest. platform is "", or
-// "os/arch[/variant]" to insist on one. The image that ships with the program is put into the store when it is asked for and
-// absent. The error wraps errdefs.ErrNotFound when there is none.
+// "os/arch[/variant]" to insist on one. The image that ships with the program is put into the store when it is asked
+// for and absent. The error wraps errdefs.ErrNotFound when there is none.
 func (im *Images) Resolve(ctx context.Context, nameOrID, platform string) (*Image, error) {
 	target, _, err := im.find(nameOrID)
 	if errdefs.IsNotFound(err) && isBuiltin(nameOrID) {
@@ -111,7 +111,8 @@ func (im *Images) byPrefix(hex string) (ocispec.Descriptor, error) {
 			continue
 		}
 		if found.Digest != "" {
-			return ocispec.Descriptor{}, withKind(errdefs.ErrInvalidArgument, "multiple IDs found with provided prefix: %s", hex)
+			return ocispec.Descriptor{}, withKind(errdefs.ErrInvalidArgument,
+				"multiple IDs found with provided prefix: %s", hex)
 		}
 		found = n.target
 	}

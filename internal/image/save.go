@@ -20,8 +20,9 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Save writes images as one tar archive that is both an OCI image layout and what older Docker loads. An image asked for by
-// its ID is saved without a name. The blobs are those that came in, so digests stay; of an index, what is here is saved.
+// Save writes images as one tar archive that is both an OCI image layout and what older Docker loads. An image asked
+// for by its ID is saved without a name. The blobs are those that came in, so digests stay; of an index, what is here
+// is saved.
 //
 //	oci-layout  index.json      the images with their names, for OCI
 //	manifest.json               the same for Docker, one platform of each
@@ -216,5 +217,6 @@ func (a *archiveWriter) file(name string, data []byte) error {
 
 // header writes the same for the same content, whenever it is saved.
 func (a *archiveWriter) header(name string, size int64) error {
-	return a.tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Size: size, Mode: 0o444, ModTime: time.Unix(0, 0)})
+	return a.tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Size: size, Mode: 0o444,
+		ModTime: time.Unix(0, 0)})
 }

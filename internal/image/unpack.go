@@ -22,7 +22,7 @@ func checkLayers(layers []ocispec.Descriptor) error {
 	for _, l := range layers {
 		switch {
 		case images.IsNonDistributable(l.MediaType):
-			return badImage("its layer %s is foreign: its content lies outside of the registry and is not fetched from there", l.Digest)
+			return badImage("its layer %s is foreign: it lies outside of the registry and is not fetched", l.Digest)
 		case !images.IsLayerType(l.MediaType):
 			return badImage("its layer %s has the unknown type %.80q", l.Digest, l.MediaType)
 		}
@@ -34,8 +34,9 @@ func checkLayers(layers []ocispec.Descriptor) error {
 //
 //	source ─▶ hash, write the blob ─pump─▶ decompress ─pump─▶ hash, unpack ─▶ (layer below committed) ─▶ commit
 //
-// What it holds, in this order: the chain, so that two pulls do not unpack the same; a slot, while it moves bytes; the blob,
-// while it is fetched. The slot is given back before it waits for the layer below, which may be another pull's.
+// What it holds, in this order: the chain, so that two pulls do not unpack the same; a slot, while it moves bytes;
+// the blob, while it is fetched. The slot is given back before it waits for the layer below, which may be another
+// pull's.
 type unpacking struct {
 	im     *Images
 	layers []ocispec.Descriptor
@@ -48,7 +49,8 @@ type unpacking struct {
 }
 
 // unpack brings the layers into the store, under the lease of ctx, and returns the chain of the topmost.
-func (im *Images) unpack(ctx context.Context, layers []ocispec.Descriptor, diffs []digest.Digest, fetch fetcher, say *reporter) error {
+func (im *Images) unpack(ctx context.Context, layers []ocispec.Descriptor, diffs []digest.Digest, fetch fetcher,
+	say *reporter) error {
 	u := &unpacking{im: im, layers: layers, diffs: diffs, chains: chainsOf(diffs), fetch: fetch, say: say}
 	g, ctx := errgroup.WithContext(ctx)
 	for _, l := range layers {
@@ -202,7 +204,8 @@ func layerError(desc ocispec.Descriptor, err error) error {
 }
 
 // download reads what is missing of a blob and commits it. What it reads goes to x too, if that is not nil.
-func (u *unpacking) download(ctx context.Context, w content.Writer, offset int64, desc ocispec.Descriptor, x *extraction) (err error) {
+func (u *unpacking) download(ctx context.Context, w content.Writer, offset int64, desc ocispec.Descriptor,
+	x *extraction) (err error) {
 	rc, err := u.fetch(ctx, desc)
 	if err != nil {
 		return err
@@ -240,8 +243,8 @@ func (u *unpacking) download(ctx context.Context, w content.Writer, offset int64
 	return err
 }
 
-// feed reads r to its end, into w and x, either of which may be nil, and returns how many bytes there were. The error is
-// errAbandoned when x does not want more.
+// feed reads r to its end, into w and x, either of which may be nil, and returns how many bytes there were. The error
+// is errAbandoned when x does not want more.
 func feed(r io.Reader, w io.Writer, x *extraction, progress func(int64)) (total int64, err error) {
 	var b []byte
 	if x == nil {

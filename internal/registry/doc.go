@@ -7,10 +7,11 @@
 //
 //	<dir>/<host>[:<port>]/    or <host>_<port>_/, or _default/
 //
-// with <dir> being /etc/berth/certs.d and then /etc/docker/certs.d, says by a hosts.toml (containerd's format) which hosts to
-// ask in which order, or by *.crt, *.cert and *.key (Docker's layout) what to trust. Without such a directory the registry itself is
-// asked, over HTTPS; Docker Hub's mirrors come before Docker Hub. A registry on a loopback address, or one that was declared
-// insecure, is asked without verification and, if it does not speak TLS, in clear text.
+// with <dir> being /etc/berth/certs.d and then /etc/docker/certs.d, says by a hosts.toml (containerd's format) which
+// hosts to ask in which order, or by *.crt, *.cert and *.key (Docker's layout) what to trust. Without such a
+// directory the registry itself is asked, over HTTPS; Docker Hub's mirrors come before Docker Hub. A registry on a
+// loopback address, or one that was declared insecure, is asked without verification and, if it does not speak TLS,
+// in clear text.
 //
 // # Who gets the credentials
 //

@@ -58,12 +58,14 @@ func (r *Repository) sentence(ref reference.Named, err error) (string, error) {
 	switch {
 	case code == http.StatusUnauthorized, code == http.StatusForbidden, errors.Is(err, docker.ErrInvalidAuthorization):
 		if ref == nil {
-			return fmt.Sprintf("login to %q was refused: unauthorized: incorrect username or password", domain), errdefs.ErrUnauthenticated
+			return fmt.Sprintf("login to %q was refused: unauthorized: incorrect username or password", domain),
+				errdefs.ErrUnauthenticated
 		}
 		if detail == "" {
 			detail = "denied: requested access to the resource is denied"
 		}
-		return fmt.Sprintf("pull access denied for %s, repository does not exist or may require 'docker login': %s", name, detail),
+		return fmt.Sprintf("pull access denied for %s, repository does not exist or may require 'docker login': %s",
+				name, detail),
 			errdefs.ErrNotFound
 	case code == http.StatusTooManyRequests:
 		if detail == "" {
@@ -72,14 +74,17 @@ func (r *Repository) sentence(ref reference.Named, err error) (string, error) {
 		return fmt.Sprintf("registry %q limits the rate of requests: %s", domain, detail), errdefs.ErrResourceExhausted
 	case errdefs.IsNotFound(err) || code == http.StatusNotFound:
 		if ref != nil && !reference.IsNameOnly(ref) {
-			return fmt.Sprintf("manifest for %s not found: manifest unknown", reference.FamiliarString(ref)), errdefs.ErrNotFound
+			return fmt.Sprintf("manifest for %s not found: manifest unknown", reference.FamiliarString(ref)),
+				errdefs.ErrNotFound
 		}
-		return fmt.Sprintf("repository %s not found or a part of it is missing at %q", name, domain), errdefs.ErrNotFound
+		return fmt.Sprintf("repository %s not found or a part of it is missing at %q", name, domain),
+			errdefs.ErrNotFound
 	case code != 0:
 		if detail != "" {
 			detail = ": " + detail
 		}
-		return fmt.Sprintf("registry %q answered %d %s%s", domain, code, http.StatusText(code), detail), errdefs.ErrUnavailable
+		return fmt.Sprintf("registry %q answered %d %s%s", domain, code, http.StatusText(code), detail),
+			errdefs.ErrUnavailable
 	}
 	return fmt.Sprintf("cannot reach registry %q: %s", domain, network(err)), errdefs.ErrUnavailable
 }

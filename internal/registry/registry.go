@@ -65,11 +65,13 @@ func New(o Options) (*Client, error) {
 	}
 	for _, m := range o.Mirrors {
 		u, err := url.Parse(m)
-		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.RawQuery != "" || u.Fragment != "" {
+		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.RawQuery != "" ||
+			u.Fragment != "" {
 			return nil, fmt.Errorf("registry mirror %q is no http or https URL: %w", m, errdefs.ErrInvalidArgument)
 		}
 		if u.User != nil {
-			return nil, fmt.Errorf("registry mirror %q must not hold credentials: %w", u.Redacted(), errdefs.ErrInvalidArgument)
+			return nil, fmt.Errorf("registry mirror %q must not hold credentials: %w", u.Redacted(),
+				errdefs.ErrInvalidArgument)
 		}
 		c.mirrors = append(c.mirrors, u)
 	}
@@ -78,9 +80,11 @@ func New(o Options) (*Client, error) {
 			c.nets = append(c.nets, p.Masked())
 			continue
 		}
-		host := strings.ToLower(strings.TrimSuffix(strings.TrimPrefix(strings.TrimPrefix(r, "http://"), "https://"), "/"))
+		host := strings.ToLower(strings.TrimSuffix(strings.TrimPrefix(strings.TrimPrefix(r, "http://"), "https://"),
+			"/"))
 		if host == "" || strings.ContainsAny(host, "/ @?#") {
-			return nil, fmt.Errorf("insecure registry %q is neither a host nor a network: %w", r, errdefs.ErrInvalidArgument)
+			return nil, fmt.Errorf("insecure registry %q is neither a host nor a network: %w", r,
+				errdefs.ErrInvalidArgument)
 		}
 		c.hosts = append(c.hosts, host)
 	}
@@ -351,7 +355,8 @@ func nextPage(resp *http.Response) (string, error) {
 		return "", nil
 	}
 	u, err := resp.Request.URL.Parse(link)
-	if err != nil || u.Host != resp.Request.URL.Host || u.Scheme != resp.Request.URL.Scheme || u.String() == resp.Request.URL.String() {
+	if err != nil || u.Host != resp.Request.URL.Host || u.Scheme != resp.Request.URL.Scheme ||
+		u.String() == resp.Request.URL.String() {
 		return "", fmt.Errorf("the next page of the list of tags is at %q, which is not followed", link)
 	}
 	return u.String(), nil

@@ -83,7 +83,8 @@ func resolve(t *testing.T, o Options, ref string, auth *Auth) error {
 }
 
 func TestOptions(t *testing.T) {
-	for _, o := range []Options{{Mirrors: []string{"mirror"}}, {Mirrors: []string{"ftp://x"}}, {Mirrors: []string{"https://u:p@x"}},
+	for _, o := range []Options{{Mirrors: []string{"mirror"}}, {Mirrors: []string{"ftp://x"}},
+		{Mirrors: []string{"https://u:p@x"}},
 		{Insecure: []string{""}}, {Insecure: []string{"a/b"}}} {
 		if _, err := New(o); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%v: %v", o, err)
@@ -114,8 +115,10 @@ func TestHostsToml(t *testing.T) {
 	must(t, os.MkdirAll(filepath.Join(dir, "registry.example"), 0o755))
 	must(t, os.WriteFile(filepath.Join(dir, "registry.example", "hosts.toml"),
 		[]byte("server = \"https://registry.example\"\n[host.\""+s.URL+"\"]\ncapabilities = [\"pull\", \"resolve\"]\n"), 0o644))
-	must(t, resolve(t, Options{HostDirs: []string{filepath.Join(dir, "none"), dir}}, "registry.example/a/b:v1", &Auth{Username: "ann", Password: "x"}))
-	if len(there.asks) != 2 || there.asks[0] != "HEAD /v2/a/b/manifests/v1?ns=registry.example" || len(there.auth) != 0 {
+	must(t, resolve(t, Options{HostDirs: []string{filepath.Join(dir, "none"), dir}}, "registry.example/a/b:v1",
+		&Auth{Username: "ann", Password: "x"}))
+	if len(there.asks) != 2 || there.asks[0] != "HEAD /v2/a/b/manifests/v1?ns=registry.example" ||
+		len(there.auth) != 0 {
 		t.Errorf("%q %q", there.asks, there.auth)
 	}
 }
@@ -135,8 +138,10 @@ func TestCertificatesAndInsecureRegistries(t *testing.T) {
 
 	c, err := New(Options{Insecure: []string{"reg.test:5000", "10.0.0.0/8", "http://other.test/", "bare.test"}})
 	must(t, err)
-	for domain, want := range map[string]bool{"reg.test:5000": true, "reg.test": false, "reg.test:5001": false, "10.1.2.3:80": true, "11.1.2.3": false,
-		"other.test": true, "bare.test:9": true, "localhost:5000": true, "127.0.0.1": true, "127.9.9.9:1": true, "[::1]:5000": true} {
+	for domain, want := range map[string]bool{"reg.test:5000": true, "reg.test": false, "reg.test:5001": false,
+		"10.1.2.3:80": true, "11.1.2.3": false,
+		"other.test": true, "bare.test:9": true, "localhost:5000": true, "127.0.0.1": true, "127.9.9.9:1": true,
+		"[::1]:5000": true} {
 		if got := c.insecure(t.Context(), domain); got != want {
 			t.Errorf("%s: insecure is %v", domain, got)
 		}

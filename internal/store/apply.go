@@ -27,7 +27,8 @@ const (
 	// maxParents is how many directories an applier keeps open.
 	maxParents = 32
 
-	// maxFile bounds the size of a file. A sparse one of a few bytes may claim to be as large as it likes, and is read through.
+	// maxFile bounds the size of a file. A sparse one of a few bytes may claim to be as large as it likes, and is
+	// read through.
 	maxFile = 1 << 40
 
 	copyBuffer = 128 << 10
@@ -46,7 +47,8 @@ const (
 var zeros [4096]byte
 
 // applier unpacks one layer into one directory that nobody else touches meanwhile. Directories are found through
-// openat2 with RESOLVE_IN_ROOT, everything else is done to a last name relative to an open directory and without following it.
+// openat2 with RESOLVE_IN_ROOT, everything else is done to a last name relative to an open directory and without
+// following it.
 //
 // The directory starts empty, so whatever is met there came out of the same archive.
 type applier struct {
@@ -183,7 +185,8 @@ func (a *applier) entry(ctx context.Context, h *tar.Header, body io.Reader) erro
 		}
 		return a.attributes(at, base, h)
 	case tar.TypeChar, tar.TypeBlock, tar.TypeFifo:
-		mode := map[byte]uint32{tar.TypeChar: unix.S_IFCHR, tar.TypeBlock: unix.S_IFBLK, tar.TypeFifo: unix.S_IFIFO}[h.Typeflag]
+		mode := map[byte]uint32{tar.TypeChar: unix.S_IFCHR, tar.TypeBlock: unix.S_IFBLK,
+			tar.TypeFifo: unix.S_IFIFO}[h.Typeflag]
 		if h.Devmajor < 0 || h.Devminor < 0 || h.Devmajor > math.MaxUint32 || h.Devminor > math.MaxUint32 {
 			return badLayer("%q is the device %d:%d", name, h.Devmajor, h.Devminor)
 		}
@@ -221,7 +224,8 @@ func (a *applier) parent(dir string, depth int) (int, error) {
 	return fd, nil
 }
 
-// imply makes a directory for which no entry has come yet, and where a symbolic link leads into the void, what it means.
+// imply makes a directory for which no entry has come yet, and where a symbolic link leads into the void, what it
+// means.
 func (a *applier) imply(dir string, depth int) error {
 	if depth > 2*maxSymlinks+strings.Count(dir, "/") {
 		return badLayer("%q has too many symbolic links in its path", dir)
@@ -271,7 +275,8 @@ func (a *applier) imply(dir string, depth int) error {
 	return nil
 }
 
-// mkdir makes a directory, or leaves the one that is there. In the place of a whiteout it hides what the layers below have.
+// mkdir makes a directory, or leaves the one that is there. In the place of a whiteout it hides what the layers below
+// have.
 func (a *applier) mkdir(at int, base string) error {
 	err := unix.Mkdirat(at, base, 0o755)
 	if !errors.Is(err, unix.EEXIST) {
@@ -513,8 +518,8 @@ func xattrs(h *tar.Header, set func(name string, value []byte) error) error {
 	return nil
 }
 
-// openIn opens a path as a process would whose root directory is root. The kernel gives up with EAGAIN when something on
-// the file system is renamed meanwhile and a ".." is in the path.
+// openIn opens a path as a process would whose root directory is root. The kernel gives up with EAGAIN when something
+// on the file system is renamed meanwhile and a ".." is in the path.
 func openIn(root int, name string, flags uint64) (int, error) {
 	how := unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
 	for range 128 {

@@ -26,13 +26,15 @@ func TestApplyKeepsEverything(t *testing.T) {
 	capable := file("bin/ping", "ping")
 	capable.Uid, capable.Format = 3, tar.FormatPAX
 	capability := "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
-	capable.PAXRecords = map[string]string{paxXattr + "security.capability": capability, paxXattr + "user.colour": "red",
+	capable.PAXRecords = map[string]string{paxXattr + "security.capability": capability, paxXattr +
+		"user.colour": "red",
 		paxXattr + "trusted.overlay.redirect": "/etc", paxXattr + "trusted.overlay.metacopy": ""}
 	old := file("old", "")
 	old.ModTime = time.Unix(-5, 0)
 	dev := entry{tar.Header{Typeflag: tar.TypeChar, Name: "dev/null", Mode: 0o666, Devmajor: 1, Devminor: 3}, ""}
 	fifo := entry{tar.Header{Typeflag: tar.TypeFifo, Name: "pipe", Mode: 0o600}, ""}
-	chain, err := stack(ctx, s, archive(t, dir("bin/", 0o1777), suid, hardlink("bin/sudo", "bin/su"), symlink("sh", "/bin/su"),
+	chain, err := stack(ctx, s, archive(t, dir("bin/", 0o1777), suid, hardlink("bin/sudo", "bin/su"), symlink("sh",
+		"/bin/su"),
 		capable, old, dev, fifo, file("/absolute", "abs"), file("./a/../dotted", "d")))
 	must(t, err)
 	root := mount(t, s, chain)
@@ -90,7 +92,8 @@ func TestApplySparse(t *testing.T) {
 	e.Format = tar.FormatPAX
 	var buf bytes.Buffer
 	rec := ""
-	for _, r := range []string{"GNU.sparse.major=1", "GNU.sparse.minor=0", "GNU.sparse.name=sparse", "GNU.sparse.realsize=2097152"} {
+	for _, r := range []string{"GNU.sparse.major=1", "GNU.sparse.minor=0", "GNU.sparse.name=sparse",
+		"GNU.sparse.realsize=2097152"} {
 		line := " " + r + "\n"
 		n := len(line) + 2
 		rec += fmt.Sprintf("%d%s", n, line)
@@ -146,7 +149,8 @@ func TestLayersOnEachOther(t *testing.T) {
 	chain, err := stack(ctx, s,
 		archive(t, private, file("private/old", "old"), dir("gone", 0o755), file("gone/x", "x"), file("single", "1"),
 			dir("opaque", 0o755), file("opaque/hidden", "h"), dir("again", 0o755), file("again/hidden", "h"),
-			dir("first", 0o755), file("first/hidden", "h"), file("target", "linked"), file("plain", "p"), file(".wh.ignored", "")),
+			dir("first", 0o755), file("first/hidden", "h"), file("target", "linked"), file("plain", "p"),
+			file(".wh.ignored", "")),
 		archive(t, file("private/new", "new"), file(".wh.gone", ""), file(".wh.single", ""),
 			dir("opaque", 0o711), file("opaque/shown", "s"), file("opaque/.wh..wh..opq", ""),
 			dir("again", 0o755), file("again/shown", "s"), file(".wh.again", ""),
@@ -182,7 +186,8 @@ func TestLayersOnEachOther(t *testing.T) {
 	}
 }
 
-// Links of an archive are followed inside of it, as a process in it would (CVE-2026-17106, CVE-2021-32760, CVE-2025-47290).
+// Links of an archive are followed inside of it, as a process in it would (CVE-2026-17106, CVE-2021-32760,
+// CVE-2025-47290).
 func TestLinksStayInside(t *testing.T) {
 	outside := t.TempDir()
 	must(t, os.WriteFile(filepath.Join(outside, "victim"), []byte("v"), 0o600))
@@ -202,7 +207,8 @@ func TestLinksStayInside(t *testing.T) {
 	))
 	must(t, err)
 	root := mount(t, s, chain)
-	for name, want := range map[string]string{outside + "/victim": "new", outside + "/created": "c", "usr/lib/a": "a", "lib/b": "b"} {
+	for name, want := range map[string]string{outside + "/victim": "new", outside + "/created": "c", "usr/lib/a": "a",
+		"lib/b": "b"} {
 		if b, err := os.ReadFile(filepath.Join(root, name)); string(b) != want {
 			t.Errorf("%s: %q, %v", name, b, err)
 		}

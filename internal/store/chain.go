@@ -14,8 +14,9 @@ import (
 // MaxLayers is the most layers an image may have: what overlayfs can stack.
 const MaxLayers = 499
 
-// Lowers returns the directories of the layers of an unpacked image, the topmost first, as overlayfs wants them. An empty
-// chain, of an image without layers, has one empty directory. The error wraps errdefs.ErrNotFound when the chain is not unpacked.
+// Lowers returns the directories of the layers of an unpacked image, the topmost first, as overlayfs wants them. An
+// empty chain, of an image without layers, has one empty directory. The error wraps errdefs.ErrNotFound when the
+// chain is not unpacked.
 //
 // It only reads, and what it found is kept in memory.
 func (s *Store) Lowers(ctx context.Context, chain digest.Digest) ([]string, error) {
@@ -94,8 +95,8 @@ type LayerUsage struct {
 	Size  int64
 }
 
-// Pin keeps a chain although no name reaches it, for containers whose image is removed. It lasts until Unpin, also across
-// restarts.
+// Pin keeps a chain although no name reaches it, for containers whose image is removed. It lasts until Unpin, also
+// across restarts.
 func (s *Store) Pin(ctx context.Context, chain digest.Digest) error {
 	return s.mark(ctx, chain, "pinned")
 }
@@ -111,7 +112,8 @@ func (s *Store) mark(ctx context.Context, chain digest.Digest, value string) err
 	if value != "" {
 		labels[rootLabel] = value
 	}
-	_, err := s.snapshotter.Update(s.Context(ctx), snapshots.Info{Name: chain.String(), Labels: labels}, "labels."+rootLabel)
+	_, err := s.snapshotter.Update(s.Context(ctx), snapshots.Info{Name: chain.String(), Labels: labels},
+		"labels."+rootLabel)
 	if errdefs.IsNotFound(err) && value == "" {
 		return nil
 	}

@@ -1,6 +1,6 @@
-// Package store keeps what images are made of: blobs, unpacked layers, names, and what protects them from collection. It
-// also keeps the directories containers write into. It is containerd's content store, metadata database and overlay
-// snapshotter, opened in this process; nobody else reads or writes these files.
+// Package store keeps what images are made of: blobs, unpacked layers, names, and what protects them from collection.
+// It also keeps the directories containers write into. It is containerd's content store, metadata database and
+// overlay snapshotter, opened in this process; nobody else reads or writes these files.
 //
 // # The data root
 //
@@ -20,10 +20,10 @@
 //	Stage ─▶ staged ──Apply──▶ filled ──Commit──▶ committed under its chain ID ──(nothing refers to it) GC──▶ gone
 //	            └────────────── Abort, or a crash ───────────────────────────────────────────────────▶ gone
 //
-// Layers are staged and filled independently of each other, so all layers of an image unpack at once; only Commit goes
-// in order, bottom first, and is a matter of one directory lookup and one database commit. What a layer inherits from those
-// below it without saying so (the attributes of directories it only passes through, the file behind a hard link) is
-// taken over at Commit.
+// Layers are staged and filled independently of each other, so all layers of an image unpack at once; only Commit
+// goes in order, bottom first, and is a matter of one directory lookup and one database commit. What a layer inherits
+// from those below it without saying so (the attributes of directories it only passes through, the file behind a hard
+// link) is taken over at Commit.
 //
 // Everything made under a lease lives until the lease ends; then only what a name, a pinned chain or another
 // lease reaches stays. Leases do not survive the process: Open drops what an earlier one left.
@@ -38,6 +38,6 @@
 // # Hostile layers
 //
 // The tar stream of a layer is not trusted. Names resolve inside the layer's directory as a chroot would resolve them
-// (openat2, RESOLVE_IN_ROOT), attributes of the overlay file system itself are dropped, and the number of entries, the depth of
-// names and the number of layers are bounded.
+// (openat2, RESOLVE_IN_ROOT), attributes of the overlay file system itself are dropped, and the number of entries,
+// the depth of names and the number of layers are bounded.
 package store

@@ -63,8 +63,8 @@ func (s *Store) Layer(id string) (upper, work string) {
 	return filepath.Join(dir, "upper"), filepath.Join(dir, "work")
 }
 
-// RemoveLayer removes a container's layer. The name is free when it returns; the space is freed soon after. It is no error
-// if there is none.
+// RemoveLayer removes a container's layer. The name is free when it returns; the space is freed soon after. It is no
+// error if there is none.
 func (s *Store) RemoveLayer(id string) error {
 	if !validID(id) {
 		return fmt.Errorf("%q cannot name a layer: %w", id, errdefs.ErrInvalidArgument)

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// seal takes over from the layers below, the topmost first, what the archive left open, and sets the times of directories,
-// which any change in them would have changed again.
+// seal takes over from the layers below, the topmost first, what the archive left open, and sets the times of
+// directories, which any change in them would have changed again.
 func (a *applier) seal(ctx context.Context, lowers []string) error {
 	below := &below{dirs: lowers}
 	defer below.close()

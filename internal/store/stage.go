@@ -44,8 +44,8 @@ func (s *Store) Stage(ctx context.Context) (*Staged, error) {
 // Name is unique among all that is and was on its way.
 func (st *Staged) Name() string { return st.key }
 
-// Apply unpacks the tar stream of a layer. Bottom says that no layer is below, so there is nothing it could hide. What is
-// behind the end of the archive is not read. An error in the stream wraps errdefs.ErrInvalidArgument.
+// Apply unpacks the tar stream of a layer. Bottom says that no layer is below, so there is nothing it could hide.
+// What is behind the end of the archive is not read. An error in the stream wraps errdefs.ErrInvalidArgument.
 func (st *Staged) Apply(ctx context.Context, r io.Reader, bottom bool) error {
 	return st.a.apply(ctx, r, bottom)
 }

@@ -99,7 +99,8 @@ func Open(ctx context.Context, root string) (_ *Store, err error) {
 		return nil, fmt.Errorf("data root %q: %w", root, err)
 	}
 	// The lock is ours, so a database that is locked all the same is opened by a stranger: do not wait for it.
-	o := bolt.Options{Timeout: time.Second, NoFreelistSync: true, FreelistType: bolt.FreelistMapType, NoStatistics: true}
+	o := bolt.Options{Timeout: time.Second, NoFreelistSync: true, FreelistType: bolt.FreelistMapType,
+		NoStatistics: true}
 	s.bolt, err = bolt.Open(filepath.Join(root, "meta.db"), 0o600, &o)
 	if err != nil {
 		return nil, fmt.Errorf("open %q: %w", filepath.Join(root, "meta.db"), err)
@@ -167,8 +168,8 @@ func (s *Store) Snapshotter() snapshots.Snapshotter { return s.snapshotter }
 // Leases is the store of leases.
 func (s *Store) Leases() leases.Manager { return s.leases }
 
-// Update runs f as one database transaction. Calls to Content, Names, Leases and to the store with the context that f gets
-// are part of it.
+// Update runs f as one database transaction. Calls to Content, Names, Leases and to the store with the context that f
+// gets are part of it.
 func (s *Store) Update(ctx context.Context, f func(ctx context.Context) error) error {
 	return s.db.Update(func(tx *bolt.Tx) error { return f(boltutil.WithTransaction(ctx, tx)) })
 }
@@ -219,7 +220,8 @@ func (s *Store) GC(ctx context.Context) error {
 	return nil
 }
 
-// Lock makes the caller the only one to work on what key names. It waits for another one that does; unlock must be called.
+// Lock makes the caller the only one to work on what key names. It waits for another one that does; unlock must be
+// called.
 func (s *Store) Lock(ctx context.Context, key string) (unlock func(), err error) {
 	for {
 		s.mu.Lock()
@@ -254,6 +256,7 @@ func uniqueName() string {
 // validID tells whether id may become the name of a directory.
 func validID(id string) bool {
 	return id != "" && len(id) <= 128 && id[0] != '.' && strings.IndexFunc(id, func(r rune) bool {
-		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '_' || r == '.' || r == '-')
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '_' || r == '.' ||
+			r == '-')
 	}) < 0
 }

@@ -197,7 +197,8 @@ func TestLowers(t *testing.T) {
 	}
 	ctx, release, err := s.Lease(t.Context())
 	must(t, err)
-	chain, err := stack(ctx, s, archive(t, file("one", "1")), archive(t, file("two", "2")), archive(t, file("three", "3")))
+	chain, err := stack(ctx, s, archive(t, file("one", "1")), archive(t, file("two", "2")), archive(t, file("three",
+		"3")))
 	must(t, err)
 	dirs, err := s.Lowers(t.Context(), chain)
 	must(t, err)
