@@ -12,5 +12,6 @@ import (
 var version, commit, buildTime = "dev", "", ""
 
 func main() {
-	os.Exit(daemon.Main(os.Args[1:], daemon.Build{Version: version, Commit: commit, Time: buildTime}, os.Stdout, os.Stderr))
+	build := daemon.Build{Version: version, Commit: commit, Time: buildTime}
+	os.Exit(daemon.Main(os.Args[1:], build, os.Stdout, os.Stderr))
 }

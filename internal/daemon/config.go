@@ -44,8 +44,8 @@ func Load(args []string) (*Config, error) {
 	return &c, c.check()
 }
 
-// parseFlags reads "--flag value", "--flag=value", "-f value", "-fvalue", and flags without a value, which may be joined
-// ("-Dv"). It returns the texts that were given by flag.
+// parseFlags reads "--flag value", "--flag=value", "-f value", "-fvalue", and flags without a value, which may be
+// joined ("-Dv"). It returns the texts that were given by flag.
 func parseFlags(c *Config, args []string) (map[string][]string, error) {
 	long, short := map[string]setting{}, map[string]setting{}
 	for _, s := range settings() {
@@ -239,7 +239,8 @@ func (c *Config) check() error {
 	for _, p := range c.Pools {
 		base, err := netip.ParsePrefix(p.Base)
 		if err != nil || p.Size < base.Bits() || p.Size > base.Addr().BitLen() {
-			return fmt.Errorf("default address pool base=%s,size=%d: it needs a CIDR and a prefix length within it", p.Base, p.Size)
+			return fmt.Errorf("default address pool base=%s,size=%d: it needs a CIDR and a prefix length within it",
+				p.Base, p.Size)
 		}
 	}
 	for _, a := range c.DNS {
@@ -300,7 +301,8 @@ func (c *Config) checkTLS() error {
 // Usage is the text of --help.
 func Usage() string {
 	var b strings.Builder
-	b.WriteString("Usage: berthd [flags]\n\nThe daemon of Berth: runs containers and serves the Docker Engine API.\n\nFlags:\n")
+	b.WriteString("Usage: berthd [flags]\n\n" +
+		"The daemon of Berth: runs containers and serves the Docker Engine API.\n\nFlags:\n")
 	for _, s := range settings() {
 		if s.flag == "" {
 			continue
@@ -315,6 +317,6 @@ func Usage() string {
 		}
 		fmt.Fprintf(&b, "  %-44s %s\n", name, s.help)
 	}
-	b.WriteString("\nEvery flag but the last three may stand in the configuration file as well, under dockerd's name for it.\n")
+	b.WriteString("\nMost flags may stand in the configuration file as well, under dockerd's names for them.\n")
 	return b.String()
 }

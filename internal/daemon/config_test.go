@@ -35,15 +35,16 @@ func TestDefaults(t *testing.T) {
 }
 
 func TestFlags(t *testing.T) {
-	c, err := load(t, "", "-DH", "unix:///a", "-H=tcp://127.0.0.1:1", "--tls=false", "-lwarn", "--host", "unix:///b", "-G", "5",
+	c, err := load(t, "", "-DH", "unix:///a", "-H=tcp://127.0.0.1:1", "--tls=false", "-lwarn", "--host", "unix:///b",
+		"-G", "5",
 		"--log-opt", "max-size=1m", "--log-opt=max-file=2", "--default-ulimit=nofile=1:2", "--icc=0",
 		"--default-address-pool", "base=10.9.0.0/16,size=24", "--default-shm-size=128M", "--userland-proxy=false",
 		"--live-restore", "--storage-driver=overlayfs", "-b", "br9", "--bip", "10.9.9.1/24", "--dns=1.1.1.1")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !c.Debug || !reflect.DeepEqual(c.Hosts, []string{"unix:///a", "tcp://127.0.0.1:1", "unix:///b"}) || c.LogLevel != "warn" ||
-		c.Group != "5" || c.ICC || c.Bridge != "br9" || c.ShmSize != 128<<20 {
+	if !c.Debug || !reflect.DeepEqual(c.Hosts, []string{"unix:///a", "tcp://127.0.0.1:1", "unix:///b"}) ||
+		c.LogLevel != "warn" || c.Group != "5" || c.ICC || c.Bridge != "br9" || c.ShmSize != 128<<20 {
 		t.Errorf("%+v", c)
 	}
 	if !reflect.DeepEqual(c.LogOptions, map[string]string{"max-size": "1m", "max-file": "2"}) ||
@@ -54,15 +55,17 @@ func TestFlags(t *testing.T) {
 }
 
 func TestFile(t *testing.T) {
-	c, err := load(t, "\xef\xbb\xbf"+`{"debug":true,"hosts":["unix:///a"],"log-opts":{"max-file":3,"compress":true},"mtu":1400,
-		"default-ulimits":{"nofile":{"Name":"nofile","Soft":1,"Hard":2}},"default-address-pools":[{"base":"10.9.0.0/16","size":24}],
+	c, err := load(t, "\xef\xbb\xbf"+`{"debug":true,"hosts":["unix:///a"],"log-opts":{"max-file":3,"compress":true},
+		"mtu":1400,"default-ulimits":{"nofile":{"Name":"nofile","Soft":1,"Hard":2}},
+		"default-address-pools":[{"base":"10.9.0.0/16","size":24}],
 		"default-shm-size":"64M","live-restore":true,"userland-proxy":false,"proxies":{"http-proxy":"http://u:p@x"},
 		"registry-mirrors":["https://m"],"insecure-registries":["r:5000"],"storage-driver":"overlay2","labels":null}`)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !c.Debug || c.MTU != 1400 || c.LogOptions["max-file"] != "3" || c.LogOptions["compress"] != "true" ||
-		c.Ulimits["nofile"].Hard != 2 || c.Pools[0].Size != 24 || c.HTTPProxy != "http://u:p@x" || c.Mirrors[0] != "https://m" {
+		c.Ulimits["nofile"].Hard != 2 || c.Pools[0].Size != 24 || c.HTTPProxy != "http://u:p@x" ||
+		c.Mirrors[0] != "https://m" {
 		t.Errorf("%+v", c)
 	}
 	if shown := withoutPassword(c.HTTPProxy); strings.Contains(shown, "p@") {
@@ -86,7 +89,7 @@ func TestRefusals(t *testing.T) {
 		{`{"userland-proxy":true}`, "", `"userland-proxy": it can only be false`},
 		{`{"storage-driver":"vfs"}`, "", `"storage-driver": it can only be overlay2`},
 		{`{"default-ulimits":{"nope":{"Soft":1,"Hard":1}}}`, "", "invalid ulimit name"},
-		{`{"debug":true}`, "-D", "specified both as a flag and in the configuration file: debug: (from flag: true, from file: true)"},
+		{`{"debug":true}`, "-D", "both as a flag and in the configuration file: debug: (from flag: true, from file: true)"},
 		{`{"hosts":["unix:///a"]}`, "-H unix:///b", "hosts: (from flag: unix:///b, from file: [\"unix:///a\"])"},
 		{"", "--nope", "unknown flag --nope"},
 		{"", "-x", `unknown flag -x in "-x"`},

@@ -181,7 +181,8 @@ func (d *daemon) shutdown(server *http.Server, sockets *listeners, signals <-cha
 func (d *daemon) openEngine(c *Config, runtimePath string) (*engine.Engine, error) {
 	n := network.DefaultOptions(c.DataRoot, c.ExecRoot)
 	n.Bridge, n.BIP, n.FixedCIDR, n.MTU = c.Bridge, c.BIP, c.FixedCIDR, c.MTU
-	n.IPTables, n.IPForward, n.IPForwardNoDrop, n.IPMasq, n.ICC = c.IPTables, c.IPForward, c.IPForwardNoDrop, c.IPMasq, c.ICC
+	n.IPTables, n.IPForward, n.IPForwardNoDrop = c.IPTables, c.IPForward, c.IPForwardNoDrop
+	n.IPMasq, n.ICC = c.IPMasq, c.ICC
 	n.Log = d.log
 	if c.PublishIP != "" {
 		n.HostIP = netip.MustParseAddr(c.PublishIP) // checked by Load
@@ -196,7 +197,8 @@ func (d *daemon) openEngine(c *Config, runtimePath string) (*engine.Engine, erro
 	return engine.Open(context.Background(), engine.Options{
 		DataRoot: c.DataRoot, ExecRoot: c.ExecRoot, RuntimePath: runtimePath, CgroupRoot: c.CgroupParent,
 		Network: n, Image: image.Options{
-			Registry: registry.Options{Mirrors: c.Mirrors, Insecure: c.Insecure, UserAgent: "berth/" + d.build.Version}, Parallel: c.Downloads,
+			Registry: registry.Options{Mirrors: c.Mirrors, Insecure: c.Insecure, UserAgent: "berth/" + d.build.Version},
+			Parallel: c.Downloads,
 		},
 		LogDriver: c.LogDriver, LogOptions: c.LogOptions,
 		DefaultUlimits: c.ulimits(), ShmSize: c.ShmSize, NoNewPrivs: c.NoNewPrivs, SeccompProfile: seccomp,
@@ -239,7 +241,8 @@ func (d *daemon) reload() {
 		d.log.Error("reload: nothing has changed", "error", err)
 		return
 	}
-	next.Labels, next.Debug, next.LogLevel, next.ShutdownTimeout = fresh.Labels, fresh.Debug, fresh.LogLevel, fresh.ShutdownTimeout
+	next.Labels, next.Debug, next.LogLevel = fresh.Labels, fresh.Debug, fresh.LogLevel
+	next.ShutdownTimeout = fresh.ShutdownTimeout
 	d.level.Set(l)
 	d.now.Store(&next)
 	if waiting := differing(&next, fresh); len(waiting) > 0 {

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// facts are what `docker info` shows of the settings and of the machine. What cannot be found out is left empty: this is
-// for people who look for a fault, and must not be one itself.
+// facts are what `docker info` shows of the settings and of the machine. What cannot be found out is left empty: this
+// is for people who look for a fault, and must not be one itself.
 func (d *daemon) facts(runtimePath string) dockerapi.Facts {
 	c := d.now.Load()
 	f := dockerapi.Facts{
@@ -36,7 +36,8 @@ func (d *daemon) facts(runtimePath string) dockerapi.Facts {
 	f.Warnings = append(f.Warnings, d.engine.Networks.Warnings()...)
 	if host, err := cgroup.Detect(); err == nil {
 		f.CgroupVersion, f.Controllers = host.Version(), host.Controllers()
-		f.SwapLimit = f.Controllers["memory"] && (host.Version() == 2 || there("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes"))
+		f.SwapLimit = f.Controllers["memory"] &&
+			(host.Version() == 2 || there("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes"))
 		f.OOMKillDisable = f.Controllers["memory"] && host.Version() == 1
 		f.Warnings = append(f.Warnings, host.Warnings()...)
 	}

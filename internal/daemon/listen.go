@@ -210,7 +210,8 @@ func peer(conn net.Conn) int {
 	return pid
 }
 
-// socketGroup is the group that may use the socket: the named one, else docker's or our own where it exists, else root's.
+// socketGroup is the group that may use the socket: the named one, else docker's or our own where it exists, else
+// root's.
 func socketGroup(name string) (int, error) {
 	if name != "" {
 		if gid, err := strconv.Atoi(name); err == nil {
@@ -246,15 +247,17 @@ func listenTCP(c *Config, addr string) (net.Listener, error) {
 	return tls.NewListener(ln, tc), nil
 }
 
-// tlsConfig lets in, with --tlsverify, only clients whose certificate the given CA signed; the system's CAs do not count
-// (CVE-2018-12608).
+// tlsConfig lets in, with --tlsverify, only clients whose certificate the given CA signed; the system's CAs do not
+// count (CVE-2018-12608).
 func tlsConfig(c *Config) (*tls.Config, error) {
 	cert, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
 	if err != nil {
 		return nil, fmt.Errorf("load the TLS certificate: %w", err)
 	}
 	// Only HTTP/1.1 can hand over its connection, which attach and exec need.
-	tc := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
+	tc := &tls.Config{
+		Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"},
+	}
 	if !c.TLSVerify {
 		return tc, nil
 	}

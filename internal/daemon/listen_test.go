@@ -18,7 +18,8 @@ func TestUnixSocket(t *testing.T) {
 	if fi, err := os.Stat(path); err != nil || fi.Mode().Perm() != 0o660 {
 		t.Errorf("mode %v, %v", fi.Mode(), err)
 	}
-	if _, err := listenUnix(path, "0"); err == nil || !strings.Contains(err.Error(), "process "+strconv.Itoa(os.Getpid())+" listens on") {
+	busy := "process " + strconv.Itoa(os.Getpid()) + " listens on"
+	if _, err := listenUnix(path, "0"); err == nil || !strings.Contains(err.Error(), busy) {
 		t.Errorf("a socket in use: %v", err)
 	}
 	// A daemon that was killed leaves its socket behind: nobody answers there.

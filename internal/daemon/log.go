@@ -41,7 +41,9 @@ func handler(c *Config, w io.Writer, l slog.Leveler) slog.Handler {
 
 // setProxies puts the configured proxies where Go's HTTP client looks for them.
 func setProxies(c *Config) {
-	for name, value := range map[string]string{"HTTP_PROXY": c.HTTPProxy, "HTTPS_PROXY": c.HTTPSProxy, "NO_PROXY": c.NoProxy} {
+	for name, value := range map[string]string{
+		"HTTP_PROXY": c.HTTPProxy, "HTTPS_PROXY": c.HTTPSProxy, "NO_PROXY": c.NoProxy,
+	} {
 		if value != "" {
 			_ = os.Setenv(name, value)
 		}

@@ -95,89 +95,145 @@ const defaultConfigFile = "/etc/berth/daemon.json"
 
 func settings() []setting {
 	return []setting{
-		{"config-file", "", "", "FILE", "Daemon configuration file", false, func(c *Config) any { return &c.ConfigFile }},
-		{"data-root", "", "data-root", "DIR", "Root directory of persistent state", false, func(c *Config) any { return &c.DataRoot }},
-		{"exec-root", "", "exec-root", "DIR", "Root directory of the state of running containers", false, func(c *Config) any { return &c.ExecRoot }},
-		{"pidfile", "p", "pidfile", "FILE", "Where to write the daemon's process ID (default EXEC-ROOT/berthd.pid)", false, func(c *Config) any { return &c.PidFile }},
-		{"host", "H", "hosts", "URL", "Socket to listen on: unix://PATH, tcp://ADDRESS, fd:// (default unix://EXEC-ROOT/berth.sock)", false, func(c *Config) any { return &c.Hosts }},
-		{"group", "G", "group", "NAME", "Group of the unix socket (default docker or berth, whichever exists)", false, func(c *Config) any { return &c.Group }},
-		{"tls", "", "tls", "", "Use TLS on tcp sockets; implied by --tlsverify", false, func(c *Config) any { return &c.TLS }},
-		{"tlsverify", "", "tlsverify", "", "Use TLS and ask clients for a certificate", false, func(c *Config) any { return &c.TLSVerify }},
-		{"tlscacert", "", "tlscacert", "FILE", "Trust only clients whose certificate this CA signed", false, func(c *Config) any { return &c.TLSCACert }},
-		{"tlscert", "", "tlscert", "FILE", "TLS certificate", false, func(c *Config) any { return &c.TLSCert }},
-		{"tlskey", "", "tlskey", "FILE", "TLS key", false, func(c *Config) any { return &c.TLSKey }},
-		{"min-api-version", "", "min-api-version", "1.NN", "Lowest API version to answer", false, func(c *Config) any { return &c.MinAPIVersion }},
+		{"config-file", "", "", "FILE", "Daemon configuration file", false,
+			func(c *Config) any { return &c.ConfigFile }},
+		{"data-root", "", "data-root", "DIR", "Root directory of persistent state", false,
+			func(c *Config) any { return &c.DataRoot }},
+		{"exec-root", "", "exec-root", "DIR", "Root directory of the state of running containers", false,
+			func(c *Config) any { return &c.ExecRoot }},
+		{"pidfile", "p", "pidfile", "FILE", "Where to write the daemon's process ID (default EXEC-ROOT/berthd.pid)", false,
+			func(c *Config) any { return &c.PidFile }},
+		{"host", "H", "hosts", "URL", "unix://PATH, tcp://HOST:PORT, fd:// (default unix://EXEC-ROOT/berth.sock)", false,
+			func(c *Config) any { return &c.Hosts }},
+		{"group", "G", "group", "NAME", "Group of the unix socket (default docker or berth, whichever exists)", false,
+			func(c *Config) any { return &c.Group }},
+		{"tls", "", "tls", "", "Use TLS on tcp sockets; implied by --tlsverify", false,
+			func(c *Config) any { return &c.TLS }},
+		{"tlsverify", "", "tlsverify", "", "Use TLS and ask clients for a certificate", false,
+			func(c *Config) any { return &c.TLSVerify }},
+		{"tlscacert", "", "tlscacert", "FILE", "Trust only clients whose certificate this CA signed", false,
+			func(c *Config) any { return &c.TLSCACert }},
+		{"tlscert", "", "tlscert", "FILE", "TLS certificate", false,
+			func(c *Config) any { return &c.TLSCert }},
+		{"tlskey", "", "tlskey", "FILE", "TLS key", false,
+			func(c *Config) any { return &c.TLSKey }},
+		{"min-api-version", "", "min-api-version", "1.NN", "Lowest API version to answer", false,
+			func(c *Config) any { return &c.MinAPIVersion }},
 
-		{"bridge", "b", "bridge", "NAME", "Name of the default network's bridge; \"none\" makes none", false, func(c *Config) any { return &c.Bridge }},
-		{"bip", "", "bip", "CIDR", "Address of the default network's bridge", false, func(c *Config) any { return &c.BIP }},
-		{"fixed-cidr", "", "fixed-cidr", "CIDR", "Part of the default network that is given to containers", false, func(c *Config) any { return &c.FixedCIDR }},
-		{"mtu", "", "mtu", "N", "MTU of the default network", false, func(c *Config) any { return &c.MTU }},
-		{"default-address-pool", "", "default-address-pools", "base=CIDR,size=N", "Addresses for new networks", false, func(c *Config) any { return &c.Pools }},
-		{"iptables", "", "iptables", "", "Make firewall rules (with nftables)", false, func(c *Config) any { return &c.IPTables }},
-		{"ip-forward", "", "ip-forward", "", "Enable forwarding in the kernel", false, func(c *Config) any { return &c.IPForward }},
-		{"ip-forward-no-drop", "", "ip-forward-no-drop", "", "Leave forwarding between other links open when enabling it", false, func(c *Config) any { return &c.IPForwardNoDrop }},
-		{"ip-masq", "", "ip-masq", "", "Masquerade what leaves the default network", false, func(c *Config) any { return &c.IPMasq }},
-		{"icc", "", "icc", "", "Let containers on the default network talk to each other", false, func(c *Config) any { return &c.ICC }},
-		{"ip", "", "ip", "ADDRESS", "Host address to publish ports on", false, func(c *Config) any { return &c.PublishIP }},
-		{"dns", "", "dns", "ADDRESS", "Name server of containers", false, func(c *Config) any { return &c.DNS }},
-		{"dns-search", "", "dns-search", "DOMAIN", "Search domain of containers", false, func(c *Config) any { return &c.DNSSearch }},
-		{"dns-opt", "", "dns-opts", "OPTION", "Resolver option of containers", false, func(c *Config) any { return &c.DNSOption }},
+		{"bridge", "b", "bridge", "NAME", "Name of the default network's bridge; \"none\" makes none", false,
+			func(c *Config) any { return &c.Bridge }},
+		{"bip", "", "bip", "CIDR", "Address of the default network's bridge", false,
+			func(c *Config) any { return &c.BIP }},
+		{"fixed-cidr", "", "fixed-cidr", "CIDR", "Part of the default network that is given to containers", false,
+			func(c *Config) any { return &c.FixedCIDR }},
+		{"mtu", "", "mtu", "N", "MTU of the default network", false,
+			func(c *Config) any { return &c.MTU }},
+		{"default-address-pool", "", "default-address-pools", "base=CIDR,size=N", "Addresses for new networks", false,
+			func(c *Config) any { return &c.Pools }},
+		{"iptables", "", "iptables", "", "Make firewall rules (with nftables)", false,
+			func(c *Config) any { return &c.IPTables }},
+		{"ip-forward", "", "ip-forward", "", "Enable forwarding in the kernel", false,
+			func(c *Config) any { return &c.IPForward }},
+		{"ip-forward-no-drop", "", "ip-forward-no-drop", "", "Enabling forwarding leaves it open between other links", false,
+			func(c *Config) any { return &c.IPForwardNoDrop }},
+		{"ip-masq", "", "ip-masq", "", "Masquerade what leaves the default network", false,
+			func(c *Config) any { return &c.IPMasq }},
+		{"icc", "", "icc", "", "Let containers on the default network talk to each other", false,
+			func(c *Config) any { return &c.ICC }},
+		{"ip", "", "ip", "ADDRESS", "Host address to publish ports on", false,
+			func(c *Config) any { return &c.PublishIP }},
+		{"dns", "", "dns", "ADDRESS", "Name server of containers", false,
+			func(c *Config) any { return &c.DNS }},
+		{"dns-search", "", "dns-search", "DOMAIN", "Search domain of containers", false,
+			func(c *Config) any { return &c.DNSSearch }},
+		{"dns-opt", "", "dns-opts", "OPTION", "Resolver option of containers", false,
+			func(c *Config) any { return &c.DNSOption }},
 
-		{"log-driver", "", "log-driver", "NAME", "Where containers' output goes: json-file or none", false, func(c *Config) any { return &c.LogDriver }},
-		{"log-opt", "", "log-opts", "KEY=VALUE", "Option of the log driver", false, func(c *Config) any { return &c.LogOptions }},
-		{"registry-mirror", "", "registry-mirrors", "URL", "Mirror of Docker Hub", false, func(c *Config) any { return &c.Mirrors }},
-		{"insecure-registry", "", "insecure-registries", "HOST", "Registry to be reached without (verified) TLS", false, func(c *Config) any { return &c.Insecure }},
-		{"max-concurrent-downloads", "", "max-concurrent-downloads", "N", "Layers downloaded at once in a pull", false, func(c *Config) any { return &c.Downloads }},
+		{"log-driver", "", "log-driver", "NAME", "Where containers' output goes: json-file or none", false,
+			func(c *Config) any { return &c.LogDriver }},
+		{"log-opt", "", "log-opts", "KEY=VALUE", "Option of the log driver", false,
+			func(c *Config) any { return &c.LogOptions }},
+		{"registry-mirror", "", "registry-mirrors", "URL", "Mirror of Docker Hub", false,
+			func(c *Config) any { return &c.Mirrors }},
+		{"insecure-registry", "", "insecure-registries", "HOST", "Registry to be reached without (verified) TLS", false,
+			func(c *Config) any { return &c.Insecure }},
+		{"max-concurrent-downloads", "", "max-concurrent-downloads", "N", "Layers downloaded at once in a pull", false,
+			func(c *Config) any { return &c.Downloads }},
 
-		{"default-ulimit", "", "default-ulimits", "NAME=SOFT[:HARD]", "Resource limit of containers", false, func(c *Config) any { return &c.Ulimits }},
-		{"init", "", "init", "", "Run an init in every container that does not say otherwise", false, func(c *Config) any { return &c.Init }},
-		{"default-shm-size", "", "default-shm-size", "BYTES", "Size of /dev/shm", false, func(c *Config) any { return (*bytesValue)(&c.ShmSize) }},
-		{"seccomp-profile", "", "seccomp-profile", "FILE", "Seccomp profile instead of the default, or \"unconfined\"", false, func(c *Config) any { return &c.Seccomp }},
-		{"no-new-privileges", "", "no-new-privileges", "", "Set no-new-privileges in every container", false, func(c *Config) any { return &c.NoNewPrivs }},
-		{"cgroup-parent", "", "cgroup-parent", "PATH", "Parent cgroup of containers", false, func(c *Config) any { return &c.CgroupParent }},
-		{"default-runtime", "", "default-runtime", "NAME", "OCI runtime of containers; there is one, berth-runtime", false, func(*Config) any {
-			return only{"berth-runtime", "other runtimes are not supported"}
-		}},
-		{"runtime-path", "", "runtime-path", "FILE", "The berth-runtime program (default: beside berthd, then in PATH)", false, func(c *Config) any { return &c.RuntimePath }},
+		{"default-ulimit", "", "default-ulimits", "NAME=SOFT[:HARD]", "Resource limit of containers", false,
+			func(c *Config) any { return &c.Ulimits }},
+		{"init", "", "init", "", "Run an init in every container that does not say otherwise", false,
+			func(c *Config) any { return &c.Init }},
+		{"default-shm-size", "", "default-shm-size", "BYTES", "Size of /dev/shm", false,
+			func(c *Config) any { return (*bytesValue)(&c.ShmSize) }},
+		{"seccomp-profile", "", "seccomp-profile", "FILE", "Seccomp profile instead of the default, or \"unconfined\"", false,
+			func(c *Config) any { return &c.Seccomp }},
+		{"no-new-privileges", "", "no-new-privileges", "", "Set no-new-privileges in every container", false,
+			func(c *Config) any { return &c.NoNewPrivs }},
+		{"cgroup-parent", "", "cgroup-parent", "PATH", "Parent cgroup of containers", false,
+			func(c *Config) any { return &c.CgroupParent }},
+		{"default-runtime", "", "default-runtime", "NAME", "OCI runtime of containers; there is one, berth-runtime", false,
+			func(*Config) any {
+				return only{"berth-runtime", "other runtimes are not supported"}
+			}},
+		{"runtime-path", "", "runtime-path", "FILE", "The berth-runtime program (default beside berthd or in PATH)", false,
+			func(c *Config) any { return &c.RuntimePath }},
 
-		{"label", "", "labels", "KEY=VALUE", "Label of the daemon", true, func(c *Config) any { return &c.Labels }},
+		{"label", "", "labels", "KEY=VALUE", "Label of the daemon", true,
+			func(c *Config) any { return &c.Labels }},
 		{"debug", "D", "debug", "", "Log in detail", true, func(c *Config) any { return &c.Debug }},
-		{"log-level", "l", "log-level", "LEVEL", "debug, info, warn, error or fatal", true, func(c *Config) any { return &c.LogLevel }},
-		{"log-format", "", "log-format", "FORMAT", "text or json", false, func(c *Config) any { return &c.LogFormat }},
-		{"shutdown-timeout", "", "shutdown-timeout", "SECONDS", "How long requests under way may take when the daemon stops", true, func(c *Config) any { return &c.ShutdownTimeout }},
-		{"http-proxy", "", "", "URL", "Proxy for registries over HTTP", false, func(c *Config) any { return &c.HTTPProxy }},
-		{"https-proxy", "", "", "URL", "Proxy for registries over HTTPS", false, func(c *Config) any { return &c.HTTPSProxy }},
-		{"no-proxy", "", "", "HOSTS", "Hosts to be reached without a proxy", false, func(c *Config) any { return &c.NoProxy }},
+		{"log-level", "l", "log-level", "LEVEL", "debug, info, warn, error or fatal", true,
+			func(c *Config) any { return &c.LogLevel }},
+		{"log-format", "", "log-format", "FORMAT", "text or json", false,
+			func(c *Config) any { return &c.LogFormat }},
+		{"shutdown-timeout", "", "shutdown-timeout", "SECONDS", "How long requests may go on when the daemon stops", true,
+			func(c *Config) any { return &c.ShutdownTimeout }},
+		{"http-proxy", "", "", "URL", "Proxy for registries over HTTP", false,
+			func(c *Config) any { return &c.HTTPProxy }},
+		{"https-proxy", "", "", "URL", "Proxy for registries over HTTPS", false,
+			func(c *Config) any { return &c.HTTPSProxy }},
+		{"no-proxy", "", "", "HOSTS", "Hosts to be reached without a proxy", false,
+			func(c *Config) any { return &c.NoProxy }},
 		{"", "", "proxies", "", "", false, func(c *Config) any { return proxies{c} }},
 
-		{"live-restore", "", "live-restore", "", "Containers outlive the daemon: always", false, func(*Config) any {
-			return only{"true", "containers always outlive the daemon"}
-		}},
-		{"userland-proxy", "", "userland-proxy", "", "Publish ports through processes: never", false, func(*Config) any {
-			return only{"false", "ports are published by the kernel, without a process per port"}
-		}},
-		{"ip6tables", "", "ip6tables", "", "Make firewall rules for IPv6: together with --iptables", false, func(*Config) any {
-			return only{"true", "rules for IPv6 come and go with --iptables"}
-		}},
-		{"storage-driver", "s", "storage-driver", "NAME", "How layers are kept: overlay2", false, func(*Config) any {
-			return only{"overlay2", "layers are always kept with overlayfs"}
-		}},
-		{"firewall-backend", "", "firewall-backend", "NAME", "What makes firewall rules: nftables", false, func(*Config) any {
-			return only{"nftables", "firewall rules are always made with nftables"}
-		}},
-		{"selinux-enabled", "", "selinux-enabled", "", "SELinux labels: not supported", false, func(*Config) any {
-			return only{"false", "SELinux labels are not supported"}
-		}},
-		{"experimental", "", "experimental", "", "Experimental features: there are none", false, func(*Config) any {
-			return only{"false", "there are no experimental features"}
-		}},
+		{"live-restore", "", "live-restore", "", "Containers outlive the daemon: always", false,
+			func(*Config) any {
+				return only{"true", "containers always outlive the daemon"}
+			}},
+		{"userland-proxy", "", "userland-proxy", "", "Publish ports through processes: never", false,
+			func(*Config) any {
+				return only{"false", "ports are published by the kernel, without a process per port"}
+			}},
+		{"ip6tables", "", "ip6tables", "", "Make firewall rules for IPv6: together with --iptables", false,
+			func(*Config) any {
+				return only{"true", "rules for IPv6 come and go with --iptables"}
+			}},
+		{"storage-driver", "s", "storage-driver", "NAME", "How layers are kept: overlay2", false,
+			func(*Config) any {
+				return only{"overlay2", "layers are always kept with overlayfs"}
+			}},
+		{"firewall-backend", "", "firewall-backend", "NAME", "What makes firewall rules: nftables", false,
+			func(*Config) any {
+				return only{"nftables", "firewall rules are always made with nftables"}
+			}},
+		{"selinux-enabled", "", "selinux-enabled", "", "SELinux labels: not supported", false,
+			func(*Config) any {
+				return only{"false", "SELinux labels are not supported"}
+			}},
+		{"experimental", "", "experimental", "", "Experimental features: there are none", false,
+			func(*Config) any {
+				return only{"false", "there are no experimental features"}
+			}},
 		{"rootless", "", "", "", "Run without root: not supported", false, func(*Config) any {
 			return only{"false", "running without root is not supported"}
 		}},
 
-		{"validate", "", "", "", "Check the configuration and exit", false, func(c *Config) any { return &c.Validate }},
-		{"version", "v", "", "", "Print the version and exit", false, func(c *Config) any { return &c.Version }},
-		{"help", "h", "", "", "Print this help and exit", false, func(c *Config) any { return &c.Help }},
+		{"validate", "", "", "", "Check the configuration and exit", false,
+			func(c *Config) any { return &c.Validate }},
+		{"version", "v", "", "", "Print the version and exit", false,
+			func(c *Config) any { return &c.Version }},
+		{"help", "h", "", "", "Print this help and exit", false,
+			func(c *Config) any { return &c.Help }},
 	}
 }
 

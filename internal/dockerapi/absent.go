@@ -7,7 +7,8 @@ import (
 	"github.com/moby/moby/api/types/plugin"
 )
 
-// The handlers here answer for what Berth does not do, so that a client learns it in a sentence and with Docker's status.
+// The handlers here answer for what Berth does not do, so that a client learns it in a sentence and with Docker's
+// status.
 
 func noCluster(*Server, *call) error {
 	return kindf(errdefs.ErrUnavailable, "This node is not a swarm manager. Use \"docker swarm init\" or "+

@@ -23,11 +23,12 @@ func rawServer(t *testing.T, do func(*call)) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := &httptest.Server{Listener: ln, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Api-Version", "1.55")
 		_, _ = parseQuery(r)
 		do(&call{w: w, r: r, version: MaxVersion})
-	})}}
+	})
+	srv := &httptest.Server{Listener: ln, Config: &http.Server{Handler: handler}}
 	srv.Start()
 	t.Cleanup(srv.Close)
 	return path

@@ -80,7 +80,8 @@ func TestCreateDefaultNetworkIsBridge(t *testing.T) {
 
 func TestCreateMainNetworkComesFirst(t *testing.T) {
 	c := mustTranslate(t, `{"Image":"a","HostConfig":{"NetworkMode":"zz"},
-		"NetworkingConfig":{"EndpointsConfig":{"aa":{},"zz":{"Aliases":["web"],"IPAMConfig":{"IPv4Address":"10.9.0.5"}}}}}`, 50)
+		"NetworkingConfig":{"EndpointsConfig":{"aa":{},"zz":{"Aliases":["web"],
+		"IPAMConfig":{"IPv4Address":"10.9.0.5"}}}}}`, 50)
 	if e := c.Net.Endpoints; len(e) != 2 || e[0].Network != "zz" || e[0].IPv4 != "10.9.0.5" || e[1].Network != "aa" {
 		t.Errorf("%+v", e)
 	}
@@ -88,7 +89,8 @@ func TestCreateMainNetworkComesFirst(t *testing.T) {
 
 func TestCreatePorts(t *testing.T) {
 	c := mustTranslate(t, `{"Image":"a","ExposedPorts":{"80/tcp":{},"53/udp":{}},"HostConfig":{"PortBindings":{
-		"80/tcp":[{"HostIp":"127.0.0.1","HostPort":"8080"},{"HostPort":"9000-9010"}],"53/udp":[{"HostIp":"","HostPort":"0"}]}}}`, 41)
+		"80/tcp":[{"HostIp":"127.0.0.1","HostPort":"8080"},{"HostPort":"9000-9010"}],
+		"53/udp":[{"HostIp":"","HostPort":"0"}]}}}`, 41)
 	want := []container.Port{
 		{Container: 53, Proto: "udp"},
 		{Container: 80, Proto: "tcp", HostIP: "127.0.0.1", HostPort: "8080"},
@@ -154,7 +156,8 @@ func TestCreateOfOlderVersions(t *testing.T) {
 		t.Errorf("two networks in 1.43: %v", err)
 	}
 	// Options of another type of mount were let through before 1.42.
-	odd := `{"Image":"a","HostConfig":{"Mounts":[{"Type":"bind","Source":"/c","Target":"/d","VolumeOptions":{"NoCopy":true}}]}}`
+	odd := `{"Image":"a","HostConfig":{"Mounts":[
+		{"Type":"bind","Source":"/c","Target":"/d","VolumeOptions":{"NoCopy":true}}]}}`
 	mustTranslate(t, odd, 41)
 	if _, _, err := translate([]byte(odd), 42); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("foreign options in 1.42: %v", err)

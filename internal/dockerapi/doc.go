@@ -26,7 +26,8 @@
 //
 // Attach and exec turn the HTTP connection into a raw one. The engine first makes every check and then calls back for
 // the connection (engine.Opener); only there is it taken from net/http and answered with 101 or 200. From then on it
-// belongs to the engine, which hands its descriptor to the container's monitor. A websocket is bridged to a socket pair.
+// belongs to the engine, which hands its descriptor to the container's monitor. A websocket is bridged to a pair of
+// sockets.
 //
 // An operation that changes something runs to its end even if the client goes away; one that only tells something, or
 // whose product the client is waiting for (pull, load, logs, events, stats, wait), ends with it.

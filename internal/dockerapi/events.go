@@ -12,7 +12,8 @@ import (
 	api "github.com/moby/moby/api/types/events"
 )
 
-// eventMessage is one line of the events stream. The lower-case fields were for clients of before 1.22 and went with 1.52.
+// eventMessage is one line of the events stream. The lower-case fields were for clients of before 1.22 and went with
+// 1.52.
 type eventMessage struct {
 	Status string `json:"status,omitempty"`
 	ID     string `json:"id,omitempty"`

@@ -168,7 +168,8 @@ func (s *Server) imageInspect(c *call) error {
 	}
 	r := &api.InspectResponse{
 		ID: img.ID, RepoTags: list(img.RepoTags), RepoDigests: list(img.RepoDigests), Author: img.Config.Author,
-		Architecture: img.Config.Architecture, Variant: img.Config.Variant, Os: img.Config.OS, OsVersion: img.Config.OSVersion,
+		Architecture: img.Config.Architecture, Variant: img.Config.Variant,
+		Os: img.Config.OS, OsVersion: img.Config.OSVersion,
 		Size: img.Size, RootFS: api.RootFS{Type: "layers", Layers: []string{}},
 		Config:  &dockerspec.DockerOCIImageConfig{ImageConfig: img.Config.Config, DockerOCIImageConfigExt: img.Docker},
 		Comment: img.Comment, Metadata: api.Metadata{LastTagTime: img.Tagged}, Descriptor: &img.Target,
@@ -190,7 +191,8 @@ func (s *Server) manifestsOf(img *image.Image) []api.ManifestSummary {
 	p := &api.ImageProperties{Platform: img.Config.Platform, Containers: list(s.imageUsers(img.ID))}
 	p.Size.Unpacked = img.Size
 	m := api.ManifestSummary{
-		ID: img.Manifest.Digest.String(), Descriptor: img.Manifest, Available: true, Kind: api.ManifestKindImage, ImageData: p,
+		ID: img.Manifest.Digest.String(), Descriptor: img.Manifest, Available: true, Kind: api.ManifestKindImage,
+		ImageData: p,
 	}
 	m.Size.Content, m.Size.Total = img.Manifest.Size, img.Size
 	return []api.ManifestSummary{m}

@@ -57,8 +57,9 @@ func (s *Server) networkList(c *call) error {
 		if isBuiltin(n.Name) {
 			kind = "builtin"
 		}
-		if !f.fuzzy("name", n.Name) || !matchPrefix(f, "id", n.ID) || !f.exact("driver", n.Driver) || !f.exact("type", kind) ||
-			!f.exact("scope", "local") || !f.pairs("label", n.Labels) || !f.pairs("label!", n.Labels) ||
+		if !f.fuzzy("name", n.Name) || !matchPrefix(f, "id", n.ID) || !f.exact("driver", n.Driver) ||
+			!f.exact("type", kind) || !f.exact("scope", "local") ||
+			!f.pairs("label", n.Labels) || !f.pairs("label!", n.Labels) ||
 			f.has("dangling") && (kind == "builtin" || used[n.Name]) == dangling {
 			continue
 		}
@@ -170,7 +171,8 @@ func (s *Server) networkPrune(c *call) error {
 	}
 	used := s.networksInUse()
 	deleted, err := s.engine.Networks.Prune(c.lasting(), func(n network.Network) bool {
-		return !used[n.Name] && (until.IsZero() || n.Created.Before(until)) && f.pairs("label", n.Labels) && f.pairs("label!", n.Labels)
+		return !used[n.Name] && (until.IsZero() || n.Created.Before(until)) &&
+			f.pairs("label", n.Labels) && f.pairs("label!", n.Labels)
 	})
 	if err != nil {
 		return err

@@ -29,8 +29,8 @@ func TestRoutes(t *testing.T) {
 			t.Errorf("%s %s: %q %+v %t", c.method, c.path, r.pattern, vars, ok)
 		}
 	}
-	for _, path := range []string{"/", "/x", "/containers", "/containers/a/b/json", "/images//json/x", "/containers/a/json/"} {
-		if r, _, ok := rt.match("GET", path); ok && path != "/containers/a/json/" {
+	for _, path := range []string{"/", "/x", "/containers", "/containers/a/b/json", "/images//json/x"} {
+		if r, _, ok := rt.match("GET", path); ok {
 			t.Errorf("GET %s finds %q", path, r.pattern)
 		}
 	}

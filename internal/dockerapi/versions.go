@@ -533,7 +533,6 @@ type legacyImageConfig struct {
 	Env          []string
 	Cmd          []string
 	Healthcheck  *api.HealthConfig `json:",omitempty"`
-	ArgsEscaped  bool              `json:",omitempty"`
 	Volumes      map[string]struct{}
 	WorkingDir   string
 	Entrypoint   []string
@@ -559,7 +558,7 @@ func downgradeImageInspect(r *image.InspectResponse, v version) any {
 	if n := r.Config; n != nil {
 		c.User, c.ExposedPorts, c.Env, c.Cmd, c.Volumes = n.User, n.ExposedPorts, n.Env, n.Cmd, n.Volumes
 		c.WorkingDir, c.Entrypoint, c.Labels, c.StopSignal = n.WorkingDir, n.Entrypoint, n.Labels, n.StopSignal
-		c.Healthcheck, c.OnBuild, c.Shell, c.ArgsEscaped = n.Healthcheck, n.OnBuild, n.Shell, n.ArgsEscaped
+		c.Healthcheck, c.OnBuild, c.Shell = n.Healthcheck, n.OnBuild, n.Shell
 	}
 	old := &legacyImageInspect{InspectResponse: r, Config: c, Comment: r.Comment, Author: r.Author}
 	if v < 50 {

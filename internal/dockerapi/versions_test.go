@@ -53,7 +53,8 @@ func has(tree map[string]any, path ...string) bool {
 func sampleInspect() *api.InspectResponse {
 	e := &network.EndpointSettings{
 		NetworkID: "n", EndpointID: "e", IPAddress: netip.MustParseAddr("172.17.0.2"), IPPrefixLen: 16,
-		Gateway: netip.MustParseAddr("172.17.0.1"), MacAddress: network.HardwareAddr{2, 0x42, 0, 0, 0, 1}, DNSNames: []string{"x"},
+		Gateway: netip.MustParseAddr("172.17.0.1"), MacAddress: network.HardwareAddr{2, 0x42, 0, 0, 0, 1},
+		DNSNames: []string{"x"},
 	}
 	return &api.InspectResponse{
 		ID: "0123456789abcdef", Config: &api.Config{Image: "a"}, HostConfig: &api.HostConfig{NetworkMode: "bridge"},
@@ -185,10 +186,12 @@ func TestDiskUsageOfOlderVersions(t *testing.T) {
 func TestEventsOfOlderVersions(t *testing.T) {
 	e := engine.Event{Type: "container", Action: "start", ActorID: "id", Attributes: map[string]string{"image": "a"},
 		Time: time.Unix(5, 7)}
-	if got := fields(t, eventOf(e, 51)); got["status"] != "start" || got["id"] != "id" || got["from"] != "a" || got["timeNano"] != 5000000007.0 {
+	if got := fields(t, eventOf(e, 51)); got["status"] != "start" || got["id"] != "id" || got["from"] != "a" ||
+		got["timeNano"] != 5000000007.0 {
 		t.Errorf("1.51: %v", got)
 	}
-	if got := fields(t, eventOf(e, 52)); has(got, "status") || has(got, "from") || got["Action"] != "start" || got["scope"] != "local" {
+	if got := fields(t, eventOf(e, 52)); has(got, "status") || has(got, "from") || got["Action"] != "start" ||
+		got["scope"] != "local" {
 		t.Errorf("1.52: %v", got)
 	}
 }
@@ -197,10 +200,12 @@ func TestEventFilter(t *testing.T) {
 	e := engine.Event{Type: "container", Action: "exec_start: sh", ActorID: "0123", Attributes: map[string]string{
 		"name": "web", "image": "reg.io:5000/a:1", "tier": "front"}}
 	for param, want := range map[string]bool{
-		`{"type":["container"]}`: true, `{"type":["image"]}`: false, `{"container":["web"]}`: true, `{"container":["012"]}`: true,
-		`{"container":["db"]}`: false, `{"event":["exec_start"]}`: true, `{"event":["exec_start: sh"]}`: true, `{"event":["die"]}`: false,
+		`{"type":["container"]}`: true, `{"type":["image"]}`: false, `{"container":["web"]}`: true,
+		`{"container":["012"]}`: true, `{"container":["db"]}`: false, `{"event":["exec_start"]}`: true,
+		`{"event":["exec_start: sh"]}`: true, `{"event":["die"]}`: false,
 		`{"image":["reg.io:5000/a"]}`: true, `{"image":["reg.io:5000/a:1"]}`: true, `{"image":["b"]}`: false,
-		`{"label":["tier=front"]}`: true, `{"label":["tier=back"]}`: false, `{"network":["web"]}`: false, `{"scope":["swarm"]}`: false,
+		`{"label":["tier=front"]}`: true, `{"label":["tier=back"]}`: false, `{"network":["web"]}`: false,
+		`{"scope":["swarm"]}`: false,
 	} {
 		f, err := parseFilters(param, "type", "container", "event", "image", "label", "network", "scope")
 		if err != nil {
@@ -215,11 +220,12 @@ func TestEventFilter(t *testing.T) {
 func TestStatusText(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	at := now.Add(-5 * time.Minute)
+	health := func(status string) *container.HealthState { return &container.HealthState{Status: status} }
 	for want, st := range map[string]container.State{
 		"Created":                           {Status: container.Created},
 		"Up 5 minutes":                      {Status: container.Running, StartedAt: at},
-		"Up 5 minutes (healthy)":            {Status: container.Running, StartedAt: at, Health: &container.HealthState{Status: "healthy"}},
-		"Up 5 minutes (health: starting)":   {Status: container.Running, StartedAt: at, Health: &container.HealthState{Status: "starting"}},
+		"Up 5 minutes (healthy)":            {Status: container.Running, StartedAt: at, Health: health("healthy")},
+		"Up 5 minutes (health: starting)":   {Status: container.Running, StartedAt: at, Health: health("starting")},
 		"Up 5 minutes (Paused)":             {Status: container.Paused, StartedAt: at},
 		"Exited (137) 5 minutes ago":        {Status: container.Exited, ExitCode: 137, FinishedAt: at},
 		"Restarting (1) 5 minutes ago":      {Status: container.Restarting, ExitCode: 1, FinishedAt: at},
