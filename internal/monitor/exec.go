@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	goruntime "runtime"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/berth-engine/berth/internal/ocirun"
@@ -45,6 +47,10 @@ func (c *conn) exec(id uint32, u *unpacker, fds []int) ([]int, error) {
 	var spec specs.Process
 	if err := json.Unmarshal(process, &spec); err != nil {
 		c.reply(id, failedInvalid, "the process of the exec cannot be understood: "+err.Error(), 0)
+		return fds, nil
+	}
+	if len(spec.Args) == 0 {
+		c.reply(id, failedInvalid, "the exec has no program", 0)
 		return fds, nil
 	}
 	if m.init.exited {
@@ -89,13 +95,24 @@ func (c *conn) exec(id uint32, u *unpacker, fds []int) ([]int, error) {
 	// With one thread for Go code, the loop and the start would hand it to each other, which the scheduler does late.
 	goruntime.GOMAXPROCS(2)
 	go func() {
-		started, err := m.rt.exec(context.Background(), o)
+		started, err := m.startExec(o)
 		theirs.close()
 		o.Pidfd.Close()
 		m.jobs <- execResult{r, started, err}
 		_, _ = write(m.jobsFd.fd, []byte{1, 0, 0, 0, 0, 0, 0, 0})
 	}()
 	return fds, nil
+}
+
+// startExec starts the process. Should it panic, that is the end of this exec and not of the container's supervision.
+func (m *monitor) startExec(o ocirun.ExecOptions) (p *ocirun.Process, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("start the exec: %v", r)
+			m.complain(fmt.Errorf("%w\n%s", err, debug.Stack()))
+		}
+	}()
+	return m.rt.exec(context.Background(), o)
 }
 
 // execDone takes over a process that runs, or says why there is none.

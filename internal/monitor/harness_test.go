@@ -146,7 +146,9 @@ func daemon(args []string) int {
 			}
 		}
 	}
-	select {}
+	for {
+		time.Sleep(time.Hour)
+	}
 }
 
 func command(script string) *specs.Process {

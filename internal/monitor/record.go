@@ -136,6 +136,10 @@ func (m *monitor) end(now time.Time) {
 		}
 	}
 	m.must(durable.WriteVolatile(filepath.Join(m.dir, recordName), r.encode(), 0o600))
+	var st unix.Stat_t
+	if unix.Fstat(2, &st) == nil && st.Size == 0 {
+		_ = unix.Unlink(filepath.Join(m.dir, errorsName))
+	}
 	// From here on the directory may belong to the container's next run.
 	_ = unix.Unlink(filepath.Join(m.dir, socketName))
 	m.poll.drop(&m.listener.watched)

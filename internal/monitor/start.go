@@ -180,6 +180,7 @@ func (m *monitor) begin(msg []byte, fds []int) (err error) {
 		c.hello()
 	}
 	// Making a file can take longer than all of the above. Output waits in its pipe meanwhile.
+	openErrors(dir)
 	m.must(m.openLog())
 	for i, fd := range streams {
 		// The daemon has no name for these.
@@ -303,6 +304,16 @@ func openDir(dir string) (int, error) {
 		return -1, fmt.Errorf("open the run directory %q: %w", dir, err)
 	}
 	return fd, nil
+}
+
+// openErrors makes complaints, and the last words of a Go program, go into a file.
+func openErrors(dir int) {
+	fd, err := unix.Openat(dir, errorsName, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return
+	}
+	_ = unix.Dup3(fd, 2, 0)
+	unix.Close(fd)
 }
 
 // underDir is a short path to a file in an open directory.

@@ -141,4 +141,5 @@ const (
 const (
 	socketName = "monitor.sock"
 	recordName = "exit.json"
+	errorsName = "monitor.err" // what nobody waits to hear; gone at the end if it is empty
 )
