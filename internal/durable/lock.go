@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -26,8 +27,12 @@ func Lock(path string) (*FileLock, error) {
 	}
 	err = lock(f, unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
+		pid := holder(f)
+		if pid > 0 && unix.Kill(pid, 0) == unix.ESRCH {
+			return inherit(path, f, pid)
+		}
 		defer f.Close()
-		if pid := holder(f); pid > 0 {
+		if pid > 0 {
 			return nil, fmt.Errorf("%q is %w by process %d", path, ErrLocked, pid)
 		}
 		return nil, fmt.Errorf("%q is %w by another process", path, ErrLocked)
@@ -41,6 +46,37 @@ func Lock(path string) (*FileLock, error) {
 	}
 	return &FileLock{f}, nil
 }
+
+// inherit takes a lock whose owner was killed while it forked: the child holds copies of its files until it has executed
+// its program, which is a moment.
+func inherit(path string, f *os.File, pid int) (*FileLock, error) {
+	taken := make(chan error, 1)
+	go func() {
+		err := lock(f, unix.LOCK_EX)
+		if err == nil {
+			err = note(f)
+		}
+		taken <- err
+	}()
+	t := time.NewTimer(inheritTime)
+	defer t.Stop()
+	select {
+	case err := <-taken:
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("lock %q: %w", path, err), f.Close())
+		}
+		return &FileLock{f}, nil
+	case <-t.C:
+		go func() { // nobody can interrupt flock(2)
+			<-taken
+			f.Close()
+		}()
+		return nil, fmt.Errorf("%q is %w by what process %d has left running", path, ErrLocked, pid)
+	}
+}
+
+// inheritTime bounds how long a child of a killed owner is waited for.
+const inheritTime = 5 * time.Second
 
 // Unlock frees the lock. The file stays, empty. A second call returns an error.
 func (l *FileLock) Unlock() error {
