@@ -23,6 +23,6 @@ func TestOnCgroupVersion2(t *testing.T) {
 	guest.Run(t, []guest.Program{{
 		Name: "limits", Package: "github.com/berth-engine/berth/test/e2e", Args: []string{"-test.run=^(TestLimits|TestContainersSurviveTheDaemon)$"},
 		Env: []string{"BERTH_E2E=1", "BERTH_GUEST=1", "BERTH_REPO=/repo"}, Files: files,
-		Modules: []string{"bridge", "nf_tables", "nft_ct", "nft_masq", "nft_nat", "nft_chain_nat", "nf_conntrack"},
+		Modules: []string{"crc32c_generic", "bridge", "nf_tables", "nft_ct", "nft_masq", "nft_nat", "nft_chain_nat", "nf_conntrack", "nft_fib_ipv4", "nft_fib_ipv6", "nft_fib_inet"},
 	}})
 }
