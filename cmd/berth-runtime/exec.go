@@ -113,7 +113,6 @@ func (x *execution) run(c *cli, st *ocirun.State, o ocirun.ExecOptions) (err err
 		return err
 	}
 	defer o.Pidfd.Close()
-	signals := catchSignals(x.detach)
 	p, err := ocirun.Exec(context.Background(), o)
 	if err != nil {
 		return err
@@ -133,7 +132,7 @@ func (x *execution) run(c *cli, st *ocirun.State, o ocirun.ExecOptions) (err err
 	if x.detach {
 		return nil
 	}
-	code, err := attend(p, x.consoleSocket == "", signals)
+	code, err := attend(p, x.consoleSocket == "")
 	if err == nil && code != 0 {
 		err = exitStatus(code)
 	}

@@ -34,7 +34,6 @@ func runContainer(c *cli, args []string) (err error) {
 			return invalid("a terminal needs --console-socket, since nobody else would hold it")
 		}
 	}
-	signals := catchSignals(detach)
 	p, err := n.make(id, false)
 	if err != nil {
 		return err
@@ -43,7 +42,7 @@ func runContainer(c *cli, args []string) (err error) {
 	if detach {
 		return nil
 	}
-	code, err := attend(p, n.consoleSocket == "", signals)
+	code, err := attend(p, n.consoleSocket == "")
 	if !keep {
 		if st, dir, loadErr := c.load(id); loadErr == nil {
 			err = errors.Join(err, destroy(st, dir))
@@ -58,20 +57,15 @@ func runContainer(c *cli, args []string) (err error) {
 	return nil
 }
 
-// catchSignals begins to catch what is to be passed on, before there is anybody to pass it to.
-func catchSignals(detach bool) chan os.Signal {
-	if detach {
-		return nil
-	}
-	signals := make(chan os.Signal, 64)
-	signal.Notify(signals)
-	// SIGURG is the Go runtime's own; SIGCHLD and SIGPIPE are about this process.
-	signal.Reset(unix.SIGURG, unix.SIGCHLD, unix.SIGPIPE)
-	return signals
-}
+// passedOn are the signals that a person or a supervisor sends to a process in the foreground. Each one that is caught costs
+// time at the start, so there are no others.
+var passedOn = [...]os.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGCONT,
+	unix.SIGTSTP, unix.SIGWINCH}
 
 // attend passes signals and the terminal on to a process in the foreground, and gives its exit code.
-func attend(p *ocirun.Process, relay bool, signals chan os.Signal) (int, error) {
+func attend(p *ocirun.Process, relay bool) (int, error) {
+	signals := make(chan os.Signal, 64)
+	signal.Notify(signals, passedOn[:]...)
 	var relayed chan struct{}
 	if p.Master != nil && relay {
 		if tty.IsTerminal(0) {

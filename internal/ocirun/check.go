@@ -14,6 +14,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Check tells whether Start would refuse the spec before doing anything: what makes no sense, and what is not there yet.
+func Check(s *specs.Spec) error {
+	if err := check(&StartOptions{Spec: s}); err != nil {
+		return err
+	}
+	_, err := parseMounts(s.Mounts)
+	return err
+}
+
 // check refuses, before anything is made, what makes no sense and what is not there yet.
 func check(o *StartOptions) error {
 	s := o.Spec

@@ -1,0 +1,479 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/berth-engine/berth/internal/cgroup"
+	"github.com/berth-engine/berth/internal/linux"
+	"github.com/berth-engine/berth/internal/ocirun"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// The test's program is berth-runtime itself when it is asked to be.
+func TestMain(m *testing.M) {
+	if os.Getenv("BERTH_RUNTIME_TEST") != "" {
+		_ = os.Unsetenv("BERTH_RUNTIME_TEST")
+		os.Exit(command(os.Args[1:]))
+	}
+	os.Exit(m.Run())
+}
+
+// bench is a bundle with a state directory and a cgroup of its own.
+type bundle struct {
+	t         testing.TB
+	dir, root string
+	spec      *specs.Spec
+}
+
+func newBundle(t testing.TB, args ...string) *bundle {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	data, err := os.ReadFile("/bin/busybox")
+	if err != nil {
+		t.Skip("busybox-static is not installed:", err)
+	}
+	b := &bundle{t: t, dir: t.TempDir(), root: t.TempDir(), spec: ocirun.Example()}
+	for _, d := range []string{"bin", "etc", "tmp", "proc", "sys", "dev"} {
+		if err := os.MkdirAll(b.dir+"/rootfs/"+d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(b.dir+"/rootfs/bin/busybox", data, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"sh", "cat", "true", "id", "sleep", "echo", "tty", "env", "pwd", "ls", "readlink"} {
+		if err := os.Symlink("busybox", b.dir+"/rootfs/bin/"+name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	group := "/berth-test-runtime/" + strings.ReplaceAll(t.Name(), "/", "_")
+	b.spec.Linux.CgroupsPath = group
+	b.spec.Process.Terminal, b.spec.Process.Args = false, args
+	b.write()
+	t.Cleanup(func() {
+		b.run("delete", "--force", "c")
+		host, err := cgroup.Detect()
+		if err != nil {
+			t.Fatal(err)
+		}
+		g := host.Open(group)
+		_, _, _ = g.KillAll(), g.Delete(), host.Open("/berth-test-runtime").Delete()
+		if left, _ := os.ReadDir(b.root); len(left) > 0 {
+			t.Error("left behind:", left)
+		}
+	})
+	return b
+}
+
+func (b *bundle) write() {
+	b.t.Helper()
+	data, err := json.Marshal(b.spec)
+	if err == nil {
+		err = os.WriteFile(b.dir+"/config.json", data, 0o644)
+	}
+	if err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *bundle) command(args ...string) *exec.Cmd {
+	cmd := exec.Command("/proc/self/exe", append([]string{"--root", b.root}, args...)...)
+	cmd.Dir = b.dir
+	cmd.Env = append(os.Environ(), "BERTH_RUNTIME_TEST=1")
+	return cmd
+}
+
+// run gives standard output and error, through files: a container's process may keep a pipe open.
+func (b *bundle) run(args ...string) (out string, code int) {
+	b.t.Helper()
+	f, err := os.CreateTemp("", "berth-runtime-test")
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer f.Close()
+	defer os.Remove(f.Name())
+	cmd := b.command(args...)
+	cmd.Stdout, cmd.Stderr = f, f
+	err = cmd.Run()
+	data, readErr := os.ReadFile(f.Name())
+	var ee *exec.ExitError
+	if readErr != nil || err != nil && !errors.As(err, &ee) {
+		b.t.Fatal(err, readErr)
+	}
+	return string(data), cmd.ProcessState.ExitCode()
+}
+
+func (b *bundle) ok(args ...string) string {
+	b.t.Helper()
+	out, code := b.run(args...)
+	if code != 0 {
+		b.t.Fatalf("%q: exit code %d: %s", args, code, out)
+	}
+	return out
+}
+
+func (b *bundle) fails(want string, args ...string) {
+	b.t.Helper()
+	if out, code := b.run(args...); code != 1 || !strings.Contains(out, want) {
+		b.t.Errorf("%q: exit code %d, no %q in: %s", args, code, want, out)
+	}
+}
+
+func (b *bundle) status() string {
+	b.t.Helper()
+	var st specs.State
+	if err := json.Unmarshal([]byte(b.ok("state", "c")), &st); err != nil {
+		b.t.Fatal(err)
+	}
+	if (st.Pid == 0) != (st.Status == specs.StateStopped) || st.ID != "c" || st.Bundle != b.dir {
+		b.t.Errorf("%+v", st)
+	}
+	return string(st.Status)
+}
+
+// until waits for a status that comes by itself.
+func (b *bundle) until(want string) {
+	b.t.Helper()
+	for end := time.Now().Add(20 * time.Second); b.status() != want; {
+		if time.Now().After(end) {
+			b.t.Fatalf("it is %s, not %s", b.status(), want)
+		}
+	}
+}
+
+func TestRun(t *testing.T) {
+	b := newBundle(t, "sh", "-c", "echo hello $HOME; exit 7")
+	if out, code := b.run("run", "c"); out != "hello /\n" || code != 7 {
+		t.Error(out, code)
+	}
+	b.fails("container does not exist", "state", "c")
+	if out := b.ok("list", "-q"); out != "" {
+		t.Error(out)
+	}
+	b.spec.Process.Args = []string{"nothing"}
+	b.write()
+	b.fails(`exec: "nothing": executable file not found in $PATH`, "run", "c")
+	b.fails(`exec: "nothing": executable file not found in $PATH`, "create", "c")
+}
+
+func TestLifeOfAContainer(t *testing.T) {
+	b := newBundle(t, "sh", "-c", "echo started > /tmp/x; exec sleep 1000")
+	b.spec.Root.Readonly = false
+	b.write()
+	pidFile := filepath.Join(t.TempDir(), "pid")
+	b.ok("create", "--pid-file", pidFile, "c")
+	if s := b.status(); s != "created" {
+		t.Error(s)
+	}
+	if pid, err := os.ReadFile(pidFile); err != nil || len(pid) == 0 {
+		t.Error(string(pid), err)
+	}
+	b.fails("already exists", "create", "c")
+	b.fails("already exists", "run", "c")
+	if _, err := os.Stat(b.dir + "/rootfs/tmp/x"); err == nil {
+		t.Error("the program runs already")
+	}
+	b.ok("start", "c")
+	if s := b.status(); s != "running" {
+		t.Error(s)
+	}
+	b.fails("cannot start a container that is running", "start", "c")
+	b.fails("not stopped: running", "delete", "c")
+	if out := b.ok("ps", "c"); !strings.Contains(out, "sleep 1000") && !strings.Contains(out, "sh -c") {
+		t.Error(out)
+	}
+	if out := b.ok("list"); !strings.Contains(out, "running") {
+		t.Error(out)
+	}
+	b.ok("pause", "c")
+	if s := b.status(); s != "paused" {
+		t.Error(s)
+	}
+	b.fails("paused", "exec", "c", "true")
+	b.fails("paused", "pause", "c")
+	b.ok("resume", "c")
+	b.fails("running", "resume", "c")
+	b.ok("update", "--pids-limit", "55", "c")
+	b.fails("unknown signal", "kill", "c", "NONSENSE")
+	b.ok("kill", "c", "KILL")
+	b.until("stopped")
+	b.fails("not running", "kill", "c")
+	b.fails("stopped", "exec", "c", "true")
+	b.fails("stopped", "start", "c")
+	b.ok("delete", "c")
+	b.fails("container does not exist", "delete", "c")
+	b.ok("delete", "--force", "c")
+}
+
+func TestStartTellsWhatFailed(t *testing.T) {
+	b := newBundle(t, "/bin/script")
+	if err := os.WriteFile(b.dir+"/rootfs/bin/script", []byte("#!/nowhere\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	b.ok("create", "c")
+	b.fails(`exec: "/bin/script": stat /bin/script: no such file or directory`, "start", "c")
+	b.until("stopped")
+	b.ok("delete", "c")
+}
+
+func TestDeleteEndsACreatedContainer(t *testing.T) {
+	b := newBundle(t, "true")
+	b.ok("create", "c")
+	b.ok("delete", "c")
+	b.ok("create", "c")
+	b.ok("kill", "c", "9")
+	b.until("stopped")
+	b.ok("delete", "c")
+}
+
+func TestExecCommand(t *testing.T) {
+	b := newBundle(t, "sleep", "1000")
+	b.ok("run", "--detach", "c")
+	for _, c := range []struct {
+		args []string
+		out  string
+		code int
+	}{
+		{[]string{"c", "sh", "-c", "exit 5"}, "", 5},
+		{[]string{"--user", "1", "c", "id"}, "uid=1 gid=0\n", 0},
+		{[]string{"-u", "1000:7", "-g", "8", "-g", "9", "c", "id"}, "uid=1000 gid=7 groups=8,9\n", 0},
+		{[]string{"--cwd", "/tmp", "c", "pwd"}, "/tmp\n", 0},
+		{[]string{"-e", "A=b", "--env", "C=d", "c", "sh", "-c", "echo $A $C"}, "b d\n", 0},
+		{[]string{"--cap", "CAP_CHOWN", "c", "sh", "-c", "while read a b; do case $a in CapInh:|CapEff:) echo $b;; esac; done < /proc/self/status"},
+			"0000000000000000\n0000000020000421\n", 0},
+	} {
+		if out, code := b.run(append([]string{"exec"}, c.args...)...); out != c.out || code != c.code {
+			t.Errorf("%q: %q, exit code %d", c.args, out, code)
+		}
+	}
+	b.fails("not the number of a user", "exec", "-u", "root", "c", "id")
+	b.fails("not the number of a user", "exec", "-u", "4294967296", "c", "id")
+	b.fails("executable file not found in $PATH", "exec", "c", "nothing")
+	b.fails("command is missing", "exec", "c")
+	process := filepath.Join(t.TempDir(), "process.json")
+	p := *b.spec.Process
+	p.Args, p.Cwd = []string{"pwd"}, "/bin"
+	data, err := json.Marshal(p)
+	if err == nil {
+		err = os.WriteFile(process, data, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out := b.ok("exec", "--process", process, "c"); out != "/bin\n" {
+		t.Error(out)
+	}
+	pidFile := filepath.Join(t.TempDir(), "pid")
+	b.ok("exec", "-d", "--pid-file", pidFile, "c", "sleep", "999")
+	if out := b.ok("ps", "c"); !strings.Contains(out, "sleep 999") {
+		t.Error(out)
+	}
+}
+
+func TestConsoleSocket(t *testing.T) {
+	b := newBundle(t, "sh", "-c", "tty; exit 3")
+	b.spec.Process.Terminal = true
+	b.write()
+	b.fails("--console-socket", "create", "c")
+	socket := filepath.Join(t.TempDir(), "console")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	b.ok("create", "--console-socket", socket, "c")
+	if err := l.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := l.AcceptUnix()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	buf := make([]byte, 100)
+	_, files, err := linux.RecvMsg(conn, buf, 1)
+	if err != nil || len(files) != 1 {
+		t.Fatal(files, err)
+	}
+	b.ok("start", "c")
+	out, _ := io.ReadAll(files[0])
+	_ = files[0].Close()
+	if string(out) != "/dev/pts/0\r\n" {
+		t.Errorf("%q", out)
+	}
+	b.until("stopped")
+	b.ok("delete", "c")
+}
+
+func TestPreservedFiles(t *testing.T) {
+	b := newBundle(t, "sh", "-c", "cat <&3; cat <&4; for f in /proc/self/fd/*; do echo ${f##*/}; done")
+	var files []*os.File
+	for i := range 3 {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(w, "pipe %d\n", i)
+		_ = w.Close()
+		files = append(files, r)
+	}
+	cmd := b.command("run", "--preserve-fds", "2", "c")
+	cmd.ExtraFiles = files
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.HasPrefix(string(out), "pipe 0\npipe 1\n0\n1\n2\n3\n4\n") || strings.Count(string(out), "\n") > 8 {
+		t.Errorf("%v %s", err, out)
+	}
+	b.fails("is to be preserved and is not open", "run", "--preserve-fds", "200", "c")
+}
+
+func TestForegroundPassesSignalsOn(t *testing.T) {
+	b := newBundle(t, "sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.01; done")
+	cmd := b.command("run", "c")
+	r, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 16)
+	if n, err := r.Read(buf); string(buf[:n]) != "ready\n" {
+		t.Error(string(buf[:n]), err)
+	}
+	time.Sleep(50 * time.Millisecond) // signals are caught once the program runs
+	if err := cmd.Process.Signal(unix.SIGTERM); err != nil {
+		t.Error(err)
+	}
+	_ = cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != 9 {
+		t.Error(code)
+	}
+}
+
+func TestBadInput(t *testing.T) {
+	b := newBundle(t, "true")
+	b.fails("is not a command", "nonsense")
+	b.fails("flag provided but not defined", "run", "--nonsense", "c")
+	b.fails("flag provided but not defined", "--nonsense")
+	b.fails("id is missing", "run")
+	b.fails("more arguments", "run", "c", "d")
+	for _, id := range []string{"../c", "a/b", "..", ".", "", "a b", strings.Repeat("x", 256)} {
+		b.fails("cannot be a container's id", "run", id)
+	}
+	b.fails("not implemented", "checkpoint", "c")
+	b.fails("not implemented", "--systemd-cgroup", "list")
+	b.fails("neither text nor json", "--log-format", "xml", "list")
+	for text, want := range map[string]string{"": "cannot be understood", "{": "cannot be understood", `{"ociVersion": 3}`: "cannot be understood",
+		"{}": "no process", `{"process":{}}`: `spec version "" is not one of 1.x`} {
+		if err := os.WriteFile(b.dir+"/config.json", []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		b.fails(want, "run", "c")
+	}
+	if err := os.Remove(b.dir + "/config.json"); err != nil {
+		t.Fatal(err)
+	}
+	b.fails("no such file or directory", "run", "c")
+	b.write()
+	if err := os.RemoveAll(b.dir + "/rootfs"); err != nil {
+		t.Fatal(err)
+	}
+	b.fails("root file system", "run", "c")
+}
+
+func TestDamagedState(t *testing.T) {
+	b := newBundle(t, "true")
+	if err := os.Mkdir(b.root+"/c", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{"", "{", "[]", `{"format":99}`} {
+		if err := os.WriteFile(b.root+"/c/state.json", []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		b.fails("state file", "state", "c")
+		b.fails("state file", "kill", "c")
+		b.fails("state file", "delete", "c")
+		if out := b.ok("list", "-q"); out != "" {
+			t.Error(out)
+		}
+	}
+	b.ok("delete", "-f", "c")
+}
+
+func TestLogFile(t *testing.T) {
+	b := newBundle(t, "true")
+	log := filepath.Join(t.TempDir(), "log.json")
+	b.fails("does not exist", "--log", log, "--log-format", "json", "state", "c")
+	data, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var line struct{ Level, Msg, Time string }
+	if err := json.Unmarshal(data, &line); err != nil || line.Level != "error" || !strings.Contains(line.Msg, "does not exist") {
+		t.Error(string(data), err)
+	}
+}
+
+func TestSpecAndFeatures(t *testing.T) {
+	b := newBundle(t, "true")
+	dir := t.TempDir()
+	b.ok("spec", "-b", dir)
+	b.fails("exists", "spec", "-b", dir)
+	data, err := os.ReadFile(dir + "/config.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := parseConfig("config.json", data); err != nil {
+		t.Error(err)
+	}
+	var f struct{ OCIVersionMax string }
+	if err := json.Unmarshal([]byte(b.ok("features")), &f); err != nil || f.OCIVersionMax != specs.Version {
+		t.Error(f, err)
+	}
+	if out := b.ok("--version"); !strings.Contains(out, "spec: "+specs.Version) {
+		t.Error(out)
+	}
+	if out := b.ok("help"); !strings.Contains(out, "checkpoint") {
+		t.Error(out)
+	}
+}
+
+func TestSignalNames(t *testing.T) {
+	for name, want := range map[string]unix.Signal{"KILL": 9, "SIGKILL": 9, "kill": 9, "9": 9, "SIGRTMIN": 34, "RTMIN+3": 37,
+		"SIGRTMAX-1": 63, "HUP": 1} {
+		if got, err := parseSignal(name); got != want || err != nil {
+			t.Error(name, got, err)
+		}
+	}
+	for _, name := range []string{"", "0", "65", "-1", "X", "SIGRTMIN+40", "SIGRTMAX+1", "RTMINx"} {
+		if got, err := parseSignal(name); err == nil {
+			t.Error(name, got)
+		}
+	}
+}
+
+func FuzzConfig(f *testing.F) {
+	data, _ := json.Marshal(ocirun.Example())
+	f.Add(data)
+	f.Add([]byte(`{"ociVersion":"1.0.0","process":{"args":[""],"cwd":"/"},"mounts":[{"options":["r","=","ro=x"]}]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		spec, err := parseConfig("config.json", data)
+		if err != nil {
+			return
+		}
+		_ = ocirun.Check(spec)
+	})
+}
