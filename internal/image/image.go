@@ -123,6 +123,11 @@ func Open(s *store.Store, o Options) (*Images, error) {
 	for _, i := range list {
 		im.names[i.Name] = named{i.Target, i.CreatedAt, i.UpdatedAt}
 	}
+	if s.Lost() {
+		if err := im.repair(context.Background()); err != nil {
+			return nil, err
+		}
+	}
 	return im, nil
 }
 

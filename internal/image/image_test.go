@@ -558,3 +558,19 @@ func BenchmarkResolve(b *testing.B) {
 		must(b, err)
 	}
 }
+
+func TestLostLayersAreUnpackedAgain(t *testing.T) {
+	im := open(t)
+	b := build(t, ocispec.Image{}, rootTar(t, "one", "1"), rootTar(t, "two", "2"))
+	_, err := im.Load(t.Context(), bytes.NewReader(b.layout(t, "docker.io/library/app:v1")), LoadOptions{})
+	must(t, err)
+	must(t, im.store.Close())
+	note := "another-boot\n" + chainsOf(b.config.RootFS.DiffIDs)[0].String() + "\n"
+	must(t, os.WriteFile(filepath.Join(im.store.Root(), "unsynced"), []byte(note), 0o600))
+	im = openAt(t, im.store.Root())
+	img, err := im.Resolve(t.Context(), "app:v1", "")
+	must(t, err)
+	if fileOf(t, im, img, "one") != "1" || fileOf(t, im, img, "two") != "2" {
+		t.Error("content differs")
+	}
+}

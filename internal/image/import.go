@@ -70,6 +70,7 @@ func (im *Images) single(ctx context.Context, r io.Reader, config dockerspec.Doc
 		err = im.give(ctx, target, names)
 	}
 	release()
+	im.store.Settle()
 	if err != nil {
 		im.clean(ctx)
 		return nil, err

@@ -127,6 +127,7 @@ func (im *Images) bring(ctx context.Context, target ocispec.Descriptor, platform
 		err = im.give(ctx, target, names)
 	}
 	release()
+	im.store.Settle()
 	if err != nil {
 		im.clean(ctx)
 		return nil, err

@@ -85,28 +85,7 @@ func TestApplySparse(t *testing.T) {
 	ctx, release, err := s.Lease(t.Context())
 	must(t, err)
 	defer release()
-	// GNU tar's sparse format 1.0: a map of one 4 KiB piece at 1 MiB of a file of 2 MiB, padded to a block.
-	sparseMap := "1\n1048576\n4096\n"
-	body := sparseMap + strings.Repeat("\x00", 512-len(sparseMap)) + strings.Repeat("x", 4096)
-	e := file("GNUSparseFile.0/sparse", body)
-	e.Format = tar.FormatPAX
-	var buf bytes.Buffer
-	rec := ""
-	for _, r := range []string{"GNU.sparse.major=1", "GNU.sparse.minor=0", "GNU.sparse.name=sparse",
-		"GNU.sparse.realsize=2097152"} {
-		line := " " + r + "\n"
-		n := len(line) + 2
-		rec += fmt.Sprintf("%d%s", n, line)
-	}
-	// archive/tar does not write such records, so the extended header is written as a plain file of that type.
-	x := tar.Header{Typeflag: 'x', Name: "PaxHeaders/sparse", Size: int64(len(rec)), Mode: 0o644}
-	buf.Write(rawHeader(x.Name, 'x', x.Size))
-	buf.WriteString(rec)
-	buf.Write(make([]byte, (512-len(rec)%512)%512))
-	buf.Write(rawHeader(e.Name, '0', int64(len(body))))
-	buf.WriteString(body)
-	buf.Write(make([]byte, 1024))
-	chain, err := stack(ctx, s, buf.Bytes())
+	chain, err := stack(ctx, s, sparseArchive(2<<20))
 	must(t, err)
 	lowers, err := s.Lowers(ctx, chain)
 	must(t, err)
@@ -120,6 +99,26 @@ func TestApplySparse(t *testing.T) {
 	if b[1<<20] != 'x' || b[1<<20-1] != 0 || b[1<<20+4096] != 0 {
 		t.Error("content is in the wrong place")
 	}
+}
+
+// sparseArchive holds a file of size bytes in GNU tar's sparse format 1.0: one piece of 4 KiB at 1 MiB. The package
+// archive/tar does not write such headers.
+func sparseArchive(size int64) []byte {
+	pieces := "1\n1048576\n4096\n"
+	body := pieces + strings.Repeat("\x00", 512-len(pieces)) + strings.Repeat("x", 4096)
+	records := ""
+	for _, r := range []string{"major=1", "minor=0", "name=sparse", fmt.Sprint("realsize=", size)} {
+		line := " GNU.sparse." + r + "\n"
+		records += fmt.Sprintf("%d%s", len(line)+2, line)
+	}
+	var buf bytes.Buffer
+	buf.Write(rawHeader("PaxHeaders/sparse", 'x', int64(len(records))))
+	buf.WriteString(records)
+	buf.Write(make([]byte, (512-len(records)%512)%512))
+	buf.Write(rawHeader("GNUSparseFile.0/sparse", '0', int64(len(body))))
+	buf.WriteString(body)
+	buf.Write(make([]byte, 1024))
+	return buf.Bytes()
 }
 
 // rawHeader is a minimal ustar header.
@@ -241,6 +240,7 @@ func TestBadLayers(t *testing.T) {
 		"user beyond 32 bits":      archive(t, huge),
 		"truncated body":           good[:1024],
 		"truncated header":         good[:100],
+		"sparse file of 1 PiB":     sparseArchive(1 << 50),
 		"garbage":                  bytes.Repeat([]byte("garbage"), 1000),
 		"long name":                archive(t, file(strings.Repeat("a", 300), "")),
 		"unknown type":             append(rawHeader("x", 'Z', 0), make([]byte, 1024)...),

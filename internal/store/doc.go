@@ -12,6 +12,7 @@
 //	snapshots/snapshots/N/  fs/ is one unpacked layer, an overlay lower directory
 //	snapshots/empty/        the lower directory of an image without layers
 //	layers/<id>/            upper/ and work/ of one container
+//	unsynced                layers whose files may not be on the disk yet, see settle.go
 //
 // Everything but the root itself is 0700, so nobody without privileges reaches a set-user-ID program of an image.
 //

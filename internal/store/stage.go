@@ -71,6 +71,9 @@ func (st *Staged) Commit(ctx context.Context, chain, parent digest.Digest) (err 
 	if err := st.a.seal(ctx, lowers); err != nil {
 		return err
 	}
+	if err := st.s.note(chain); err != nil {
+		return fmt.Errorf("note layer %s: %w", chain, err)
+	}
 	opts := []snapshots.Opt{}
 	if parent != "" {
 		opts = append(opts, snapshots.WithParent(parent.String()))

@@ -53,11 +53,13 @@ type Store struct {
 	snapshotter snapshots.Snapshotter
 	leases      leases.Manager
 
-	removals sync.WaitGroup // directories being removed behind the caller's back
+	removals sync.WaitGroup // work behind the caller's back: directories being removed, files being synced
+	lost     bool           // layers were lost, see Lost
 
-	mu     sync.Mutex
-	lowers map[digest.Digest][]string
-	busy   map[string]chan struct{} // what somebody works on, see Lock
+	mu       sync.Mutex
+	unsynced unsynced
+	lowers   map[digest.Digest][]string
+	busy     map[string]chan struct{} // what somebody works on, see Lock
 }
 
 // Open takes the data root, making it if it is absent. The error wraps errdefs.ErrConflict when another process has it.
@@ -133,6 +135,9 @@ func Open(ctx context.Context, root string) (_ *Store, err error) {
 	s.leases = metadata.NewLeaseManager(s.db)
 	if err := s.dropLeases(s.Context(ctx)); err != nil {
 		return nil, fmt.Errorf("drop what an earlier daemon left: %w", err)
+	}
+	if err := s.dropUnsynced(s.Context(ctx)); err != nil {
+		return nil, fmt.Errorf("drop the layers that were not written before the machine went down: %w", err)
 	}
 	return s, nil
 }

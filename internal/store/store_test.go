@@ -323,3 +323,49 @@ func BenchmarkLowers(b *testing.B) {
 		must(b, err)
 	}
 }
+
+// What the machine had not written when it went down must not be taken for good.
+func TestLayersOfAPowerCutAreDropped(t *testing.T) {
+	s := open(t)
+	ctx, release, err := s.Lease(t.Context())
+	must(t, err)
+	safe, err := stack(ctx, s, archive(t, file("safe", "1")))
+	must(t, err)
+	must(t, s.Pin(ctx, safe))
+	s.Settle()
+	s.removals.Wait()
+	if _, err := os.Stat(filepath.Join(s.Root(), unsyncedFile)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the note stays: %v", err)
+	}
+	top, err := stack(ctx, s, archive(t, file("safe", "1")), archive(t, file("lost", "2")), archive(t, file("above", "3")))
+	must(t, err)
+	must(t, s.Pin(ctx, top))
+	release()
+	note := filepath.Join(s.Root(), unsyncedFile)
+	data, err := os.ReadFile(note)
+	must(t, err)
+	must(t, s.Close())
+
+	// After the death of the process alone, everything is there.
+	s, err = Open(t.Context(), s.Root())
+	must(t, err)
+	if ok, err := s.HasChain(t.Context(), top); !ok || s.Lost() {
+		t.Errorf("lost without need: %v", err)
+	}
+	must(t, s.Close())
+	if _, err := os.Stat(note); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the note stays: %v", err)
+	}
+	// Of the note of another boot only the second line is kept, of the layer in the middle.
+	lines := strings.Split(string(data), "\n")
+	must(t, os.WriteFile(note, []byte("another-boot\n"+lines[len(lines)-3]+"\nsha256:cu"), 0o600))
+	s, err = Open(t.Context(), s.Root())
+	must(t, err)
+	defer s.Close()
+	if ok, err := s.HasChain(t.Context(), top); ok || !s.Lost() {
+		t.Errorf("taken for good: %v", err)
+	}
+	if ok, err := s.HasChain(t.Context(), safe); !ok {
+		t.Errorf("a layer below is gone: %v", err)
+	}
+}
