@@ -93,13 +93,20 @@ func (s *Server) volumePrune(c *call) error {
 	if err != nil {
 		return err
 	}
-	var reclaimed int64
-	gone, err := s.engine.Volumes.Prune(c.lasting(), func(v volume.Volume) bool {
+	choose := func(v volume.Volume) bool {
 		return (all || v.Anonymous) && f.pairs("label", v.Labels) && f.pairs("label!", v.Labels)
-	})
+	}
+	sizes := map[string]int64{}
+	for _, v := range s.engine.Volumes.List() {
+		if choose(v) && len(s.engine.Volumes.Holders(v.Name)) == 0 {
+			sizes[v.Name] = treeSize(c.ctx(), v.Mountpoint)
+		}
+	}
+	var reclaimed int64
+	gone, err := s.engine.Volumes.Prune(c.lasting(), choose)
 	deleted := []string{}
 	for _, v := range gone {
-		deleted = append(deleted, v.Name)
+		deleted, reclaimed = append(deleted, v.Name), reclaimed+sizes[v.Name]
 		s.publish("volume", "destroy", v.Name, map[string]string{"driver": v.Driver})
 	}
 	if err != nil {
