@@ -444,7 +444,10 @@ func downgradeDiskUsage(u *diskUsage, verbose bool, v version) any {
 		old.LayersSize = u.layers
 		old.Images = []legacyImageSummary{}
 		for i := range u.images {
-			old.Images = append(old.Images, downgradeImage(&u.images[i], v))
+			users := u.images[i].Containers
+			line := downgradeImage(&u.images[i], v)
+			line.Containers = users // has always been counted here
+			old.Images = append(old.Images, line)
 		}
 	}
 	if u.asked[system.ContainerObject] {

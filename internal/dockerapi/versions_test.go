@@ -166,6 +166,7 @@ func TestDiskUsageOfOlderVersions(t *testing.T) {
 	sample := func() *diskUsage {
 		u := &diskUsage{asked: map[system.DiskUsageObject]bool{system.ImageObject: true}, layers: 5}
 		u.ImageUsage = &image.DiskUsage{TotalSize: 5}
+		u.images = []image.Summary{{ID: "x", Containers: 3}}
 		return u
 	}
 	for _, c := range []struct {
@@ -179,6 +180,9 @@ func TestDiskUsageOfOlderVersions(t *testing.T) {
 		got := fields(t, downgradeDiskUsage(sample(), c.verbose, c.v))
 		if has(got, "LayersSize") != c.legacy || has(got, "ImageUsage") != c.sums || has(got, "BuilderSize") != c.old {
 			t.Errorf("%s verbose %t: %v", c.v, c.verbose, got)
+		}
+		if c.legacy && got["Images"].([]any)[0].(map[string]any)["Containers"] != 3.0 {
+			t.Errorf("%s: containers of an image are not counted: %v", c.v, got)
 		}
 	}
 }
