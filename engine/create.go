@@ -53,6 +53,11 @@ func (e *Engine) Create(ctx context.Context, o CreateOptions) (CreateResult, err
 		return CreateResult{}, err
 	}
 	undo = nil
+	if len(rec.Volumes) > 0 {
+		if err := e.Volumes.Settle(ctx, rec.ID, cfg.AutoRemove); err != nil {
+			e.log.Error("save the volumes of a container", "container", rec.ID, "error", err) // Open tries again
+		}
+	}
 	e.publish(rec, "create", nil)
 	return CreateResult{ID: rec.ID, Warnings: warnings}, nil
 }
@@ -186,6 +191,21 @@ func (e *Engine) check(cfg *container.Config) ([]string, error) {
 			return nil, err
 		}
 	}
+	if len(cfg.Extra.StorageOpt) > 0 {
+		return bad("--storage-opt is not supported by this storage driver")
+	}
+	if len(cfg.Net.Links) > 0 || slices.ContainsFunc(cfg.Net.Endpoints, func(ep container.Endpoint) bool { return len(ep.Links) > 0 }) {
+		return bad("links are not supported: containers on a network of your own find each other by name")
+	}
+	if slices.ContainsFunc(cfg.Net.Endpoints, func(ep container.Endpoint) bool { return len(ep.LinkLocal) > 0 }) {
+		return bad("link-local addresses cannot be given to an endpoint")
+	}
+	if h := cfg.Health; h != nil && len(h.Test) > 0 && !slices.Contains([]string{"NONE", "CMD", "CMD-SHELL"}, h.Test[0]) {
+		return bad("unknown kind of health check %q: it begins with NONE, CMD or CMD-SHELL", h.Test[0])
+	}
+	if err := checkSecurity(cfg.Security); err != nil {
+		return nil, err
+	}
 	if cfg.Runtime != "" && cfg.Runtime != runtimeName {
 		return bad("unknown or invalid runtime name: %s", cfg.Runtime)
 	}
@@ -198,9 +218,34 @@ func (e *Engine) check(cfg *container.Config) ([]string, error) {
 	return e.checkLimits(&cfg.Limits)
 }
 
+// checkSecurity refuses the modes that this engine does not have: none may be taken and then ignored.
+func checkSecurity(sec container.Security) error {
+	for _, m := range []struct {
+		what, mode string
+		known      []string
+	}{
+		{"IPC", sec.IpcMode, []string{"", "private", "shareable", "host", "none"}},
+		{"PID", sec.PidMode, []string{"", "host", "container:"}},
+		{"UTS", sec.UTSMode, []string{"", "host"}},
+		{"user namespace", sec.UsernsMode, []string{"", "host"}},
+		{"cgroup namespace", sec.CgroupnsMode, []string{"", "private", "host"}},
+	} {
+		if slices.Contains(m.known, m.mode) || strings.HasPrefix(m.mode, "container:") && slices.Contains(m.known, "container:") {
+			continue
+		}
+		if m.what == "IPC" && strings.HasPrefix(m.mode, "container:") {
+			// A mount in another mount namespace cannot be copied from outside, and /dev/shm is one.
+			return fmt.Errorf("sharing the IPC namespace of another container is not supported: both may use the host's, with "+
+				"--ipc host%w", kind{errdefs.ErrNotImplemented})
+		}
+		return fmt.Errorf("invalid %s mode: %s%w", m.what, m.mode, kind{errdefs.ErrInvalidArgument})
+	}
+	return nil
+}
+
 // checkNamespaces resolves "container:x" to an ID, so that a rename does not break it.
 func (e *Engine) checkNamespaces(cfg *container.Config) error {
-	for _, mode := range []*string{&cfg.Net.Mode, &cfg.Security.PidMode, &cfg.Security.IpcMode} {
+	for _, mode := range []*string{&cfg.Net.Mode, &cfg.Security.PidMode} {
 		ref, ok := strings.CutPrefix(*mode, "container:")
 		if !ok {
 			continue

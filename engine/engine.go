@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -18,6 +19,7 @@ import (
 	"github.com/berth-engine/berth/internal/network"
 	"github.com/berth-engine/berth/internal/store"
 	"github.com/berth-engine/berth/internal/volume"
+	"golang.org/x/sys/unix"
 )
 
 // runtimeName is what our own runtime is called where a client names one.
@@ -166,6 +168,10 @@ func (e *Engine) Close(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	e.Events.close()
+	// The parent of all groups goes with the last container, and with the daemon that made it.
+	if err := e.cgroups.Open(e.opts.CgroupRoot).Prune(); err != nil && !errors.Is(err, unix.EBUSY) && !errors.Is(err, fs.ErrNotExist) {
+		e.log.Warn("remove the parent cgroup", "cgroup", e.opts.CgroupRoot, "error", err)
+	}
 	return errors.Join(e.launcher.Close(), e.Networks.Close(), e.store.Close(), e.lock.Unlock())
 }
 

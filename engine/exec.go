@@ -109,7 +109,7 @@ func (x *Execs) start(ctx context.Context, ex ExecRecord, o ExecStartOptions, op
 	if o.Rows > 0 && o.Cols > 0 {
 		ex.Config.Rows, ex.Config.Cols = o.Rows, o.Cols
 	}
-	proc, filter, err := x.process(rec, ex.Config)
+	proc, filter, err := x.process(ctx, rec, c, ex.Config)
 	if err != nil {
 		return err
 	}
@@ -165,13 +165,18 @@ func tellStream(stream *os.File, err error, tty bool) {
 }
 
 // process is the OCI process of an exec: the container's own, but for what was asked.
-func (x *Execs) process(rec container.Record, cfg ExecConfig) (*specs.Process, []byte, error) {
+func (x *Execs) process(ctx context.Context, rec container.Record, c *monitor.Client,
+	cfg ExecConfig) (*specs.Process, []byte, error) {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/root", rec.State.Pid))
 	if err != nil {
 		return nil, nil, fmt.Errorf("container %q is not running%w", rec.Name, kind{errdefs.ErrConflict})
 	}
 	root := confine.FromFile(f)
 	defer root.Close()
+	// Had it ended before we looked, its number could be another process's by now.
+	if err := c.Signal(ctx, 0); err != nil {
+		return nil, nil, fmt.Errorf("container %q is not running%w", rec.Name, kind{errdefs.ErrConflict})
+	}
 	name := cfg.User
 	if name == "" {
 		name = rec.Config.Process.User

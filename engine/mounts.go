@@ -36,10 +36,19 @@ func (e *Engine) claimVolumes(ctx context.Context, id string, rec *container.Rec
 		cfg.Mounts = append(cfg.Mounts, container.Mount{Type: "volume", Target: dest, Anonymous: true})
 	}
 	undo.add(func() { e.Volumes.Release(id) })
+	seen := map[string]bool{}
+	for dest := range cfg.Tmpfs {
+		seen[path.Clean(dest)] = true
+	}
 	for i := range cfg.Mounts {
 		m := &cfg.Mounts[i]
 		if err := checkMount(*m); err != nil {
 			return err
+		}
+		if dest := path.Clean(m.Target); seen[dest] {
+			return fmt.Errorf("Duplicate mount point: %s%w", m.Target, kind{errdefs.ErrInvalidArgument})
+		} else {
+			seen[dest] = true
 		}
 		switch m.Type {
 		case "bind":
@@ -59,7 +68,7 @@ func (e *Engine) claimVolume(ctx context.Context, id string, rec *container.Reco
 	_, err := e.Volumes.Get(m.Source)
 	fresh := errdefs.IsNotFound(err)
 	v, err := e.Volumes.Create(ctx, volume.Spec{Name: m.Source, Driver: m.Driver, Options: m.DriverOpts, Labels: m.Labels,
-		Volatile: rec.Config.AutoRemove && m.Source == "", Holder: id})
+		Holder: id})
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"os"
 	"syscall"
 
 	"github.com/berth-engine/berth/internal/container"
@@ -10,6 +11,9 @@ import (
 
 // Remove deletes a container, its layer and its logs.
 func (e *Engine) Remove(ctx context.Context, ref string, o RemoveOptions) error {
+	if o.Force {
+		e.hurry(ctx, ref)
+	}
 	l, rec, err := e.acquire(ctx, ref)
 	if err != nil {
 		return err
@@ -18,15 +22,32 @@ func (e *Engine) Remove(ctx context.Context, ref string, o RemoveOptions) error 
 	return e.remove(ctx, l, rec, o)
 }
 
+// hurry kills a container whose slot is taken, by a patient stop for instance, so that a forced removal does not wait for it.
+func (e *Engine) hurry(ctx context.Context, ref string) {
+	rec, err := e.Containers.Get(ref)
+	if err != nil {
+		return
+	}
+	l := e.live(rec.ID)
+	if len(l.op) == 0 {
+		return
+	}
+	if _, err := e.signal(ctx, l, rec, syscall.SIGKILL); err != nil {
+		e.log.Warn("removal by force", "container", rec.ID, "error", err)
+	}
+}
+
+// remove is Remove with the slot held. Once the container is marked, cancelling stops being possible.
 func (e *Engine) remove(ctx context.Context, l *live, rec container.Record, o RemoveOptions) error {
+	ctx = context.WithoutCancel(ctx)
 	l.stopTimer()
-	alive := rec.State.Alive()
-	if rec.State.Status != container.Dead {
-		if _, err := e.Containers.Apply(rec.ID, container.RemoveOrdered{Force: o.Force}); err != nil {
+	// One that is being removed while we hold the slot is what a killed daemon left.
+	if rec.State.Status != container.Dead && rec.State.Status != container.Removing {
+		if _, err := e.Containers.Apply(rec.ID, container.RemoveOrdered{Force: o.Force, Volumes: o.Volumes}); err != nil {
 			return err
 		}
 	}
-	if alive {
+	if e.client(rec.ID) != nil {
 		if err := e.end(ctx, l, rec, syscall.SIGKILL, undoTime); err != nil {
 			_, _ = e.Containers.Apply(rec.ID, container.RemoveFailed{Message: err.Error()})
 			return err
@@ -35,7 +56,7 @@ func (e *Engine) remove(ctx context.Context, l *live, rec container.Record, o Re
 	return e.erase(ctx, l, rec, o.Volumes)
 }
 
-// erase removes what a container without processes still has. From here on cancelling is not possible.
+// erase removes what a container without processes still has.
 func (e *Engine) erase(ctx context.Context, l *live, rec container.Record, volumes bool) error {
 	ctx, cancel := undoContext(ctx)
 	defer cancel()
@@ -61,6 +82,9 @@ func (e *Engine) erase(ctx context.Context, l *live, rec container.Record, volum
 	e.Execs.forget(rec.ID)
 	if err := e.Containers.Delete(rec.ID); err != nil {
 		return err
+	}
+	if err := os.RemoveAll(e.runDir(rec.ID)); err != nil {
+		e.log.Error("remove the run directory", "container", rec.ID, "error", err)
 	}
 	e.forgetLive(rec.ID)
 	e.publish(rec, "destroy", nil)

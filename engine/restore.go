@@ -84,7 +84,9 @@ func (e *Engine) restore(ctx context.Context) error {
 		for _, ev := range o.Events {
 			e.publish(o.Record, ev.Action, ev.Attributes)
 		}
-		_ = os.RemoveAll(e.runDir(x.id))
+		if !o.Remove {
+			_ = os.RemoveAll(e.runDir(x.id))
+		}
 		switch {
 		case o.Remove:
 			e.background(func() { e.autoRemove(x.id) })
@@ -156,6 +158,9 @@ func (e *Engine) sweep(known map[string]bool) {
 		}
 		_ = os.RemoveAll(e.runDir(d.Name()))
 	}
+	if err := e.Volumes.Sweep(e.ctx, func(id string) bool { return known[id] }); err != nil {
+		e.log.Error("sweep volumes", "error", err)
+	}
 	if err := e.store.SweepLayers(func(id string) bool { return known[id] }); err != nil {
 		e.log.Error("sweep layers", "error", err)
 	}
@@ -169,11 +174,12 @@ func (e *Engine) finishRemoval(id string) {
 	defer l.release()
 	if e.client(id) != nil {
 		if err := e.end(e.ctx, l, rec, syscall.SIGKILL, undoTime); err != nil {
+			e.apply(id, container.RemoveFailed{Message: err.Error()})
 			e.log.Error("finish a removal", "container", id, "error", err)
 			return
 		}
 	}
-	if err := e.erase(e.ctx, l, rec, rec.Config.AutoRemove); err != nil {
+	if err := e.erase(e.ctx, l, rec, rec.Config.AutoRemove || rec.State.DropVolumes); err != nil {
 		e.log.Error("finish a removal", "container", id, "error", err)
 	}
 }

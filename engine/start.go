@@ -125,7 +125,7 @@ func (e *Engine) launch(ctx context.Context, rec container.Record, attach []moni
 			_ = f.Close()
 		}
 	}()
-	if err := e.joinNamespaces(&in, &files); err != nil {
+	if err := e.joinNamespaces(ctx, &in, &files); err != nil {
 		return nil, err
 	}
 
@@ -240,7 +240,7 @@ func (e *Engine) mountLower(ctx context.Context, rec container.Record) (*os.File
 }
 
 // joinNamespaces opens the namespaces of other containers that this one shares, and notes the host's.
-func (e *Engine) joinNamespaces(in *specInput, files *monitor.Files) error {
+func (e *Engine) joinNamespaces(ctx context.Context, in *specInput, files *monitor.Files) error {
 	sec := in.Record.Config.Security
 	in.PidHost, in.IpcHost = sec.PidMode == "host", sec.IpcMode == "host"
 	in.UTSHost, in.CgroupHost = sec.UTSMode == "host", sec.CgroupnsMode == "host"
@@ -265,13 +265,12 @@ func (e *Engine) joinNamespaces(in *specInput, files *monitor.Files) error {
 	}{
 		{in.Record.Config.Net.Mode, specs.NetworkNamespace, "net"},
 		{sec.PidMode, specs.PIDNamespace, "pid"},
-		{sec.IpcMode, specs.IPCNamespace, "ipc"},
 	} {
 		id, ok := strings.CutPrefix(j.mode, "container:")
 		if !ok {
 			continue
 		}
-		other, _, err := e.running(id)
+		other, c, err := e.running(id)
 		if err != nil {
 			return fmt.Errorf("cannot join the %s namespace of container %s: %w", j.file, id, err)
 		}
@@ -280,28 +279,16 @@ func (e *Engine) joinNamespaces(in *specInput, files *monitor.Files) error {
 			return fmt.Errorf("cannot join the %s namespace of container %q: %w", j.file, other.Name, err)
 		}
 		files.Namespaces[j.kind] = f
-		switch j.kind {
-		case specs.NetworkNamespace:
+		// Had it ended before we looked, its number could be another process's by now: of the host, for instance.
+		if err := c.Signal(ctx, 0); err != nil {
+			return fmt.Errorf("cannot join the %s namespace of container %q: it has ended%w", j.file, other.Name,
+				kind{errdefs.ErrConflict})
+		}
+		if j.kind == specs.NetworkNamespace {
 			in.Record.Config.Hostname = other.Config.Hostname // a shared network shows one name
-		case specs.IPCNamespace:
-			shm, err := e.sharedMemory(other)
-			if err != nil {
-				return err
-			}
-			in.ShmFrom = shm
 		}
 	}
 	return nil
-}
-
-// sharedMemory is where another container's /dev/shm can be bound from.
-func (e *Engine) sharedMemory(other container.Record) (string, error) {
-	mode := other.Config.Security.IpcMode
-	if mode != "shareable" && mode != "host" {
-		return "", fmt.Errorf("cannot join IPC of container %s: non-shareable IPC (hint: use IpcMode:shareable for the "+
-			"donor container)%w", other.ID, kind{errdefs.ErrInvalidArgument})
-	}
-	return fmt.Sprintf("/proc/%d/root/dev/shm", other.State.Pid), nil
 }
 
 // ensureWorkdir makes the working directory where the image has none, as root's, without following a link out of the

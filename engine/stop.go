@@ -39,7 +39,11 @@ func (e *Engine) stop(ctx context.Context, l *live, rec container.Record, o Stop
 	if !rec.State.Alive() {
 		return fmt.Errorf("container %s is already stopped%w", rec.ID, kind{errdefs.ErrNotModified})
 	}
-	if err := e.end(ctx, l, rec, sig, stopTimeout(rec, o.Timeout)); err != nil {
+	timeout := stopTimeout(rec, o.Timeout)
+	if timeout >= 0 { // whoever asked may go away: the container is stopped all the same, and killed if need be
+		ctx = context.WithoutCancel(ctx)
+	}
+	if err := e.end(ctx, l, rec, sig, timeout); err != nil {
 		return err
 	}
 	e.publish(rec, "stop", nil)

@@ -101,7 +101,8 @@ func (e *Engine) exited(l *live, id string, x monitor.Exit, gone chan struct{}) 
 		e.publish(o.Record, ev.Action, ev.Attributes)
 	}
 	e.Execs.forgetRuns(id)
-	e.giveBack(o.Record)
+	// A container that removes itself saves no exit: the monitor's record must stay until the removal is done.
+	e.giveBack(o.Record, !o.Remove)
 	close(gone)
 	switch {
 	case o.Remove:
@@ -111,14 +112,17 @@ func (e *Engine) exited(l *live, id string, x monitor.Exit, gone chan struct{}) 
 	}
 }
 
-// giveBack returns the network and the run directory of a container that has ended.
-func (e *Engine) giveBack(rec container.Record) {
+// giveBack returns the network of a container that has ended, and its run directory if that has told all.
+func (e *Engine) giveBack(rec container.Record, told bool) {
 	ctx, cancel := undoContext(e.ctx)
 	defer cancel()
 	if len(rec.Endpoints) > 0 || len(rec.Published) > 0 {
 		if err := e.Networks.Detach(ctx, rec.ID); err != nil {
 			e.log.Error("give back the network", "container", rec.ID, "error", err)
 		}
+	}
+	if !told {
+		return
 	}
 	if err := os.RemoveAll(e.runDir(rec.ID)); err != nil {
 		e.log.Error("remove the run directory", "container", rec.ID, "error", err)

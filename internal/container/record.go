@@ -50,6 +50,8 @@ type State struct {
 	FinishedAt time.Time `json:"finishedAt"`
 	// Stopped says that a person ended it, so that "unless-stopped" and "on-failure" leave it alone.
 	Stopped bool `json:"stopped,omitempty"`
+	// DropVolumes says that the removal under way takes the anonymous volumes along.
+	DropVolumes bool `json:"dropVolumes,omitempty"`
 	// Restarts counts automatic restarts since the last start by a person; Backoff is the last pause before one.
 	Restarts int           `json:"restarts,omitempty"`
 	Backoff  time.Duration `json:"backoff,omitempty"`

@@ -36,7 +36,7 @@ type (
 	// Lost says that the container was running when the machine went down, and nothing of it is left.
 	Lost struct{ At time.Time }
 	// RemoveOrdered and RemoveFailed are the two ends of a removal that still needs the record.
-	RemoveOrdered struct{ Force bool }
+	RemoveOrdered struct{ Force, Volumes bool }
 	RemoveFailed  struct{ Message string }
 	// OOMSeen says that the kernel killed a process of the container for want of memory.
 	OOMSeen struct{}
@@ -169,12 +169,15 @@ func Step(r Record, fact Fact) (Outcome, error) {
 		}
 		// What still has a process is settled by its exit, which brings the code that waiters want.
 		o.Settled = !s.Alive()
-		s.Status, s.Stopped = Removing, true
+		s.Status, s.Stopped, s.DropVolumes = Removing, true, f.Volumes
 		if !r.Config.AutoRemove {
 			o.Save = Volatile
 		}
 	case RemoveFailed:
 		s.Status, s.Error, o.Save = Dead, f.Message, Volatile
+		if s.Pid != 0 { // it could not be killed
+			s.Status = Running
+		}
 	case OOMSeen:
 		o.Events = []Event{{Action: "oom"}}
 	case HealthProbed:
@@ -216,7 +219,7 @@ func stepExit(r Record, f ProcessExited, o *Outcome) {
 		"execDuration": fmt.Sprint(int64(max(ran, 0).Seconds())),
 	}}}
 	if r.State.Status == Removing { // removed by force: the remover goes on from here
-		s.Status, o.Save, o.Settled = Removing, NotSaved, true
+		s.Status, s.DropVolumes, o.Save, o.Settled = Removing, r.State.DropVolumes, NotSaved, true
 		return
 	}
 	if wantsRestart(r, f.Exit.Code) {

@@ -13,6 +13,9 @@
 //	volumes/<name>/volume.json   version 1, replaced atomically and synced
 //	volumes/<name>/_data/        the content, as Docker lays it out
 //
+// A volume whose name was made up for a container is pending until the container's record is saved (Settle). One that is
+// still pending when the daemon opens belongs to a creation that was cut short, and Sweep removes it.
+//
 // The local driver's options `type`, `device` and `o` describe a file system that is mounted when a container starts,
 // inside the container's own mount namespace only; such a volume has no content in `_data`.
 //
@@ -54,6 +57,7 @@ type Volume struct {
 	Labels    map[string]string `json:"labels,omitempty"`
 	Options   map[string]string `json:"options,omitempty"`
 	Anonymous bool              `json:"anonymous,omitempty"` // its name was made up
+	Pending   string            `json:"pending,omitempty"`   // the holder it was made for, until that is saved
 
 	// Mountpoint is the absolute path of its content on the host.
 	Mountpoint string `json:"-"`
@@ -77,8 +81,6 @@ type Spec struct {
 	Driver  string // "" is "local"
 	Options map[string]string
 	Labels  map[string]string
-	// Volatile spares the sync: for volumes that go with a container that removes itself.
-	Volatile bool
 	// Holder claims the volume before anybody can remove it; "" claims nothing.
 	Holder string
 }
@@ -181,7 +183,10 @@ func (v *Volumes) Create(ctx context.Context, s Spec) (Volume, error) {
 	vol := Volume{Version: recordVersion, Name: s.Name, Driver: s.Driver, Created: time.Now().UTC(),
 		Labels: s.Labels, Options: s.Options, Anonymous: anonymous,
 		Mountpoint: filepath.Join(v.root, s.Name, dataDir)}
-	if err := v.write(vol, s.Volatile); err != nil {
+	if anonymous {
+		vol.Pending = s.Holder
+	}
+	if err := v.write(vol, vol.Pending != ""); err != nil {
 		// Only what is empty: a directory without a record may be somebody's data.
 		_ = os.Remove(vol.Mountpoint)
 		_ = os.Remove(filepath.Dir(vol.Mountpoint))
@@ -192,6 +197,54 @@ func (v *Volumes) Create(ctx context.Context, s Spec) (Volume, error) {
 	v.mu.Unlock()
 	v.claim(s.Name, s.Holder)
 	return vol, nil
+}
+
+// Settle says that the holder is saved, and with it the volumes that were made for it. Volatile spares the sync: for
+// volumes that go with a container that removes itself.
+func (v *Volumes) Settle(ctx context.Context, holder string, volatile bool) error {
+	for _, vol := range v.List() {
+		if vol.Pending != holder || holder == "" {
+			continue
+		}
+		if err := v.settle(ctx, vol.Name, volatile); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (v *Volumes) settle(ctx context.Context, name string, volatile bool) error {
+	if err := v.enter(ctx, name); err != nil {
+		return err
+	}
+	defer v.leave(name)
+	vol, err := v.Get(name)
+	if err != nil {
+		return err
+	}
+	vol.Pending = ""
+	if err := v.write(vol, volatile); err != nil {
+		return fmt.Errorf("save volume %q: %w", name, err)
+	}
+	v.mu.Lock()
+	v.volumes[name] = vol
+	v.mu.Unlock()
+	return nil
+}
+
+// Sweep removes what was made for holders that were never saved, and settles the rest.
+func (v *Volumes) Sweep(ctx context.Context, saved func(holder string) bool) error {
+	var errs []error
+	for _, vol := range v.List() {
+		switch {
+		case vol.Pending == "":
+		case saved(vol.Pending):
+			errs = append(errs, v.settle(ctx, vol.Name, true))
+		default:
+			errs = append(errs, v.Remove(ctx, vol.Name, true))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // enter waits until nobody makes, fills or removes the volume name, and keeps others from it until leave.

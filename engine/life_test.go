@@ -1,0 +1,427 @@
+package engine
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/berth-engine/berth/internal/container"
+	"github.com/containerd/errdefs"
+)
+
+func TestACreatedContainerRunsAndEndsAndGoes(t *testing.T) {
+	e := open(t)
+	id, code, out := finish(t, e, shell("echo out; echo err >&2; id -u; exit 7"))
+	if code != 7 || out != "out\nerr\n0\n" && out != "out\n0\nerr\n" && out != "err\nout\n0\n" {
+		t.Errorf("exit code %d, output %q", code, out)
+	}
+	rec, err := e.Containers.Get(id)
+	if err != nil || rec.State.Status != container.Exited || rec.State.ExitCode != 7 || rec.State.Pid != 0 {
+		t.Errorf("%+v, %v", rec.State, err)
+	}
+	start(t, e, id) // again
+	if got := await(t, "the second exit", wait(t, e, id, container.NotRunning)); got.Code != 7 {
+		t.Error(got)
+	}
+	if err := e.Remove(t.Context(), id, RemoveOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Containers.Get(id); !errdefs.IsNotFound(err) {
+		t.Error(err)
+	}
+}
+
+func TestAContainerMadeToRemoveItselfDoes(t *testing.T) {
+	e := open(t)
+	id := create(t, e, shell("exit 3", func(c *container.Config) {
+		c.AutoRemove, c.Volumes = true, []string{"/seed"}
+	}))
+	gone := wait(t, e, id, container.Removed)
+	start(t, e, id)
+	if got := await(t, "the removal", gone); got.Code != 3 || got.Err != nil {
+		t.Error(got)
+	}
+	if _, err := e.Containers.Get(id); !errdefs.IsNotFound(err) {
+		t.Error(err)
+	}
+	if left := e.Volumes.List(); len(left) != 0 {
+		t.Error("its anonymous volume is left:", left)
+	}
+}
+
+func TestWhatCannotRunTellsWhy(t *testing.T) {
+	e := open(t)
+	for _, c := range []struct {
+		argv []string
+		code int
+	}{{[]string{"/no/such"}, 127}, {[]string{"/etc/passwd"}, 126}, {[]string{"/etc"}, 126}} {
+		o := shell("")
+		o.Config.Process.Cmd = c.argv
+		id := create(t, e, o)
+		if err := e.Start(t.Context(), id, StartOptions{}); err == nil {
+			t.Errorf("%v runs", c.argv)
+		}
+		rec, err := e.Containers.Get(id)
+		if err != nil || rec.State.Status != container.Created || rec.State.ExitCode != c.code || rec.State.Error == "" {
+			t.Errorf("%v: %+v, %v", c.argv, rec.State, err)
+		}
+	}
+	for _, bad := range []func(*container.Config){
+		func(c *container.Config) { c.Log.Driver = "telegraph" },
+		func(c *container.Config) { c.Log.Options = container.Map{"max-size": "tiny"} },
+		func(c *container.Config) { c.Runtime = "sail" },
+		func(c *container.Config) { c.Security.IpcMode = "container:nobody" },
+		func(c *container.Config) {
+			c.Mounts = []container.Mount{{Type: "bind", Source: "/no/such", Target: "/a"}}
+		},
+		func(c *container.Config) {
+			c.Mounts = []container.Mount{{Type: "volume", Source: "a1", Target: "/a"}, {Type: "volume", Source: "b1", Target: "/a/"}}
+		},
+		func(c *container.Config) { c.Health = &container.Health{Test: []string{"TELEPATHY", "x"}} },
+		func(c *container.Config) { c.Extra.StorageOpt = container.Map{"size": "1G"} },
+		func(c *container.Config) { c.Net.Links = []string{"a:b"} },
+	} {
+		o := shell("true", bad)
+		if r, err := e.Create(t.Context(), o); err == nil {
+			t.Errorf("created: %+v", o.Config)
+			_ = e.Remove(t.Context(), r.ID, RemoveOptions{})
+		}
+	}
+}
+
+func TestARestartPolicyStartsAgainWithPauses(t *testing.T) {
+	e := open(t)
+	ch := events(t, e)
+	id := create(t, e, shell("exit 4", func(c *container.Config) { c.Restart = container.Restart{Name: "on-failure", MaxRetries: 3} }))
+	begin := time.Now()
+	start(t, e, id)
+	for range 4 {
+		if ev := awaitEvent(t, ch, "die"); ev.Attributes["exitCode"] != "4" {
+			t.Error(ev)
+		}
+	}
+	over := wait(t, e, id, container.NotRunning)
+	if got := await(t, "the last exit", over); got.Code != 4 {
+		t.Error(got)
+	}
+	// 100, 200 and 400 milliseconds.
+	if took := time.Since(begin); took < 700*time.Millisecond || took > 10*time.Second {
+		t.Error("four runs took", took)
+	}
+	rec, err := e.Containers.Get(id)
+	if err != nil || rec.State.Restarts != 3 || rec.State.Status != container.Exited {
+		t.Errorf("%+v, %v", rec.State, err)
+	}
+}
+
+func TestStoppingEndsARestart(t *testing.T) {
+	e := open(t)
+	ch := events(t, e)
+	id := create(t, e, shell("exit 1", func(c *container.Config) { c.Restart.Name = "always" }))
+	start(t, e, id)
+	awaitEvent(t, ch, "die")
+	awaitEvent(t, ch, "die")
+	if err := e.Stop(t.Context(), id, StopOptions{}); err != nil && !errdefs.IsNotModified(err) {
+		t.Fatal(err)
+	}
+	if rec, err := e.Containers.Get(id); err != nil || rec.State.Status != container.Exited {
+		t.Errorf("%+v, %v", rec.State, err)
+	}
+}
+
+func TestStopSignalsThenKills(t *testing.T) {
+	e := open(t)
+	polite := create(t, e, shell("trap 'exit 9' TERM; touch /up; while true; do sleep 0.05; done"))
+	rude := create(t, e, shell("trap '' TERM; touch /up; while true; do sleep 0.05; done"))
+	one := 1
+	for id, want := range map[string]int{polite: 9, rude: 137} {
+		start(t, e, id)
+		up(t, e, id)
+		begin := time.Now()
+		if err := e.Stop(t.Context(), id, StopOptions{Timeout: &one}); err != nil {
+			t.Fatal(err)
+		}
+		took := time.Since(begin)
+		rec, err := e.Containers.Get(id)
+		if err != nil || rec.State.ExitCode != want || took > 5*time.Second || want == 137 && took < time.Second {
+			t.Errorf("after %s: %+v, %v", took, rec.State, err)
+		}
+		if err := e.Stop(t.Context(), id, StopOptions{}); !errdefs.IsNotModified(err) {
+			t.Error("stopping it again:", err)
+		}
+	}
+}
+
+// Whoever stops or kills a container in the very moment of its own end must not wait for another one.
+func TestStoppingWhatIsEndingTakesNoTime(t *testing.T) {
+	e := open(t)
+	for i := range 30 {
+		id := create(t, e, shell("exit 5"))
+		start(t, e, id)
+		time.Sleep(time.Duration(i) * 200 * time.Microsecond)
+		begin := time.Now()
+		var err error
+		if i%2 == 0 {
+			err = e.Stop(t.Context(), id, StopOptions{})
+		} else {
+			err = e.Kill(t.Context(), id, "")
+		}
+		if err != nil && !errdefs.IsNotModified(err) && !errdefs.IsConflict(err) {
+			t.Error(err)
+		}
+		if took := time.Since(begin); took > 5*time.Second {
+			t.Fatalf("round %d took %s", i, took)
+		}
+		if err := e.Remove(t.Context(), id, RemoveOptions{Force: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestAttachBeforeTheStartGetsTheFirstByte(t *testing.T) {
+	e := open(t)
+	for i := range 20 {
+		want := fmt.Sprint("first ", i, "\n")
+		id, code, out := finish(t, e, shell("printf '"+strings.TrimSpace(want)+"\\n'"))
+		if code != 0 || out != want {
+			t.Fatalf("round %d: %d %q", i, code, out)
+		}
+		if err := e.Remove(t.Context(), id, RemoveOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A client that comes while the container is being started must be served, not kept for the next start.
+func TestAttachDuringTheStartIsServed(t *testing.T) {
+	e := open(t)
+	for i := range 20 {
+		id := create(t, e, shell("sleep 0.05; echo done"))
+		var streams sync.WaitGroup
+		streams.Go(func() {
+			time.Sleep(time.Duration(i) * 300 * time.Microsecond)
+			await(t, "the output", attach(t, e, id, AttachOptions{Stream: true, Stdout: true}))
+		})
+		start(t, e, id)
+		streams.Wait()
+		if err := e.Remove(t.Context(), id, RemoveOptions{Force: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestRemovingLetsWaitingClientsGo(t *testing.T) {
+	e := open(t)
+	id := create(t, e, shell("true"))
+	out := attach(t, e, id, AttachOptions{Stream: true, Stdout: true})
+	if err := e.Remove(t.Context(), id, RemoveOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the end of the stream", out)
+}
+
+func TestExecsTellTheirCodesAndOutput(t *testing.T) {
+	e := open(t)
+	id := create(t, e, shell("while true; do sleep 1; done"))
+	start(t, e, id)
+	rounds := 100
+	if testing.Short() {
+		rounds = 20
+	}
+	for i := range rounds {
+		code, out := run(t, e, id, "sh", "-c", fmt.Sprintf("echo %d; exit %d", i, i))
+		if code != i || out != fmt.Sprint(i, "\n") {
+			t.Fatalf("round %d: %d, %q", i, code, out)
+		}
+	}
+	if code, _ := run(t, e, id, "/bin/sh", "-c", "kill -9 $$"); code != 137 {
+		t.Error("a killed exec:", code)
+	}
+	execID, err := e.Execs.Create(t.Context(), id, ExecConfig{Argv: []string{"/no/such"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Execs.Start(t.Context(), execID, ExecStartOptions{Detach: true}, nil); err == nil {
+		t.Error("it runs")
+	}
+	if rec, err := e.Execs.Inspect(t.Context(), execID); err != nil || rec.ExitCode == nil || *rec.ExitCode != 127 {
+		t.Errorf("%+v, %v", rec, err)
+	}
+	// One that runs when the container is killed dies with it.
+	long, err := e.Execs.Create(t.Context(), id, ExecConfig{Argv: []string{"sleep", "100"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Execs.Start(t.Context(), long, ExecStartOptions{Detach: true}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Kill(t.Context(), id, "KILL"); err != nil {
+		t.Fatal(err)
+	}
+	if rec, err := e.Execs.Inspect(t.Context(), long); err != nil || rec.Running || rec.ExitCode == nil || *rec.ExitCode != 137 {
+		t.Errorf("%+v, %v", rec, err)
+	}
+}
+
+func TestAForcedRemovalTellsTheRealExitCode(t *testing.T) {
+	e := open(t)
+	id := create(t, e, shell("trap '' TERM; while true; do sleep 1; done"))
+	start(t, e, id)
+	stopped, next := wait(t, e, id, container.NotRunning), wait(t, e, id, container.NextExit)
+	if err := e.Remove(t.Context(), id, RemoveOptions{Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	for _, ch := range []<-chan container.Waited{stopped, next} {
+		if got := await(t, "the exit", ch); got.Code != 137 {
+			t.Error(got)
+		}
+	}
+}
+
+func TestOneNameForOneOfMany(t *testing.T) {
+	e := open(t)
+	const many = 20
+	var mu sync.Mutex
+	var won []string
+	var all sync.WaitGroup
+	for range many {
+		all.Go(func() {
+			o := shell("true")
+			o.Name = "mine"
+			r, err := e.Create(t.Context(), o)
+			if err != nil && !errdefs.IsConflict(err) {
+				t.Error(err)
+			}
+			if err == nil {
+				mu.Lock()
+				won = append(won, r.ID)
+				mu.Unlock()
+			}
+		})
+	}
+	all.Wait()
+	if len(won) != 1 {
+		t.Fatal("the name went to", won)
+	}
+	other := create(t, e, shell("true"))
+	var renamed int
+	for _, id := range []string{other, create(t, e, shell("true"))} {
+		all.Go(func() {
+			err := e.Rename(t.Context(), id, "yours")
+			mu.Lock()
+			defer mu.Unlock()
+			if err == nil {
+				renamed++
+			} else if !errdefs.IsConflict(err) {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if renamed != 1 {
+		t.Error(renamed, "containers are called yours")
+	}
+	if err := e.Rename(t.Context(), "yours", "mine"); !errdefs.IsConflict(err) {
+		t.Error(err)
+	}
+	if err := e.Remove(t.Context(), "mine", RemoveOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Rename(t.Context(), "yours", "mine"); err != nil {
+		t.Error("the name of a removed container:", err)
+	}
+}
+
+func TestOutOfMemoryIsTold(t *testing.T) {
+	e := open(t)
+	ch := events(t, e)
+	id := create(t, e, shell("dd if=/dev/zero of=/dev/null bs=60M count=1; tail /dev/zero", func(c *container.Config) {
+		c.Limits.Memory, c.Limits.MemorySwap = 16<<20, 16<<20
+	}))
+	start(t, e, id)
+	awaitEvent(t, ch, "oom")
+	got := await(t, "the exit", wait(t, e, id, container.NotRunning))
+	rec, err := e.Containers.Get(id)
+	if err != nil || !rec.State.OOMKilled || got.Code == 0 {
+		t.Errorf("%+v %+v %v", got, rec.State, err)
+	}
+}
+
+func TestHealthIsProbed(t *testing.T) {
+	e := open(t)
+	ch := events(t, e)
+	id := create(t, e, shell("sleep 0.2; touch /well; while true; do sleep 1; done", func(c *container.Config) {
+		c.Health = &container.Health{Test: []string{"CMD-SHELL", "test -f /well && echo fine"}, Interval: 50 * time.Millisecond,
+			Timeout: 5 * time.Second, Retries: 2}
+	}))
+	start(t, e, id)
+	awaitEvent(t, ch, "health_status: healthy")
+	rec, err := e.Containers.Get(id)
+	if err != nil || rec.State.Health == nil || rec.State.Health.Status != "healthy" || len(rec.State.Health.Log) == 0 ||
+		rec.State.Health.Log[len(rec.State.Health.Log)-1].Output != "fine\n" {
+		t.Errorf("%+v, %v", rec.State.Health, err)
+	}
+	if code, _ := run(t, e, id, "rm", "/well"); code != 0 {
+		t.Fatal(code)
+	}
+	awaitEvent(t, ch, "health_status: unhealthy")
+	if err := e.Kill(t.Context(), id, ""); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestAProbeThatHangsIsKilled(t *testing.T) {
+	e := open(t)
+	ch := events(t, e)
+	id := create(t, e, shell("while true; do sleep 1; done", func(c *container.Config) {
+		c.Health = &container.Health{Test: []string{"CMD", "sleep", "77"}, Interval: 20 * time.Millisecond,
+			Timeout: 100 * time.Millisecond, Retries: 1}
+	}))
+	start(t, e, id)
+	awaitEvent(t, ch, "health_status: unhealthy")
+	if left := e.Execs.List(id); len(left) > 1 {
+		t.Error("probes that are left:", left)
+	}
+}
+
+func TestPausedStandsStill(t *testing.T) {
+	e := open(t)
+	id := create(t, e, shell("trap 'exit 6' TERM; touch /up; while true; do sleep 0.05; done"))
+	start(t, e, id)
+	up(t, e, id)
+	if err := e.Pause(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Pause(t.Context(), id); !errdefs.IsConflict(err) {
+		t.Error("pausing it again:", err)
+	}
+	if _, err := e.Execs.Create(t.Context(), id, ExecConfig{Argv: []string{"true"}}); !errdefs.IsConflict(err) {
+		t.Error("an exec in it:", err)
+	}
+	if err := e.Unpause(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Pause(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Stop(t.Context(), id, StopOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if rec, err := e.Containers.Get(id); err != nil || rec.State.ExitCode != 6 {
+		t.Errorf("stopped while paused: %+v, %v", rec.State, err)
+	}
+}
+
+func TestSharedNamespaces(t *testing.T) {
+	e := open(t)
+	id := create(t, e, shell("hostname; while true; do sleep 1; done", func(c *container.Config) { c.Hostname = "flagship" }))
+	start(t, e, id)
+	_, code, out := finish(t, e, shell("hostname; kill -0 1 && cat /etc/hostname; ls -l /proc/1/exe >/dev/null", func(c *container.Config) {
+		c.Net.Mode, c.Security.PidMode = "container:"+id, "container:"+id
+	}))
+	if code != 0 || out != "flagship\nflagship\n" {
+		t.Errorf("%d, %q", code, out)
+	}
+}
