@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -203,10 +204,19 @@ func TestNetNS(t *testing.T) {
 	if now, _ := os.Readlink("/proc/self/ns/net"); now != own {
 		t.Error("the process went to another namespace")
 	}
-	tasks, _ := filepath.Glob("/proc/self/task/*/ns/net")
-	for _, task := range tasks {
-		if now, err := os.Readlink(task); err == nil && now != own {
-			t.Error("a thread stayed in another namespace")
+	// A thread ends a moment after its work is done.
+	stays := func() bool {
+		tasks, _ := filepath.Glob("/proc/self/task/*/ns/net")
+		for _, task := range tasks {
+			if now, err := os.Readlink(task); err == nil && now != own {
+				return true
+			}
+		}
+		return false
+	}
+	for deadline := time.Now().Add(10 * time.Second); stays(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("a thread stayed in another namespace")
 		}
 	}
 }
