@@ -75,11 +75,12 @@ func (im *Images) Pull(ctx context.Context, ref string, o PullOptions) (*Image, 
 
 func (im *Images) pullOne(ctx context.Context, repo *registry.Repository, ref reference.Named, platform string,
 	say *reporter) (_ *Image, err error) {
-	say.say(objectOf(ref), "Pulling from "+reference.Path(ref))
+	// Nothing is said before it is known that there is something: the API answers with a status until then.
 	target, err := repo.Resolve(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
+	say.say(objectOf(ref), "Pulling from "+reference.Path(ref))
 	fetch := func(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
 		return repo.Fetch(ctx, desc)
 	}
