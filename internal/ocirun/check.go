@@ -1,10 +1,7 @@
 package ocirun
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -43,7 +40,7 @@ func check(o *StartOptions) error {
 	}
 	if s.Hooks != nil {
 		h := s.Hooks
-		//nolint:staticcheck // the deprecated hooks are refused like the others
+		//lint:ignore SA1019 the deprecated hooks are refused like the others
 		if len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer)+len(h.StartContainer)+len(h.Poststart)+len(h.Poststop) > 0 {
 			return missingFeature("hooks")
 		}
@@ -147,7 +144,7 @@ func checkLinux(l *specs.Linux) error {
 		return missingFeature("SELinux mount labels")
 	case l.Seccomp != nil && l.Seccomp.ListenerPath != "":
 		return missingFeature("a seccomp listener")
-	case l.RootfsPropagation != "" && propagation[l.RootfsPropagation].flag == 0:
+	case l.RootfsPropagation != "" && !isPropagation(l.RootfsPropagation):
 		return invalid("root file system propagation %q is unknown", l.RootfsPropagation)
 	}
 	seen := map[specs.LinuxNamespaceType]bool{}
@@ -191,5 +188,3 @@ func invalid(format string, args ...any) error {
 func missingFeature(what string) error {
 	return fmt.Errorf("%s: %w", what, errdefs.ErrNotImplemented)
 }
-
-func gone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, os.ErrProcessDone) }

@@ -28,11 +28,11 @@ func Features(version string) *features.Features {
 	for _, ns := range nsFlags {
 		f.Linux.Namespaces = append(f.Linux.Namespaces, string(ns.kind))
 	}
-	for word := range attrWords {
-		f.MountOptions = append(f.MountOptions, word, "r"+word)
+	for _, a := range attrWords {
+		f.MountOptions = append(f.MountOptions, a.name, "r"+a.name)
 	}
-	for word := range propagation {
-		f.MountOptions = append(f.MountOptions, word)
+	for _, word := range [...]string{"private", "slave", "shared", "unbindable"} {
+		f.MountOptions = append(f.MountOptions, word, "r"+word)
 	}
 	f.MountOptions = append(f.MountOptions, "bind", "rbind", "defaults", "async", "sync", "dirsync", "lazytime", "nolazytime",
 		"mand", "nomand", "silent", "loud", "acl", "noacl", "iversion", "noiversion")

@@ -63,28 +63,53 @@ type propagationWord struct {
 	recursive bool
 }
 
-var propagation = map[string]propagationWord{
-	"private": {unix.MS_PRIVATE, false}, "rprivate": {unix.MS_PRIVATE, true},
-	"slave": {unix.MS_SLAVE, false}, "rslave": {unix.MS_SLAVE, true},
-	"shared": {unix.MS_SHARED, false}, "rshared": {unix.MS_SHARED, true},
-	"unbindable": {unix.MS_UNBINDABLE, false}, "runbindable": {unix.MS_UNBINDABLE, true},
+// parsePropagation reads "private", "rslave" and so on.
+func parsePropagation(word string) (p propagationWord, known bool) {
+	switch strings.TrimPrefix(word, "r") {
+	case "private":
+		p.flag = unix.MS_PRIVATE
+	case "slave":
+		p.flag = unix.MS_SLAVE
+	case "shared":
+		p.flag = unix.MS_SHARED
+	case "unbindable":
+		p.flag = unix.MS_UNBINDABLE
+	}
+	p.recursive = word[:min(1, len(word))] == "r"
+	return p, p.flag != 0
+}
+
+func isPropagation(word string) bool {
+	_, known := parsePropagation(word)
+	return known
 }
 
 // attrWord is what an option does to a mount's attributes.
-type attrWord struct{ set, clr uint64 }
+type attrWord struct {
+	name     string
+	set, clr uint64
+}
 
 // attrWords are the options that are attributes of the mount; each may have an "r" before it, for all mounts below.
-var attrWords = map[string]attrWord{
-	"ro": {unix.MOUNT_ATTR_RDONLY, 0}, "rw": {0, unix.MOUNT_ATTR_RDONLY},
-	"nosuid": {unix.MOUNT_ATTR_NOSUID, 0}, "suid": {0, unix.MOUNT_ATTR_NOSUID},
-	"nodev": {unix.MOUNT_ATTR_NODEV, 0}, "dev": {0, unix.MOUNT_ATTR_NODEV},
-	"noexec": {unix.MOUNT_ATTR_NOEXEC, 0}, "exec": {0, unix.MOUNT_ATTR_NOEXEC},
-	"nodiratime": {unix.MOUNT_ATTR_NODIRATIME, 0}, "diratime": {0, unix.MOUNT_ATTR_NODIRATIME},
-	"relatime": {unix.MOUNT_ATTR_RELATIME, unix.MOUNT_ATTR__ATIME}, "norelatime": {0, unix.MOUNT_ATTR__ATIME},
-	"noatime": {unix.MOUNT_ATTR_NOATIME, unix.MOUNT_ATTR__ATIME}, "atime": {0, unix.MOUNT_ATTR__ATIME},
-	"strictatime":   {unix.MOUNT_ATTR_STRICTATIME, unix.MOUNT_ATTR__ATIME},
-	"nostrictatime": {0, unix.MOUNT_ATTR__ATIME},
-	"nosymfollow":   {unix.MOUNT_ATTR_NOSYMFOLLOW, 0}, "symfollow": {0, unix.MOUNT_ATTR_NOSYMFOLLOW},
+var attrWords = [...]attrWord{
+	{"ro", unix.MOUNT_ATTR_RDONLY, 0}, {"rw", 0, unix.MOUNT_ATTR_RDONLY},
+	{"nosuid", unix.MOUNT_ATTR_NOSUID, 0}, {"suid", 0, unix.MOUNT_ATTR_NOSUID},
+	{"nodev", unix.MOUNT_ATTR_NODEV, 0}, {"dev", 0, unix.MOUNT_ATTR_NODEV},
+	{"noexec", unix.MOUNT_ATTR_NOEXEC, 0}, {"exec", 0, unix.MOUNT_ATTR_NOEXEC},
+	{"nodiratime", unix.MOUNT_ATTR_NODIRATIME, 0}, {"diratime", 0, unix.MOUNT_ATTR_NODIRATIME},
+	{"relatime", unix.MOUNT_ATTR_RELATIME, unix.MOUNT_ATTR__ATIME}, {"norelatime", 0, unix.MOUNT_ATTR__ATIME},
+	{"noatime", unix.MOUNT_ATTR_NOATIME, unix.MOUNT_ATTR__ATIME}, {"atime", 0, unix.MOUNT_ATTR__ATIME},
+	{"strictatime", unix.MOUNT_ATTR_STRICTATIME, unix.MOUNT_ATTR__ATIME}, {"nostrictatime", 0, unix.MOUNT_ATTR__ATIME},
+	{"nosymfollow", unix.MOUNT_ATTR_NOSYMFOLLOW, 0}, {"symfollow", 0, unix.MOUNT_ATTR_NOSYMFOLLOW},
+}
+
+func findAttr(word string) (attrWord, bool) {
+	for _, a := range attrWords {
+		if a.name == word {
+			return a, true
+		}
+	}
+	return attrWord{}, false
 }
 
 // parseOptions sorts a mount's options (runtime-spec, config.md, "Linux mount options").
@@ -108,15 +133,15 @@ func parseOptions(options []string) (o mountOptions, err error) {
 		case "remount", "tmpcopyup", "idmap", "ridmap":
 			return o, fmt.Errorf("mount option %q: %w", word, errdefs.ErrNotImplemented)
 		}
-		if a, there := attrWords[word]; there {
+		if a, there := findAttr(word); there {
 			apply(a, &o.set, &o.clr)
 			continue
 		}
-		if p, there := propagation[word]; there {
+		if p, there := parsePropagation(word); there {
 			o.propagation = append(o.propagation, p)
 			continue
 		}
-		if a, there := attrWords[strings.TrimPrefix(word, "r")]; there {
+		if a, there := findAttr(strings.TrimPrefix(word, "r")); there {
 			apply(a, &o.rset, &o.rclr)
 			continue
 		}
@@ -228,7 +253,7 @@ func (m *mount) attributes() error {
 	}
 	words := m.propagation
 	if len(words) == 0 {
-		words = []propagationWord{propagation["rslave"]}
+		words = []propagationWord{{unix.MS_SLAVE, true}}
 	}
 	for _, p := range words {
 		if err := linux.MountSetattr(m.tree, &unix.MountAttr{Propagation: p.flag}, p.recursive); err != nil {

@@ -437,7 +437,8 @@ func TestPropagation(t *testing.T) {
 			defer tree.Close()
 			m := &mount{tree: tree}
 			if option != "" {
-				m.propagation = []propagationWord{propagation[option]}
+				word, _ := parsePropagation(option)
+				m.propagation = []propagationWord{word}
 			}
 			if err := m.attributes(); err != nil {
 				return err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"unsafe"
@@ -41,6 +42,7 @@ type execution struct {
 	lateReport *os.File
 	small      *os.File // what is executed first, nil for the program itself
 
+	own      capSets // this process's capabilities
 	env      []string
 	found    string // the program's file, once it was looked up
 	execFrom int    // the first call that executes the program
@@ -167,6 +169,9 @@ func (e *execution) ownStdio() {
 // become adds the steps from a process in the container to the program of the container.
 func (e *execution) become(p *linux.Program) (err error) {
 	e.ownStdio()
+	if e.own, err = ownCaps(); err != nil {
+		return fmt.Errorf("read own capabilities: %w", err)
+	}
 	switch {
 	case e.init:
 		e.small, err = smallFile("docker-init", initCode())
@@ -187,9 +192,7 @@ func (e *execution) become(p *linux.Program) (err error) {
 	if err := e.limits(p); err != nil {
 		return err
 	}
-	if err := e.identity(p); err != nil {
-		return err
-	}
+	e.identity(p)
 	return e.execute(p)
 }
 
@@ -198,10 +201,9 @@ func (e *execution) attributes(p *linux.Program) error {
 	pr := e.process
 	if pr.OOMScoreAdj != nil {
 		e.writeSelf(p, "set oom_score_adj", "oom_score_adj", strconv.Itoa(*pr.OOMScoreAdj), unix.EACCES)
-		if own, err := readSelf(e.hostProc, "oom_score_adj"); err == nil && *pr.OOMScoreAdj < own {
-			if caps, err := ownCaps(); err == nil && !caps.permitted.has(unix.CAP_SYS_RESOURCE) {
-				e.warn("oom_score_adj %d may not be granted: it needs CAP_SYS_RESOURCE to go below %d", *pr.OOMScoreAdj, own)
-			}
+		own, err := readSelf(e.hostProc, "oom_score_adj")
+		if err == nil && *pr.OOMScoreAdj < own && !e.own.permitted.has(unix.CAP_SYS_RESOURCE) {
+			e.warn("oom_score_adj %d may not be granted: it needs CAP_SYS_RESOURCE to go below %d", *pr.OOMScoreAdj, own)
 		}
 	}
 	if pr.ApparmorProfile != "" {
@@ -271,7 +273,7 @@ func (e *execution) descriptors(p *linux.Program) {
 	}
 	for i, f := range sources {
 		flags := unix.O_CLOEXEC
-		if i < len(e.preserve) || i == len(e.preserve) && e.small != nil { // which closes the report itself
+		if kept := len(e.preserve); i < kept || i <= kept+1 && e.small != nil { // which closes report and hold itself
 			flags = 0
 		}
 		n := linux.N(3 + i)
@@ -296,17 +298,10 @@ func (e *execution) smallNumber() int  { return e.reportNumber() + 3 }
 // limits adds the resource limits. A limit above the caller's own needs CAP_SYS_RESOURCE; without it the process gets what
 // there is, and the user a warning, as with Docker.
 func (e *execution) limits(p *linux.Program) error {
-	raise := false
-	if len(e.process.Rlimits) > 0 {
-		own, err := ownCaps()
-		if err != nil {
-			return fmt.Errorf("read own capabilities: %w", err)
-		}
-		raise = own.permitted.has(unix.CAP_SYS_RESOURCE)
-	}
+	raise := e.own.permitted.has(unix.CAP_SYS_RESOURCE)
 	files := false
 	for _, l := range e.process.Rlimits {
-		nr, there := rlimitNumbers[l.Type]
+		nr, there := rlimitNumber(l.Type)
 		if !there {
 			return fmt.Errorf("rlimit %q is unknown: %w", l.Type, errdefs.ErrInvalidArgument)
 		}
@@ -348,20 +343,20 @@ func (e *execution) defaultFiles(p *linux.Program) {
 		linux.Ptr(&unix.Rlimit{Cur: min(1024, own.Max), Max: own.Max}), linux.N(0))
 }
 
-var rlimitNumbers = map[string]int{
-	"RLIMIT_CPU": 0, "RLIMIT_FSIZE": 1, "RLIMIT_DATA": 2, "RLIMIT_STACK": 3, "RLIMIT_CORE": 4, "RLIMIT_RSS": 5,
-	"RLIMIT_NPROC": 6, "RLIMIT_NOFILE": 7, "RLIMIT_MEMLOCK": 8, "RLIMIT_AS": 9, "RLIMIT_LOCKS": 10,
-	"RLIMIT_SIGPENDING": 11, "RLIMIT_MSGQUEUE": 12, "RLIMIT_NICE": 13, "RLIMIT_RTPRIO": 14, "RLIMIT_RTTIME": 15,
+// rlimits are the limits by their numbers (setrlimit(2)).
+var rlimits = [...]string{"CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "MEMLOCK", "AS", "LOCKS",
+	"SIGPENDING", "MSGQUEUE", "NICE", "RTPRIO", "RTTIME"}
+
+func rlimitNumber(name string) (int, bool) {
+	short, ok := strings.CutPrefix(name, "RLIMIT_")
+	nr := slices.Index(rlimits[:], short)
+	return nr, ok && nr >= 0
 }
 
 // identity adds user, groups, capabilities and working directory. Afterwards the process has its final user, and, if a
 // filter is to be loaded without no_new_privs, CAP_SYS_ADMIN beside its final capabilities.
-func (e *execution) identity(p *linux.Program) error {
-	pr := e.process
-	own, err := ownCaps()
-	if err != nil {
-		return fmt.Errorf("read own capabilities: %w", err)
-	}
+func (e *execution) identity(p *linux.Program) {
+	pr, own := e.process, e.own
 	asked, unknown := parseCaps(pr.Capabilities)
 	for _, name := range unknown {
 		e.warn("capability %q is unknown and not granted", name)
@@ -435,7 +430,7 @@ func (e *execution) identity(p *linux.Program) error {
 		p.Call(unix.SYS_PRCTL, linux.N(unix.PR_SET_NO_NEW_PRIVS), linux.N(1), linux.N(0), linux.N(0), linux.N(0))
 		e.ambient(p, caps)
 		e.loadFilter(p)
-		return nil
+		return
 	}
 	e.loadFilter(p)
 	if before != caps {
@@ -443,7 +438,6 @@ func (e *execution) identity(p *linux.Program) error {
 		capset(p, caps)
 	}
 	e.ambient(p, caps)
-	return nil
 }
 
 // The steps whose failure the caller's user can do something about.

@@ -2,6 +2,7 @@ package ocirun
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/berth-engine/berth/internal/linux"
 	"github.com/containerd/errdefs"
@@ -9,50 +10,44 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-var schedPolicies = map[specs.LinuxSchedulerPolicy]uint32{
-	specs.SchedOther: unix.SCHED_NORMAL, specs.SchedFIFO: unix.SCHED_FIFO, specs.SchedRR: unix.SCHED_RR,
-	specs.SchedBatch: unix.SCHED_BATCH, specs.SchedISO: 4, specs.SchedIdle: unix.SCHED_IDLE,
-	specs.SchedDeadline: unix.SCHED_DEADLINE,
-}
+// schedPolicies are the policies by their numbers (sched(7)); the fifth was never merged into Linux.
+var schedPolicies = [...]specs.LinuxSchedulerPolicy{specs.SchedOther, specs.SchedFIFO, specs.SchedRR, specs.SchedBatch,
+	specs.SchedISO, specs.SchedIdle, specs.SchedDeadline}
 
-var schedFlags = map[specs.LinuxSchedulerFlag]uint64{
-	specs.SchedFlagResetOnFork: unix.SCHED_FLAG_RESET_ON_FORK, specs.SchedFlagReclaim: unix.SCHED_FLAG_RECLAIM,
-	specs.SchedFlagDLOverrun: unix.SCHED_FLAG_DL_OVERRUN, specs.SchedFlagKeepPolicy: unix.SCHED_FLAG_KEEP_POLICY,
-	specs.SchedFlagKeepParams: unix.SCHED_FLAG_KEEP_PARAMS, specs.SchedFlagUtilClampMin: unix.SCHED_FLAG_UTIL_CLAMP_MIN,
-	specs.SchedFlagUtilClampMax: unix.SCHED_FLAG_UTIL_CLAMP_MAX,
-}
+// schedFlags are the flags by their bits (sched_setattr(2)).
+var schedFlags = [...]specs.LinuxSchedulerFlag{specs.SchedFlagResetOnFork, specs.SchedFlagReclaim, specs.SchedFlagDLOverrun,
+	specs.SchedFlagKeepPolicy, specs.SchedFlagKeepParams, specs.SchedFlagUtilClampMin, specs.SchedFlagUtilClampMax}
 
-var ioClasses = map[specs.IOPriorityClass]int{
-	specs.IOPRIO_CLASS_RT: 1, specs.IOPRIO_CLASS_BE: 2, specs.IOPRIO_CLASS_IDLE: 3,
-}
+// ioClasses are the classes by their numbers less one (ioprio_set(2)).
+var ioClasses = [...]specs.IOPriorityClass{specs.IOPRIO_CLASS_RT, specs.IOPRIO_CLASS_BE, specs.IOPRIO_CLASS_IDLE}
 
 // scheduling adds scheduler and I/O priority (config.md, "Linux Process").
 func (e *execution) scheduling(p *linux.Program) error {
 	if sc := e.process.Scheduler; sc != nil {
-		policy, there := schedPolicies[sc.Policy]
-		if !there {
+		policy := slices.Index(schedPolicies[:], sc.Policy)
+		if policy < 0 {
 			return fmt.Errorf("scheduler policy %q is unknown: %w", sc.Policy, errdefs.ErrInvalidArgument)
 		}
-		a := &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: policy, Nice: sc.Nice, Priority: uint32(sc.Priority),
+		a := &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: uint32(policy), Nice: sc.Nice, Priority: uint32(sc.Priority),
 			Runtime: sc.Runtime, Deadline: sc.Deadline, Period: sc.Period}
 		for _, f := range sc.Flags {
-			bit, there := schedFlags[f]
-			if !there {
+			bit := slices.Index(schedFlags[:], f)
+			if bit < 0 {
 				return fmt.Errorf("scheduler flag %q is unknown: %w", f, errdefs.ErrInvalidArgument)
 			}
-			a.Flags |= bit
+			a.Flags |= 1 << bit
 		}
 		p.Step("set the scheduler")
 		p.Call(unix.SYS_SCHED_SETATTR, linux.N(0), linux.Ptr(a), linux.N(0))
 	}
 	if io := e.process.IOPriority; io != nil {
-		class, there := ioClasses[io.Class]
-		if !there {
+		class := slices.Index(ioClasses[:], io.Class)
+		if class < 0 {
 			return fmt.Errorf("I/O priority class %q is unknown: %w", io.Class, errdefs.ErrInvalidArgument)
 		}
 		const whoProcess, classShift = 1, 13
 		p.Step("set the I/O priority")
-		p.Call(unix.SYS_IOPRIO_SET, linux.N(whoProcess), linux.N(0), linux.N(class<<classShift|io.Priority))
+		p.Call(unix.SYS_IOPRIO_SET, linux.N(whoProcess), linux.N(0), linux.N((class+1)<<classShift|io.Priority))
 	}
 	return nil
 }
@@ -62,9 +57,11 @@ func personality(p *linux.Program, l *specs.LinuxPersonality) error {
 	if l == nil {
 		return nil
 	}
-	domains := map[specs.LinuxPersonalityDomain]int{specs.PerLinux: 0, specs.PerLinux32: 8}
-	domain, there := domains[l.Domain]
-	if !there || len(l.Flags) > 0 {
+	domain := 0
+	if l.Domain == specs.PerLinux32 {
+		domain = 8
+	}
+	if l.Domain != specs.PerLinux && domain == 0 || len(l.Flags) > 0 {
 		return fmt.Errorf("personality %q with flags %q is unknown: %w", l.Domain, l.Flags, errdefs.ErrInvalidArgument)
 	}
 	p.Step("set the personality")

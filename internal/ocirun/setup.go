@@ -249,7 +249,7 @@ func (s *setup) makeCwd() {
 // finishRoot applies what holds for the root mount itself.
 func (s *setup) finishRoot() error {
 	if p := s.lin.RootfsPropagation; p != "" {
-		word := propagation[p]
+		word, _ := parsePropagation(p)
 		if err := linux.MountSetattr(s.rootfs, &unix.MountAttr{Propagation: word.flag}, word.recursive); err != nil {
 			return fmt.Errorf("propagation %q of the root file system: %w", p, err)
 		}

@@ -17,7 +17,7 @@ import (
 //
 //	envp: R/path/of/program A=1 B=2 …     envp[1:] is the program's environment; R-32 is the report's descriptor
 //
-// and report {-2, errno} when they cannot execute the program, see linux.Program.
+// close the report and the descriptor after it (what a held process waited at) when the program is executed, and report {-2, errno} when they cannot execute the program, see linux.Program.
 //
 // The init is a container's first process, so that it costs a container neither memory nor start-up time. It shows as
 // "/sbin/docker-init -- PROGRAM ARGS…", as Docker's does:
@@ -42,8 +42,16 @@ func shieldCode() *byte
 // codeEnd follows the last instruction.
 const codeEnd = "ENDNEND!"
 
-// elfMachines are the numbers of architectures in ELF.
-var elfMachines = map[string]uint16{"amd64": 62, "arm64": 183}
+// elfMachine is the architecture's number in ELF.
+func elfMachine() uint16 {
+	switch runtime.GOARCH {
+	case "amd64":
+		return 62
+	case "arm64":
+		return 183
+	}
+	return 0
+}
 
 // codeBytes is the code at start up to its end.
 func codeBytes(start *byte) []byte {
@@ -58,9 +66,9 @@ func codeBytes(start *byte) []byte {
 
 // smallImage is a program as an ELF file: one segment, readable and executable, that holds the headers as well.
 func smallImage(start *byte) ([]byte, error) {
-	machine, there := elfMachines[runtime.GOARCH]
+	machine := elfMachine()
 	code := codeBytes(start)
-	if code == nil || !there {
+	if code == nil || machine == 0 {
 		return nil, errors.New("there is no init for this architecture")
 	}
 	const base, headers = 0x400000, 64 + 2*56

@@ -45,10 +45,13 @@ TEXT shieldProgram<>(SB), NOSPLIT|NOFRAME, $0
 	ADDQ $8, R13
 	SUBQ $16, SP
 
-	// fcntl(report, F_SETFD, FD_CLOEXEC)
+	// fcntl(report, F_SETFD, FD_CLOEXEC), and report+1; not by close_range(2), which many profiles forbid
 	MOVQ BX, DI
 	MOVQ $2, SI
 	MOVQ $1, DX
+	MOVQ $SYS_fcntl, AX
+	SYSCALL
+	LEAQ 1(BX), DI
 	MOVQ $SYS_fcntl, AX
 	SYSCALL
 
@@ -113,10 +116,13 @@ TEXT initProgram<>(SB), NOSPLIT|NOFRAME, $0
 	ADDQ $8, R13
 	SUBQ $256, SP
 
-	// fcntl(report, F_SETFD, FD_CLOEXEC)
+	// fcntl(report, F_SETFD, FD_CLOEXEC), and report+1; not by close_range(2), which many profiles forbid
 	MOVQ BX, DI
 	MOVQ $2, SI
 	MOVQ $1, DX
+	MOVQ $SYS_fcntl, AX
+	SYSCALL
+	LEAQ 1(BX), DI
 	MOVQ $SYS_fcntl, AX
 	SYSCALL
 
@@ -143,8 +149,11 @@ TEXT initProgram<>(SB), NOSPLIT|NOFRAME, $0
 	JLT  failed
 	MOVQ AX, R15
 
-	// close(report): the child's execve, or its death, is now what ends it
+	// close(report), close(report+1): the child's execve, or its death, is now what ends them
 	MOVQ BX, DI
+	MOVQ $SYS_close, AX
+	SYSCALL
+	LEAQ 1(BX), DI
 	MOVQ $SYS_close, AX
 	SYSCALL
 

@@ -47,10 +47,13 @@ TEXT shieldProgram<>(SB), NOSPLIT|NOFRAME, $0
 	ADD   $8, R20, R20
 	SUB   $16, RSP, RSP
 
-	// fcntl(report, F_SETFD, FD_CLOEXEC)
+	// fcntl(report, F_SETFD, FD_CLOEXEC), and report+1
 	MOVD R22, R0
 	MOVD $2, R1
 	MOVD $1, R2
+	MOVD $SYS_fcntl, R8
+	SVC
+	ADD  $1, R22, R0
 	MOVD $SYS_fcntl, R8
 	SVC
 
@@ -110,10 +113,13 @@ TEXT initProgram<>(SB), NOSPLIT|NOFRAME, $0
 	ADD   $8, R20, R20
 	SUB   $256, RSP, RSP
 
-	// fcntl(report, F_SETFD, FD_CLOEXEC)
+	// fcntl(report, F_SETFD, FD_CLOEXEC), and report+1
 	MOVD R22, R0
 	MOVD $2, R1
 	MOVD $1, R2
+	MOVD $SYS_fcntl, R8
+	SVC
+	ADD  $1, R22, R0
 	MOVD $SYS_fcntl, R8
 	SVC
 
@@ -140,8 +146,11 @@ TEXT initProgram<>(SB), NOSPLIT|NOFRAME, $0
 	BLT  failed
 	MOVD R0, R23
 
-	// close(report): the child's execve, or its death, is now what ends it
+	// close(report), close(report+1): the child's execve, or its death, is now what ends them
 	MOVD R22, R0
+	MOVD $SYS_close, R8
+	SVC
+	ADD  $1, R22, R0
 	MOVD $SYS_close, R8
 	SVC
 
