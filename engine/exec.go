@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -185,10 +186,9 @@ func (x *Execs) process(ctx context.Context, rec container.Record, c *monitor.Cl
 	if err != nil {
 		return nil, nil, err
 	}
+	// --privileged gives an exec every capability. What holds for the whole container, its filter and no_new_privs, holds
+	// for the exec too, as with Docker.
 	sec := rec.Config.Security
-	if cfg.Privileged {
-		sec = container.Security{Privileged: true}
-	}
 	caps, err := capabilities(sec, x.e.caps)
 	if err != nil {
 		return nil, nil, err
@@ -196,6 +196,9 @@ func (x *Execs) process(ctx context.Context, rec container.Record, c *monitor.Cl
 	filter, err := x.e.seccomp.filter(sec, caps)
 	if err != nil {
 		return nil, nil, err
+	}
+	if cfg.Privileged {
+		caps = slices.Clone(x.e.caps)
 	}
 	own := rec.Config
 	own.Process.Tty = cfg.Tty

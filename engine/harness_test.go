@@ -4,8 +4,6 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -348,10 +346,4 @@ func awaitEvent(t *testing.T, ch <-chan Event, action string) Event {
 			return ev
 		}
 	}
-}
-
-func randomName() string {
-	var raw [6]byte
-	rand.Read(raw[:]) // never fails
-	return hex.EncodeToString(raw[:])
 }

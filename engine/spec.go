@@ -327,18 +327,21 @@ func mounts(in specInput) []specs.Mount {
 		system = append(system, specs.Mount{Destination: "/dev/shm", Type: "tmpfs", Source: "shm",
 			Options: []string{"nosuid", "noexec", "nodev", "mode=1777", fmt.Sprintf("size=%d", size)}})
 	}
+	user := slices.Clone(in.Mounts)
 	if in.EtcFiles != "" {
 		ro := "rw"
 		if cfg.ReadOnly {
 			ro = "ro"
 		}
 		for _, name := range []string{"resolv.conf", "hostname", "hosts"} {
-			system = append(system, specs.Mount{Destination: "/etc/" + name, Type: "bind",
-				Source: path.Join(in.EtcFiles, name), Options: []string{"bind", "rprivate", ro}})
+			m := specs.Mount{Destination: "/etc/" + name, Type: "bind",
+				Source: path.Join(in.EtcFiles, name), Options: []string{"bind", "rprivate", ro}}
+			if !slices.ContainsFunc(user, func(u specs.Mount) bool { return path.Clean(u.Destination) == m.Destination }) {
+				user = append(user, m) // a volume on /etc comes below it
+			}
 		}
 	}
-	// A mount of the user replaces the system's at the same place, and everything below it.
-	user := slices.Clone(in.Mounts)
+	// A mount of the user replaces the system's at the same place, and on /dev everything below it.
 	sort.SliceStable(user, func(i, j int) bool {
 		return strings.Count(path.Clean(user[i].Destination), "/") < strings.Count(path.Clean(user[j].Destination), "/")
 	})

@@ -226,6 +226,21 @@ func (e *Engine) mountRoot(ctx context.Context, rec container.Record) (*os.File,
 	return f, nil
 }
 
+// mountToRead is the same to be read only, while the container may run: mounting its layer for writing a second time would
+// take the work directory from the first.
+func (e *Engine) mountToRead(ctx context.Context, rec container.Record) (*os.File, error) {
+	lowers, err := e.store.Lowers(ctx, digest.Digest(rec.Chain))
+	if err != nil {
+		return nil, fmt.Errorf("container %q: its image's layers: %w", rec.Name, err)
+	}
+	upper, _ := e.store.Layer(rec.ID)
+	f, err := linux.OverlayMount(append([]string{upper}, lowers...), "", "")
+	if err != nil {
+		return nil, fmt.Errorf("mount the file system of container %q for reading: %w", rec.Name, err)
+	}
+	return f, nil
+}
+
 // mountLower is the same without the container's own layer.
 func (e *Engine) mountLower(ctx context.Context, rec container.Record) (*os.File, error) {
 	lowers, err := e.store.Lowers(ctx, digest.Digest(rec.Chain))
