@@ -219,7 +219,7 @@ func (x *Execs) process(ctx context.Context, rec container.Record, c *monitor.Cl
 	if adj := rec.Config.Limits.OomScoreAdj; adj != 0 {
 		p.OOMScoreAdj = &adj
 	}
-	return p, filter, nil
+	return p, filter.prog, nil
 }
 
 // Inspect tells what is known of an exec. A client asks for the exit code as soon as its stream has ended, which may be
