@@ -53,7 +53,7 @@ func rootfs(t testing.TB) string {
 	if err := os.WriteFile(filepath.Join(dir, "bin/busybox"), data, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"sh", "true", "sleep", "cat", "echo", "head", "stty", "tail", "ps", "dd", "id"} {
+	for _, name := range []string{"sh", "true", "sleep", "cat", "echo", "head", "stty", "tail", "ps", "dd", "id", "yes"} {
 		if err := os.Symlink("busybox", filepath.Join(dir, "bin", name)); err != nil {
 			t.Fatal(err)
 		}
@@ -167,6 +167,19 @@ func TestRealContainer(t *testing.T) {
 		t.Errorf("exit %+v", x)
 	}
 	noCgroup(t, conf.CgroupPath)
+}
+
+// With the annotation the program runs below an init.
+func TestRealInit(t *testing.T) {
+	f, root := realSetUp(t)
+	conf := realConfig(t, root, "sh", "-c", "echo $$; exit 4")
+	conf.Spec.Annotations = map[string]string{InitAnnotation: "true"}
+	if x := f.exit(f.start(conf)); x.Code != 4 {
+		t.Errorf("exit %+v", x)
+	}
+	if out, _ := readLog(t, conf.Log.Path); out == "1\n" {
+		t.Error("the program is process 1")
+	}
 }
 
 func TestRealStartFailures(t *testing.T) {
@@ -350,4 +363,23 @@ func BenchmarkExec(b *testing.B) {
 		b.Fatal(err)
 	}
 	<-c.Wait()
+}
+
+// BenchmarkLog is the way of a container's output into its log: lines of 100 bytes.
+func BenchmarkLog(b *testing.B) {
+	l := realLauncher(b)
+	root := rootfs(b)
+	const size = 200_000_000
+	b.SetBytes(size)
+	for b.Loop() {
+		conf := realConfig(b, root, "sh", "-c", fmt.Sprintf("yes %s | head -c %d", strings.Repeat("x", 99), size))
+		c, _, err := l.Start(b.Context(), conf, Files{}, nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if x, ok := <-c.Wait(); !ok || x.Code != 0 {
+			b.Fatal(x, ok)
+		}
+		c.Close()
+	}
 }

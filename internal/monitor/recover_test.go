@@ -65,7 +65,8 @@ func TestSurvivesItsDaemon(t *testing.T) {
 	f := setUp(t)
 	for _, slim := range []bool{false, true} {
 		dir := filepath.Join(t.TempDir(), "c")
-		d := f.startDaemon("echo one; sleep 1; echo two; exec sleep 60", "started", "start="+dir)
+		d := f.startDaemon("echo one; while [ ! -e "+dir+"/go ]; do sleep 0.05; done; echo two; exec sleep 60", "started",
+			"start="+dir)
 		d.Process.Kill()
 		d.Wait()
 		c, err := Dial(f.ctx, dir)
@@ -124,9 +125,10 @@ func TestSurvivesItsDaemon(t *testing.T) {
 			t.Fatal(err)
 		}
 		theirs.Close()
-		if !slim {
-			peer.until("two")
+		if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o600); err != nil {
+			t.Fatal(err)
 		}
+		peer.until("two")
 		c2.Close()
 		if err := c4.Signal(f.ctx, 9); err != nil {
 			t.Fatal(err)
@@ -138,7 +140,7 @@ func TestSurvivesItsDaemon(t *testing.T) {
 		if x, err := ReadExit(dir); err != nil || x.Code != 137 {
 			t.Errorf("record %+v, %v", x, err)
 		}
-		if out, _ := readLog(t, filepath.Join(dir, "log")); out != "one\ntwo\n" && !slim {
+		if out, _ := readLog(t, filepath.Join(dir, "log")); out != "one\ntwo\n" {
 			t.Errorf("log %q", out)
 		}
 	}
