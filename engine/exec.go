@@ -22,7 +22,8 @@ import (
 )
 
 // Execs are the further processes of running containers. They live in memory: a restarted daemon learns the exit codes
-// of the ones still known to their monitors, and forgets the ones that were never started, as Docker does.
+// of those that ended while it was not there, from their monitors, and of those that still run when they end; it forgets
+// the ones that were never started, as Docker does.
 type Execs struct {
 	e  *Engine
 	mu sync.Mutex
@@ -33,6 +34,7 @@ type Execs struct {
 type exec struct {
 	rec     ExecRecord
 	started bool
+	private bool          // of a health check: nobody asks for it once it has ended
 	over    chan struct{} // closed when it has ended
 }
 
@@ -287,6 +289,11 @@ func (x *Execs) List(containerID string) []string {
 
 // exited notes the end that the monitor told.
 func (x *Execs) exited(containerID, id string, code int) {
+	x.mu.Lock()
+	if x.byID[id] == nil { // an earlier daemon started it, and its client may come to ask us
+		x.byID[id] = &exec{rec: ExecRecord{ID: id, ContainerID: containerID, CanRemove: true}, started: true, over: make(chan struct{})}
+	}
+	x.mu.Unlock()
 	x.ended(id, code)
 	if rec, err := x.e.Containers.Get(containerID); err == nil {
 		x.e.publish(rec, "exec_die", map[string]string{"execID": id, "exitCode": fmt.Sprint(code)})
@@ -301,6 +308,10 @@ func (x *Execs) ended(id string, code int) {
 		return
 	}
 	ex.end(code)
+	if ex.private {
+		delete(x.byID, id)
+		return
+	}
 	var old []string
 	for other, o := range x.byID {
 		if o.rec.ContainerID == ex.rec.ContainerID && o.started && !o.rec.Running && other != id {

@@ -92,6 +92,13 @@ func open(t *testing.T, change ...func(*Options)) *Engine {
 	}
 	e := reopen(t, o)
 	importBox(t, e)
+	atEnd(t, e, o)
+	return e
+}
+
+// atEnd removes everything when the test ends, closes the engine and looks for leftovers.
+func atEnd(t *testing.T, e *Engine, o Options) {
+	t.Helper()
 	t.Cleanup(func() {
 		for _, rec := range e.Containers.List() {
 			err := e.Remove(context.Background(), rec.ID, RemoveOptions{Force: true, Volumes: true})
@@ -104,7 +111,6 @@ func open(t *testing.T, change ...func(*Options)) *Engine {
 		}
 		nothingLeft(t, o)
 	})
-	return e
 }
 
 func reopen(t *testing.T, o Options) *Engine {

@@ -119,11 +119,6 @@ func (x *Execs) output(ctx context.Context, id string, argv []string) (int, stri
 	if err != nil {
 		return 0, "", err
 	}
-	defer func() {
-		x.mu.Lock()
-		delete(x.byID, execID)
-		x.mu.Unlock()
-	}()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return 0, "", err
@@ -137,7 +132,12 @@ func (x *Execs) output(ctx context.Context, id string, argv []string) (int, stri
 	}
 	defer near.Close()
 	x.mu.Lock()
-	over := x.byID[execID].over
+	ex := x.byID[execID]
+	if ex == nil { // the container has been removed
+		x.mu.Unlock()
+		return 0, "", noExec(execID)
+	}
+	ex.private = true
 	x.mu.Unlock()
 	if err := x.Start(ctx, execID, ExecStartOptions{}, func() (net.Conn, []byte, error) { return far, nil, nil }); err != nil {
 		_ = far.Close()
@@ -164,13 +164,11 @@ func (x *Execs) output(ctx context.Context, id string, argv []string) (int, stri
 		}
 	}()
 	select {
-	case <-over:
+	case <-ex.over:
 		<-read // the monitor closes the stream before it tells the exit
-		rec, err := x.Inspect(ctx, execID)
-		if err != nil || rec.ExitCode == nil {
-			return 0, text.String(), err
-		}
-		return *rec.ExitCode, text.String(), nil
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		return *ex.rec.ExitCode, text.String(), nil
 	case <-ctx.Done():
 		if _, c, err := x.e.running(id); err == nil {
 			killCtx, cancel := undoContext(ctx)

@@ -110,7 +110,7 @@ func TestAKilledDaemonLosesNothing(t *testing.T) {
 	dir := t.TempDir()
 	o := killOptions(dir)
 	t.Cleanup(func() { _ = osexec.Command("ip", "link", "delete", o.Network.Bridge).Run() })
-	e := reopen(t, o)
+	e := reopen(t, o) // closed at once; each round opens its own
 	importBox(t, e)
 	if err := e.Close(t.Context()); err != nil {
 		t.Fatal(err)
@@ -133,7 +133,6 @@ func TestAKilledDaemonLosesNothing(t *testing.T) {
 			if left := e.Volumes.List(); len(left) > 0 {
 				t.Errorf("%d volumes are left: %v", len(left), left)
 			}
-			layersGone(t, e)
 		}
 		if err := e.Close(t.Context()); err != nil {
 			t.Fatal(err)
@@ -144,6 +143,7 @@ func TestAKilledDaemonLosesNothing(t *testing.T) {
 	}
 	t.Logf("%d rounds, %d containers", rounds, total)
 	nothingLeft(t, o)
+	layersGone(t, e)
 	childrenGone(t)
 }
 
@@ -212,7 +212,7 @@ func checkAfterKill(t *testing.T, e *Engine, said map[string]string) int {
 	return len(said)
 }
 
-// layersGone finds layers that no container owns.
+// layersGone finds layers that no container owns. e is closed: until then they go in the background.
 func layersGone(t *testing.T, e *Engine) {
 	t.Helper()
 	upper, _ := e.store.Layer(strings.Repeat("0", 64))

@@ -1,7 +1,9 @@
 package engine
 
 import (
+	"context"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -423,5 +425,69 @@ func TestSharedNamespaces(t *testing.T) {
 	}))
 	if code != 0 || out != "flagship\nflagship\n" {
 		t.Errorf("%d, %q", code, out)
+	}
+}
+
+func TestAProfileWithFlagsIsLoaded(t *testing.T) {
+	e := open(t)
+	_, code, out := finish(t, e, shell("grep Seccomp: /proc/self/status", func(c *container.Config) {
+		c.Security.Seccomp = `{"defaultAction":"SCMP_ACT_ALLOW","flags":["SECCOMP_FILTER_FLAG_LOG"],
+			"syscalls":[{"names":["mkdir"],"action":"SCMP_ACT_ERRNO"}]}`
+	}))
+	if code != 0 || out != "Seccomp:\t2\n" {
+		t.Errorf("%d %q", code, out)
+	}
+}
+
+func TestAForcedRemovalDoesNotWaitForAPatientStop(t *testing.T) {
+	e := open(t)
+	id := create(t, e, shell("trap '' TERM; touch /up; while true; do sleep 0.05; done"))
+	start(t, e, id)
+	up(t, e, id)
+	ch := events(t, e)
+	stopped := make(chan error, 1)
+	never := -1
+	go func() { stopped <- e.Stop(context.Background(), id, StopOptions{Timeout: &never}) }()
+	awaitEvent(t, ch, "kill")
+	begin := time.Now()
+	if err := e.Remove(t.Context(), id, RemoveOptions{Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Error("it took", took)
+	}
+	await(t, "the stop", stopped)
+}
+
+// What an earlier daemon started, its client asks the next one about.
+func TestExitCodesOfExecsOutliveTheDaemon(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	o := options(t.TempDir())
+	e := reopen(t, o)
+	importBox(t, e)
+	id := create(t, e, shell("while true; do sleep 1; done"))
+	start(t, e, id)
+	execID, err := e.Execs.Create(t.Context(), id, ExecConfig{Argv: []string{"sh", "-c", "until test -f /up; do sleep 0.01; done; exit 42"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Execs.Start(t.Context(), execID, ExecStartOptions{Detach: true}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	next := reopen(t, o)
+	atEnd(t, next, o)
+	ch := events(t, next)
+	if code, _ := run(t, next, id, "touch", "/up"); code != 0 {
+		t.Fatal(code)
+	}
+	for awaitEvent(t, ch, "exec_die").Attributes["execID"] != execID {
+	}
+	if rec, err := next.Execs.Inspect(t.Context(), execID); err != nil || rec.ExitCode == nil || *rec.ExitCode != 42 {
+		t.Errorf("%+v, %v", rec, err)
 	}
 }

@@ -17,27 +17,35 @@ type seccompCache struct {
 	standard string // JSON text that replaces the built-in profile, "unconfined", or ""
 
 	mu   sync.Mutex
-	done map[string][]byte
+	done map[string]filter
+}
+
+// filter is a compiled profile; the zero value is none. With flags, the program alone does not say everything that the
+// profile asks of seccomp(2), and the runtime compiles the rules itself.
+type filter struct {
+	prog  []byte
+	flags uint32
+	rules *specs.LinuxSeccomp
 }
 
 // maxFilters bounds the cache; profiles come from clients.
 const maxFilters = 64
 
 func newSeccompCache(standard string) *seccompCache {
-	return &seccompCache{standard: standard, done: map[string][]byte{}}
+	return &seccompCache{standard: standard, done: map[string]filter{}}
 }
 
-// filter is the program to load for a container, nil for none.
-func (s *seccompCache) filter(sec container.Security, caps []string) ([]byte, error) {
+// filter is what to load for a container.
+func (s *seccompCache) filter(sec container.Security, caps []string) (filter, error) {
 	text := sec.Seccomp
 	if text == "" && sec.Privileged {
-		return nil, nil
+		return filter{}, nil
 	}
 	if text == "" || text == "builtin" {
 		text = s.standard
 	}
 	if text == "unconfined" {
-		return nil, nil
+		return filter{}, nil
 	}
 	key := strings.Join(caps, ",") + "\n" + text
 	s.mu.Lock()
@@ -47,7 +55,7 @@ func (s *seccompCache) filter(sec container.Security, caps []string) ([]byte, er
 	}
 	f, err := compile(text, caps)
 	if err != nil {
-		return nil, err
+		return filter{}, err
 	}
 	if len(s.done) >= maxFilters {
 		clear(s.done)
@@ -56,7 +64,7 @@ func (s *seccompCache) filter(sec container.Security, caps []string) ([]byte, er
 	return f, nil
 }
 
-func compile(text string, caps []string) ([]byte, error) {
+func compile(text string, caps []string) (filter, error) {
 	// A profile may depend on the capabilities, which it reads from the spec's bounding set.
 	spec := &specs.Spec{Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{Bounding: caps}}}
 	var rules *specs.LinuxSeccomp
@@ -67,14 +75,18 @@ func compile(text string, caps []string) ([]byte, error) {
 		rules, err = profile.LoadProfile(text, spec)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("decoding seccomp profile failed: %w%w", err, kind{errdefs.ErrInvalidArgument})
+		return filter{}, fmt.Errorf("decoding seccomp profile failed: %w%w", err, kind{errdefs.ErrInvalidArgument})
 	}
 	if rules == nil {
-		return nil, nil
+		return filter{}, nil
 	}
 	f, err := seccomp.Compile(rules)
 	if err != nil {
-		return nil, fmt.Errorf("seccomp profile: %w%w", err, kind{errdefs.ErrInvalidArgument})
+		return filter{}, fmt.Errorf("seccomp profile: %w%w", err, kind{errdefs.ErrInvalidArgument})
 	}
-	return f.Prog, nil
+	if f.Notifies() {
+		return filter{}, fmt.Errorf("seccomp profile: SCMP_ACT_NOTIFY needs a listener, which this engine does not have%w",
+			kind{errdefs.ErrInvalidArgument})
+	}
+	return filter{prog: f.Prog, flags: f.Flags, rules: rules}, nil
 }

@@ -82,7 +82,7 @@ func TestAMountOfTheUserReplacesTheSystems(t *testing.T) {
 	for _, m := range mounts(in) {
 		got = append(got, m.Type+":"+m.Destination)
 	}
-	want := "proc:/proc sysfs:/sys cgroup:/sys/fs/cgroup bind:/etc/resolv.conf bind:/etc/hostname bind:/dev/ bind:/etc/hosts bind:/dev/shm/deep"
+	want := "proc:/proc sysfs:/sys cgroup:/sys/fs/cgroup bind:/dev/ bind:/etc/hosts bind:/etc/resolv.conf bind:/etc/hostname bind:/dev/shm/deep"
 	if strings.Join(got, " ") != want {
 		t.Errorf("%s\nwant %s", strings.Join(got, " "), want)
 	}

@@ -184,6 +184,9 @@ func (e *Engine) launch(ctx context.Context, rec container.Record, attach []moni
 	if err != nil {
 		return nil, err
 	}
+	if filter.flags != 0 {
+		spec.Linux.Seccomp, filter.prog = filter.rules, nil
+	}
 	log, err := e.logConfig(rec)
 	if err != nil {
 		return nil, err
@@ -197,7 +200,7 @@ func (e *Engine) launch(ctx context.Context, rec container.Record, attach []moni
 		return nil, err
 	}
 	client, started, err := e.launcher.Start(ctx, monitor.Config{
-		ID: rec.ID, Dir: dir, Spec: spec, CgroupPath: in.CgroupPath, Seccomp: filter,
+		ID: rec.ID, Dir: dir, Spec: spec, CgroupPath: in.CgroupPath, Seccomp: filter.prog,
 		Terminal: cfg.Process.Tty, OpenStdin: cfg.Process.OpenStdin, StdinOnce: cfg.Process.StdinOnce,
 		Rows: uint16(cfg.Process.ConsoleRows), Cols: uint16(cfg.Process.ConsoleCols), Log: log, Note: note,
 	}, files, attach)
