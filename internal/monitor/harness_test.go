@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 
 // plainRuntime starts ordinary processes instead of containers.
 func plainRuntime() runtime {
-	return runtime{exe: "/proc/self/exe",
+	return runtime{exe: "/proc/self/exe", slimAfter: 300 * time.Millisecond,
 		start: func(_ context.Context, o ocirun.StartOptions) (*ocirun.Process, error) {
 			p, err := plainProcess(o.Spec.Process, [3]*os.File{o.Stdin, o.Stdout, o.Stderr}, o.Terminal)
 			if err == nil && o.Cgroup != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"strconv"
+	"time"
 
 	"github.com/berth-engine/berth/internal/logfile"
 	"github.com/berth-engine/berth/internal/ocirun"
@@ -24,10 +25,12 @@ type runtime struct {
 	start func(context.Context, ocirun.StartOptions) (*ocirun.Process, error)
 	exec  func(context.Context, ocirun.ExecOptions) (*ocirun.Process, error)
 	exe   string // this program, for becoming small
+
+	slimAfter time.Duration
 }
 
 func realRuntime() runtime {
-	return runtime{start: ocirun.Start, exec: ocirun.Exec, exe: "/proc/self/exe"}
+	return runtime{start: ocirun.Start, exec: ocirun.Exec, exe: "/proc/self/exe", slimAfter: slimAfter}
 }
 
 // Main is the process side: what "berth-runtime monitor ARGS…" does. It returns the exit code of the process.

@@ -14,8 +14,9 @@ const (
 	drainTime = 2 * time.Second
 	// lingerTime is how long a client may take nothing at all before it is given up, after its process has ended.
 	lingerTime = 10 * time.Second
-	// slimAfter is how long after a start or an exec the monitor becomes small.
-	slimAfter = 500 * time.Millisecond
+	// slimAfter is how long after a start or an exec the monitor becomes small: not while many containers are being
+	// started, and not for those that end soon.
+	slimAfter = 2 * time.Second
 	// restAfter is how long after the last work the buffers are given back.
 	restAfter = time.Second
 	// maxConns bounds the daemons that are connected at the same time.
@@ -109,7 +110,7 @@ func (m *monitor) next() time.Time {
 	}
 	earlier(m.restAt)
 	if !m.fatSince.IsZero() && !m.init.exited {
-		earlier(m.fatSince.Add(slimAfter))
+		earlier(m.fatSince.Add(m.rt.slimAfter))
 	}
 	earlier(m.init.deadline)
 	for _, p := range m.execs {
@@ -149,7 +150,7 @@ func (m *monitor) deadlines(now time.Time) {
 			}
 		}
 	}
-	if !m.fatSince.IsZero() && reached(m.fatSince.Add(slimAfter)) {
+	if !m.fatSince.IsZero() && reached(m.fatSince.Add(m.rt.slimAfter)) {
 		if m.quiet() {
 			m.slim() // comes back only if that cannot be done now
 		}

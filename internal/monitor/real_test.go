@@ -261,10 +261,33 @@ func TestRealMemory(t *testing.T) {
 	for range n {
 		clients = append(clients, f.start(realConfig(t, root, "sleep", "1000")))
 	}
+	t.Logf("of %d monitors each, just started: %s", n, memory(t, clients))
 	for _, c := range clients {
 		f.slim(c.Info().MonitorPid)
 	}
 	time.Sleep(restAfter + 500*time.Millisecond)
+	t.Logf("small: %s", memory(t, clients))
+	for _, c := range clients {
+		e := ExecConfig{ID: "e", Process: &specs.Process{Args: []string{"true"}, Cwd: "/", Env: []string{"PATH=/bin"}}}
+		if _, err := c.Exec(f.ctx, e, nil, AttachOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	time.Sleep(slimAfter + restAfter + time.Second)
+	t.Logf("small again after an exec: %s", memory(t, clients))
+	for _, c := range clients {
+		if err := c.Signal(f.ctx, 9); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, c := range clients {
+		f.exit(c)
+	}
+}
+
+// memory is what each of the monitors holds on average.
+func memory(t *testing.T, clients []*Client) string {
+	t.Helper()
 	sum := map[string]int{}
 	for _, c := range clients {
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", c.Info().MonitorPid))
@@ -279,17 +302,13 @@ func TestRealMemory(t *testing.T) {
 			}
 		}
 	}
-	threads, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", clients[0].Info().MonitorPid))
-	t.Logf("of %d monitors each: PSS %d kB (%d kB anonymous), private %d kB, RSS %d kB, %d threads", n,
-		sum["Pss"]/n, sum["Pss_Anon"]/n, (sum["Private_Clean"]+sum["Private_Dirty"])/n, sum["Rss"]/n, len(threads))
-	for _, c := range clients {
-		if err := c.Signal(f.ctx, 9); err != nil {
-			t.Error(err)
-		}
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", clients[0].Info().MonitorPid))
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, c := range clients {
-		f.exit(c)
-	}
+	n := len(clients)
+	return fmt.Sprintf("PSS %d kB (%d kB anonymous), private %d kB, RSS %d kB, %d threads", sum["Pss"]/n, sum["Pss_Anon"]/n,
+		(sum["Private_Clean"]+sum["Private_Dirty"])/n, sum["Rss"]/n, len(threads))
 }
 
 func BenchmarkStart(b *testing.B) {
