@@ -36,6 +36,9 @@ func (e *Engine) Create(ctx context.Context, o CreateOptions) (CreateResult, err
 	undo := undoStack{name.Cancel}
 	defer func() { undo.run() }()
 
+	if cfg.ShmSize == 0 {
+		cfg.ShmSize = e.opts.ShmSize
+	}
 	if cfg.Hostname == "" && cfg.Security.UTSMode != "host" && cfg.Net.Mode != "host" {
 		cfg.Hostname = name.ID[:12]
 	}
@@ -153,7 +156,7 @@ func validEnv(env []string) []string {
 // check refuses what cannot be, and warns of what the machine will not do, before anything is made.
 func (e *Engine) check(cfg *container.Config) ([]string, error) {
 	bad := func(format string, args ...any) ([]string, error) {
-		return nil, fmt.Errorf(format+": %w", append(args, errdefs.ErrInvalidArgument)...)
+		return nil, fmt.Errorf(format+"%w", append(args, kind{errdefs.ErrInvalidArgument})...)
 	}
 	if len(cfg.Process.Argv()) == 0 {
 		return bad("no command specified")
@@ -215,7 +218,23 @@ func (e *Engine) check(cfg *container.Config) ([]string, error) {
 	if err := checkSysctls(cfg); err != nil {
 		return nil, err
 	}
-	return e.checkLimits(&cfg.Limits)
+	warnings, err := e.checkLimits(&cfg.Limits)
+	if err != nil {
+		return nil, err
+	}
+	return append(warnings, e.labelWarnings(cfg.Security)...), nil
+}
+
+// labelWarnings tells of security modules that are asked for and not there.
+func (e *Engine) labelWarnings(sec container.Security) []string {
+	var out []string
+	if sec.AppArmor != "" && sec.AppArmor != "unconfined" && !e.apparmor {
+		out = append(out, fmt.Sprintf("AppArmor is not enabled on this host; the profile %q is not applied.", sec.AppArmor))
+	}
+	if slices.ContainsFunc(sec.Labels, func(l string) bool { return l != "disable" }) {
+		out = append(out, "SELinux labels are not supported and not applied.")
+	}
+	return out
 }
 
 // checkSecurity refuses the modes that this engine does not have: none may be taken and then ignored.
@@ -257,7 +276,7 @@ func (e *Engine) checkNamespaces(cfg *container.Config) error {
 		*mode = "container:" + other.ID
 	}
 	if cfg.Net.Mode == "host" && cfg.Hostname != "" && cfg.Security.UTSMode == "host" {
-		return fmt.Errorf("conflicting options: hostname and the UTS mode: %w", errdefs.ErrInvalidArgument)
+		return fmt.Errorf("conflicting options: hostname and the UTS mode%w", kind{errdefs.ErrInvalidArgument})
 	}
 	return nil
 }
@@ -268,19 +287,19 @@ func checkSysctls(cfg *container.Config) error {
 		switch {
 		case strings.HasPrefix(key, "net."):
 			if cfg.Net.Mode == "host" {
-				return fmt.Errorf("sysctl %q is not allowed with the host's network: %w", key, errdefs.ErrInvalidArgument)
+				return fmt.Errorf("sysctl %q is not allowed with the host's network%w", key, kind{errdefs.ErrInvalidArgument})
 			}
 		case strings.HasPrefix(key, "fs.mqueue."), slices.Contains(ipcSysctls[:], key):
 			if cfg.Security.IpcMode == "host" {
-				return fmt.Errorf("sysctl %q is not allowed with the host's IPC: %w", key, errdefs.ErrInvalidArgument)
+				return fmt.Errorf("sysctl %q is not allowed with the host's IPC%w", key, kind{errdefs.ErrInvalidArgument})
 			}
 		case key == "kernel.domainname", key == "kernel.hostname":
 			if cfg.Security.UTSMode == "host" {
-				return fmt.Errorf("sysctl %q is not allowed with the host's UTS namespace: %w", key, errdefs.ErrInvalidArgument)
+				return fmt.Errorf("sysctl %q is not allowed with the host's UTS namespace%w", key, kind{errdefs.ErrInvalidArgument})
 			}
 		default:
-			return fmt.Errorf("invalid sysctl %q: it belongs to the whole machine, not to a container: %w",
-				key, errdefs.ErrInvalidArgument)
+			return fmt.Errorf("invalid sysctl %q: it belongs to the whole machine, not to a container%w",
+				key, kind{errdefs.ErrInvalidArgument})
 		}
 	}
 	return nil
@@ -293,7 +312,7 @@ var ipcSysctls = [...]string{"kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", 
 func (e *Engine) checkLimits(l *container.Limits) ([]string, error) {
 	const minMemory = 6 << 20
 	bad := func(format string, args ...any) ([]string, error) {
-		return nil, fmt.Errorf(format+": %w", append(args, errdefs.ErrInvalidArgument)...)
+		return nil, fmt.Errorf(format+"%w", append(args, kind{errdefs.ErrInvalidArgument})...)
 	}
 	switch {
 	case l.Memory != 0 && l.Memory < minMemory:
@@ -329,7 +348,7 @@ func (e *Engine) checkLimits(l *container.Limits) ([]string, error) {
 	for _, list := range [][]container.Rate{l.BlkioWeightDevice, l.ReadBps, l.WriteBps, l.ReadIOps, l.WriteIOps} {
 		for _, d := range list {
 			if _, _, err := blockDevice(d.Path); err != nil {
-				return nil, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+				return nil, fmt.Errorf("%w%w", err, kind{errdefs.ErrInvalidArgument})
 			}
 		}
 	}

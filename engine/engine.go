@@ -67,6 +67,7 @@ type Engine struct {
 	cgroups  *cgroup.Host
 	seccomp  *seccompCache
 	caps     []string // capabilities this process can give
+	apparmor bool     // the host's kernel enforces profiles
 	cpus     int
 
 	mu     sync.Mutex
@@ -120,6 +121,9 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 	undo.add(func() { _ = e.lock.Unlock() })
 	if e.caps, err = ownCapabilities(); err != nil {
 		return nil, err
+	}
+	if text, err := os.ReadFile("/sys/module/apparmor/parameters/enabled"); err == nil {
+		e.apparmor = len(text) > 0 && text[0] == 'Y'
 	}
 	if e.cgroups, err = cgroup.Detect(); err != nil {
 		return nil, err

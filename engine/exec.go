@@ -214,6 +214,7 @@ func (x *Execs) process(ctx context.Context, rec container.Record, c *monitor.Cl
 		Env:             environment(own, user, rec.Config.Hostname),
 		NoNewPrivileges: sec.NoNewPrivileges || x.e.opts.NoNewPrivs,
 		Capabilities:    capabilitySets(caps, user.UID),
+		ApparmorProfile: x.e.apparmorProfile(sec),
 	}
 	if p.Rlimits, err = rlimits(rec.Config.Limits.Ulimits, x.e.opts.DefaultUlimits); err != nil {
 		return nil, nil, err

@@ -38,7 +38,7 @@ func resolveUser(root *confine.Root, spec string, groupAdd []string) (execUser, 
 	}
 	u, err := user.GetExecUser(spec, &user.ExecUser{Home: "/"}, reader(passwd), reader(group))
 	if err != nil {
-		return execUser{}, fmt.Errorf("unable to find user %s: %w%w", spec, err, kind{errdefs.ErrInvalidArgument})
+		return execUser{}, fmt.Errorf("%w%w", err, kind{errdefs.ErrInvalidArgument})
 	}
 	out := execUser{UID: uint32(u.Uid), GID: uint32(u.Gid), Home: u.Home}
 	seen := map[uint32]bool{}
@@ -56,7 +56,7 @@ func resolveUser(root *confine.Root, spec string, groupAdd []string) (execUser, 
 	if len(groupAdd) > 0 {
 		more, err := user.GetAdditionalGroups(groupAdd, reader(group))
 		if err != nil {
-			return execUser{}, fmt.Errorf("unable to find group: %w%w", err, kind{errdefs.ErrInvalidArgument})
+			return execUser{}, fmt.Errorf("%w%w", err, kind{errdefs.ErrInvalidArgument})
 		}
 		add(more)
 	}

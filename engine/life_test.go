@@ -459,6 +459,14 @@ func TestAForcedRemovalDoesNotWaitForAPatientStop(t *testing.T) {
 	await(t, "the stop", stopped)
 }
 
+func TestTheDaemonsDefaultsHold(t *testing.T) {
+	e := open(t, func(o *Options) { o.ShmSize, o.NoNewPrivs = 1<<20, true })
+	_, code, out := finish(t, e, shell("grep ' /dev/shm ' /proc/mounts | grep -c size=1024k; grep NoNewPrivs /proc/self/status"))
+	if code != 0 || out != "1\nNoNewPrivs:\t1\n" {
+		t.Errorf("%d %q", code, out)
+	}
+}
+
 // What an earlier daemon started, its client asks the next one about.
 func TestExitCodesOfExecsOutliveTheDaemon(t *testing.T) {
 	if os.Getuid() != 0 {

@@ -142,10 +142,10 @@ func setIf[T any](to **T, v T, set bool) {
 func blockDevice(p string) (major, minor int64, err error) {
 	var st unix.Stat_t
 	if err := unix.Stat(p, &st); err != nil {
-		return 0, 0, fmt.Errorf("device %q: %w", p, err)
+		return 0, 0, fmt.Errorf("device %q%w", p, err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFBLK {
-		return 0, 0, fmt.Errorf("device %q is not a block device: %w", p, errdefs.ErrInvalidArgument)
+		return 0, 0, fmt.Errorf("device %q is not a block device%w", p, kind{errdefs.ErrInvalidArgument})
 	}
 	return int64(unix.Major(st.Rdev)), int64(unix.Minor(st.Rdev)), nil
 }
@@ -153,7 +153,7 @@ func blockDevice(p string) (major, minor int64, err error) {
 // parseDeviceRule reads "c 42:* rmw".
 func parseDeviceRule(text string) (specs.LinuxDeviceCgroup, error) {
 	bad := func() (specs.LinuxDeviceCgroup, error) {
-		return specs.LinuxDeviceCgroup{}, fmt.Errorf("invalid device cgroup rule format: '%s': %w", text, errdefs.ErrInvalidArgument)
+		return specs.LinuxDeviceCgroup{}, fmt.Errorf("invalid device cgroup rule format: '%s'%w", text, kind{errdefs.ErrInvalidArgument})
 	}
 	f := strings.Fields(text)
 	if len(f) != 3 || len(f[0]) != 1 || !strings.Contains("acb", f[0]) {
@@ -184,8 +184,8 @@ func resolveDevices(asked []container.Device) ([]hostDevice, error) {
 	for _, d := range asked {
 		real, err := filepath.EvalSymlinks(d.Host)
 		if err != nil {
-			return nil, fmt.Errorf("error gathering device information while adding custom device %q: no such file or directory: %w",
-				d.Host, errdefs.ErrInvalidArgument)
+			return nil, fmt.Errorf("error gathering device information while adding custom device %q: no such file or directory%w",
+				d.Host, kind{errdefs.ErrInvalidArgument})
 		}
 		inside, access := d.Container, d.Permissions
 		if inside == "" {
@@ -230,7 +230,7 @@ func resolveDevices(asked []container.Device) ([]hostDevice, error) {
 func hostNode(p, inside, access string) (hostDevice, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(p, &st); err != nil {
-		return hostDevice{}, fmt.Errorf("device %q: %w", p, err)
+		return hostDevice{}, fmt.Errorf("device %q%w", p, err)
 	}
 	dev := hostDevice{Path: inside, Major: int64(unix.Major(st.Rdev)), Minor: int64(unix.Minor(st.Rdev)),
 		Mode: st.Mode & 0o7777, UID: st.Uid, GID: st.Gid, Access: access}
@@ -240,7 +240,7 @@ func hostNode(p, inside, access string) (hostDevice, error) {
 	case unix.S_IFBLK:
 		dev.Type = "b"
 	default:
-		return dev, fmt.Errorf("%q is not a device node: %w", p, errdefs.ErrInvalidArgument)
+		return dev, fmt.Errorf("%q is not a device node%w", p, kind{errdefs.ErrInvalidArgument})
 	}
 	return dev, nil
 }

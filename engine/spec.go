@@ -134,7 +134,7 @@ func capNames(option string, names []string) ([]string, error) {
 			c = "CAP_" + c
 		}
 		if !slices.Contains(allCaps[:], c) {
-			return nil, fmt.Errorf("invalid %s: unknown capability: %q: %w", option, n, errdefs.ErrInvalidArgument)
+			return nil, fmt.Errorf("invalid %s: unknown capability: %q%w", option, n, kind{errdefs.ErrInvalidArgument})
 		}
 		out = append(out, c)
 	}
@@ -260,7 +260,7 @@ func rlimits(asked, defaults []container.Ulimit) ([]specs.POSIXRlimit, error) {
 	var out []specs.POSIXRlimit
 	for name, u := range byName {
 		if !slices.Contains(ulimitNames[:], name) {
-			return nil, fmt.Errorf("invalid ulimit type: %s: %w", name, errdefs.ErrInvalidArgument)
+			return nil, fmt.Errorf("invalid ulimit type: %s%w", name, kind{errdefs.ErrInvalidArgument})
 		}
 		out = append(out, specs.POSIXRlimit{Type: "RLIMIT_" + strings.ToUpper(name), Soft: uint64(u.Soft), Hard: uint64(u.Hard)})
 	}

@@ -34,11 +34,11 @@ func (e *Engine) Start(ctx context.Context, ref string, o StartOptions) error {
 // start is Start with the slot held.
 func (e *Engine) start(ctx context.Context, l *live, rec container.Record, byPolicy bool) error {
 	l.stopTimer()
-	if err := l.settled(ctx); err != nil {
-		return err
-	}
 	o, err := e.Containers.Apply(rec.ID, container.Starting{ByPolicy: byPolicy})
 	if err != nil {
+		return err
+	}
+	if err := l.settled(ctx); err != nil { // what the last run held is being given back
 		return err
 	}
 	rec = o.Record
@@ -177,6 +177,7 @@ func (e *Engine) launch(ctx context.Context, rec container.Record, attach []moni
 	if err != nil {
 		return nil, err
 	}
+	spec.Process.ApparmorProfile = e.apparmorProfile(cfg.Security)
 	if in.Record.Config.Init || e.opts.Init {
 		spec.Annotations = withAnnotation(spec.Annotations, monitor.InitAnnotation, "true")
 	}
@@ -213,6 +214,14 @@ func (e *Engine) launch(ctx context.Context, rec container.Record, attach []moni
 	undo = nil
 	run.client, run.started = client, started
 	return run, nil
+}
+
+// apparmorProfile is the profile that was asked for, where the kernel has such; "" is none.
+func (e *Engine) apparmorProfile(sec container.Security) string {
+	if !e.apparmor || sec.AppArmor == "unconfined" {
+		return ""
+	}
+	return sec.AppArmor
 }
 
 // mountRoot puts the image's layers and the container's own on each other, as a mount that stands nowhere.
@@ -344,7 +353,7 @@ func detachKeys(text string) ([]byte, error) {
 	}
 	keys, err := tty.ParseDetachKeys(text)
 	if err != nil {
-		return nil, fmt.Errorf("detach keys %q: %w: %w", text, err, errdefs.ErrInvalidArgument)
+		return nil, fmt.Errorf("detach keys %q: %w%w", text, err, kind{errdefs.ErrInvalidArgument})
 	}
 	return keys, nil
 }

@@ -51,7 +51,9 @@ func (e *Engine) stop(ctx context.Context, l *live, rec container.Record, o Stop
 }
 
 // errClosing is for operations that the engine's own end cuts short; the container stays as it is.
-func errClosing() error { return fmt.Errorf("the daemon is shutting down: %w", errdefs.ErrUnavailable) }
+func errClosing() error {
+	return fmt.Errorf("the daemon is shutting down%w", kind{errdefs.ErrUnavailable})
+}
 
 // end sends sig, waits until everything of the run has been given back, and kills after the timeout (negative: never).
 func (e *Engine) end(ctx context.Context, l *live, rec container.Record, sig syscall.Signal, timeout time.Duration) error {
@@ -93,8 +95,8 @@ func (e *Engine) end(ctx context.Context, l *live, rec container.Record, sig sys
 	case <-e.ctx.Done():
 		return errClosing()
 	case <-t.C:
-		return fmt.Errorf("container %q did not end within %s of being killed; a process of it may wait for a device: %w",
-			rec.Name, undoTime, errdefs.ErrUnavailable)
+		return fmt.Errorf("container %q did not end within %s of being killed; a process of it may wait for a device%w",
+			rec.Name, undoTime, kind{errdefs.ErrUnavailable})
 	}
 }
 

@@ -614,7 +614,11 @@ func TestLogRotatesAndCompresses(t *testing.T) {
 func TestManyRounds(t *testing.T) {
 	f := setUp(t)
 	before := countFiles(t)
-	for i := range 200 {
+	rounds := 200
+	if testing.Short() { // under the race detector each takes half a second
+		rounds = 40
+	}
+	for i := range rounds {
 		conf := f.container(fmt.Sprintf("echo %d; exit %d", i, i%256))
 		peer, theirs := f.pair()
 		client, started, err := f.launcher.Start(f.ctx, conf, Files{}, []AttachStream{{theirs, everything}})

@@ -152,7 +152,7 @@ func (v *Volumes) Create(ctx context.Context, s Spec) (Volume, error) {
 	}
 	if s.Driver != "local" {
 		return Volume{}, fmt.Errorf("create %s: error looking up volume plugin %s: plugin %q not found: %w",
-			s.Name, s.Driver, s.Driver, errdefs.ErrNotFound)
+			s.Name, s.Driver, s.Driver, kind{errdefs.ErrNotFound})
 	}
 	if err := checkOptions(s.Options); err != nil {
 		return Volume{}, err
@@ -165,8 +165,8 @@ func (v *Volumes) Create(ctx context.Context, s Spec) (Volume, error) {
 	}
 	if !validName(s.Name) {
 		return Volume{}, fmt.Errorf("create %s: %q includes invalid characters for a local volume name, only "+
-			"\"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path: %w",
-			s.Name, s.Name, errdefs.ErrInvalidArgument)
+			"\"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path%w",
+			s.Name, s.Name, kind{errdefs.ErrInvalidArgument})
 	}
 	if err := v.enter(ctx, s.Name); err != nil {
 		return Volume{}, err
@@ -174,8 +174,8 @@ func (v *Volumes) Create(ctx context.Context, s Spec) (Volume, error) {
 	defer v.leave(s.Name)
 	if old, err := v.Get(s.Name); err == nil {
 		if len(s.Options) > 0 && !maps.Equal(old.Options, s.Options) {
-			return Volume{}, fmt.Errorf("volume %q exists with other options; remove it first or choose another name: %w",
-				s.Name, errdefs.ErrConflict)
+			return Volume{}, fmt.Errorf("volume %q exists with other options; remove it first or choose another name%w",
+				s.Name, kind{errdefs.ErrConflict})
 		}
 		v.claim(s.Name, s.Holder)
 		return old, nil
@@ -326,14 +326,14 @@ func (v *Volumes) write(vol Volume, volatile bool) error {
 func checkOptions(o map[string]string) error {
 	for k := range o {
 		if k != "type" && k != "o" && k != "device" {
-			return fmt.Errorf("invalid option: %q: the local driver knows type, o and device: %w", k, errdefs.ErrInvalidArgument)
+			return fmt.Errorf("invalid option: %q: the local driver knows type, o and device%w", k, kind{errdefs.ErrInvalidArgument})
 		}
 	}
 	if o["device"] != "" && o["type"] == "" && !strings.Contains(o["o"], "bind") {
-		return fmt.Errorf("missing required option: \"type\": %w", errdefs.ErrInvalidArgument)
+		return fmt.Errorf("missing required option: \"type\"%w", kind{errdefs.ErrInvalidArgument})
 	}
 	if o["type"] != "" && o["device"] == "" {
-		return fmt.Errorf("missing device in volume options: %w", errdefs.ErrInvalidArgument)
+		return fmt.Errorf("missing device in volume options%w", kind{errdefs.ErrInvalidArgument})
 	}
 	return nil
 }
@@ -344,7 +344,7 @@ func (v *Volumes) Get(name string) (Volume, error) {
 	defer v.mu.Unlock()
 	vol, there := v.volumes[name]
 	if !there {
-		return Volume{}, fmt.Errorf("get %s: no such volume: %w", name, errdefs.ErrNotFound)
+		return Volume{}, fmt.Errorf("get %s: no such volume%w", name, kind{errdefs.ErrNotFound})
 	}
 	return vol, nil
 }
@@ -359,7 +359,7 @@ func (v *Volumes) List() []Volume {
 // Claim notes that holder uses the volume, so that nobody removes it.
 func (v *Volumes) Claim(name, holder string) error {
 	if !v.claim(name, holder) {
-		return fmt.Errorf("get %s: no such volume: %w", name, errdefs.ErrNotFound)
+		return fmt.Errorf("get %s: no such volume%w", name, kind{errdefs.ErrNotFound})
 	}
 	return nil
 }
@@ -429,11 +429,11 @@ func (v *Volumes) detach(name string) (Volume, error) {
 	defer v.mu.Unlock()
 	vol, there := v.volumes[name]
 	if !there {
-		return vol, fmt.Errorf("get %s: no such volume: %w", name, errdefs.ErrNotFound)
+		return vol, fmt.Errorf("get %s: no such volume%w", name, kind{errdefs.ErrNotFound})
 	}
 	if hs := v.holders[name]; len(hs) > 0 {
-		return vol, fmt.Errorf("remove %s: volume is in use - [%s]: %w", name,
-			strings.Join(slices.Sorted(maps.Keys(hs)), ", "), errdefs.ErrConflict)
+		return vol, fmt.Errorf("remove %s: volume is in use - [%s]%w", name,
+			strings.Join(slices.Sorted(maps.Keys(hs)), ", "), kind{errdefs.ErrConflict})
 	}
 	delete(v.volumes, name)
 	return vol, nil
@@ -470,3 +470,9 @@ func validName(name string) bool {
 	}
 	return len(name) > 1 && len(name) <= 255
 }
+
+// kind lets an error carry an errdefs kind without its words, so that the text is exactly the sentence.
+type kind struct{ error }
+
+func (kind) Error() string   { return "" }
+func (k kind) Unwrap() error { return k.error }
