@@ -38,9 +38,9 @@ func plain(s []byte) int {
 	i := 0
 	for ; i+8 <= len(s); i += 8 {
 		x := binary.LittleEndian.Uint64(s[i:])
-		// In a byte below 0x80, subtracting borrows into the high bit exactly if the byte is smaller. A borrow can disturb
-		// only bytes above one that is already a hit, and only the first hit counts. Two characters that differ in one bit
-		// are looked for at once: < and >, " and &.
+		// In a byte below 0x80, subtracting borrows into the high bit exactly if the byte is smaller. A borrow can
+		// disturb only bytes above one that is already a hit, and only the first hit counts. Two characters that
+		// differ in one bit are looked for at once: < and >, " and &.
 		m := x | (x - 0x20*ones) |
 			((x ^ '\\'*ones) - ones) |
 			((x&^(0x02*ones) ^ '<'*ones) - ones) |

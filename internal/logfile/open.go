@@ -44,7 +44,8 @@ func openLog(path string) (*log, error) {
 	}
 }
 
-// tryOpen is openLog; whole is false when the log was rotated meanwhile, so that a file may be missing or be there twice.
+// tryOpen is openLog; whole is false when the log was rotated meanwhile, so that a file may be missing or be there
+// twice.
 func tryOpen(path string) (l *log, whole bool, err error) {
 	l = &log{}
 	defer func() {
@@ -160,8 +161,8 @@ func (l *log) drop(n int) {
 	l.files = l.files[max(0, n):]
 }
 
-// tail makes reading begin n lines before the file's end, or at its beginning if it has fewer, and returns how many there
-// are.
+// tail makes reading begin n lines before the file's end, or at its beginning if it has fewer, and returns how many
+// there are.
 func (f *file) tail(n int) (int, error) {
 	if f.gz {
 		return f.tailCompressed(n)

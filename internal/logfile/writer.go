@@ -41,8 +41,8 @@ type WriterOptions struct {
 	Rotated func()
 }
 
-// Writer appends to a log. It is not safe for concurrent use. Nothing it does fails the caller: what cannot be written is
-// counted.
+// Writer appends to a log. It is not safe for concurrent use. Nothing it does fails the caller: what cannot be
+// written is counted.
 type Writer struct {
 	o       WriterOptions
 	fd      int   // -1: to be opened at the next Flush
@@ -65,8 +65,8 @@ type partial struct {
 	begun bool   // a piece was written
 }
 
-// OpenWriter opens or makes the file at o.Path and cuts off what a killed writer may have left half-written. When that fails
-// the writer can be used all the same: it tries again with each Flush, and counts what is lost meanwhile.
+// OpenWriter opens or makes the file at o.Path and cuts off what a killed writer may have left half-written. When
+// that fails the writer can be used all the same: it tries again with each Flush, and counts what is lost meanwhile.
 func OpenWriter(o WriterOptions) (*Writer, error) {
 	if o.MaxSize == 0 {
 		o.MaxSize = DefaultMaxSize

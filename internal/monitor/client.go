@@ -141,12 +141,12 @@ func dial(path string) (int, error) {
 // Info is what is known of the container since its start.
 func (c *Client) Info() Started { return c.info }
 
-// Events are what happens to the container, in its order. The channel is closed after the exit event, when the monitor is
-// gone without one, and by Close.
+// Events are what happens to the container, in its order. The channel is closed after the exit event, when the
+// monitor is gone without one, and by Close.
 func (c *Client) Events() <-chan Event { return c.events }
 
-// Wait gives the container's exit once. The channel is closed without one if the monitor was killed, or Close was called
-// first.
+// Wait gives the container's exit once. The channel is closed without one if the monitor was killed, or Close was
+// called first.
 func (c *Client) Wait() <-chan Exit {
 	ch := make(chan Exit, 1)
 	c.mu.Lock()
@@ -163,9 +163,9 @@ func (c *Client) Wait() <-chan Exit {
 	return ch
 }
 
-// Attach hands a client's connection to the monitor, which serves it from the moment Attach has returned, daemon or no
-// daemon. conn stays open here and is for the caller to close. done gives nil when the attachment is over, or an error when
-// the connection to the monitor is lost before.
+// Attach hands a client's connection to the monitor, which serves it from the moment Attach has returned, daemon or
+// no daemon. conn stays open here and is for the caller to close. done gives nil when the attachment is over, or an
+// error when the connection to the monitor is lost before.
 func (c *Client) Attach(ctx context.Context, conn *os.File, o AttachOptions) (done <-chan error, err error) {
 	number, over := c.newStream()
 	_, err = c.call(ctx, opAttach, func(p *packer) { p.options(number, o) }, conn)
@@ -191,9 +191,9 @@ func (c *Client) forgetStream(number uint32) {
 	delete(c.streams, number)
 }
 
-// Exec runs a further process in the container and returns when its program does; an "exec-exit" event tells its end. With a
-// conn, which the caller closes, the process is attached to it from its first byte on; without one what it prints is
-// lost. An exec that does not start is a *StartError. When ctx ends first the process may run all the same.
+// Exec runs a further process in the container and returns when its program does; an "exec-exit" event tells its end.
+// With a conn, which the caller closes, the process is attached to it from its first byte on; without one what it
+// prints is lost. An exec that does not start is a *StartError. When ctx ends first the process may run all the same.
 func (c *Client) Exec(ctx context.Context, e ExecConfig, conn *os.File, o AttachOptions) (ExecStarted, error) {
 	process, err := json.Marshal(e.Process)
 	if err != nil {
@@ -472,8 +472,8 @@ func (c *Client) finish() {
 	}
 }
 
-// reap waits for the end of a monitor that we started; after its exit event that takes no time, unless a client is slow to
-// take what the container printed.
+// reap waits for the end of a monitor that we started; after its exit event that takes no time, unless a client is
+// slow to take what the container printed.
 func (c *Client) reap() {
 	if c.proc == nil {
 		return

@@ -319,7 +319,8 @@ func (l *listener) ready(uint32) {
 	}
 }
 
-// listen makes the socket in the run directory, which is open as dirFd: a path through it is never too long for a socket.
+// listen makes the socket in the run directory, which is open as dirFd: a path through it is never too long for a
+// socket.
 func (m *monitor) listen(dirFd int) error {
 	path := underDir(dirFd, socketName)
 	if err := unix.Unlink(path); err != nil && err != unix.ENOENT {

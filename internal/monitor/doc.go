@@ -1,7 +1,7 @@
-// Package monitor is the process that stands beside each container, and the client by which the daemon speaks to it. The
-// monitor is the parent of the container's processes. It owns their standard streams or terminals, writes the log, serves
-// attached clients, and leaves the exit record. It outlives the daemon: a container never notices that one was
-// killed or replaced.
+// Package monitor is the process that stands beside each container, and the client by which the daemon speaks to it.
+// The monitor is the parent of the container's processes. It owns their standard streams or terminals, writes the
+// log, serves attached clients, and leaves the exit record. It outlives the daemon: a container never notices that
+// one was killed or replaced.
 //
 // # A monitor's life
 //
@@ -14,12 +14,13 @@
 //	        ◀── event "exit" ────────────────── record written, cgroup and socket gone before this is sent
 //	                                            what slow clients have not taken yet is still delivered; ends
 //
-// A spare whose daemon dies sees the end of its socket and ends: it has made nothing yet. The document is the order to go,
-// in one message that the kernel delivers whole or not at all. Once it is read the start is carried out, whether the
-// daemon lives or not: a later daemon finds either a monitor to dial, or an exit record, or nothing at all.
+// A spare whose daemon dies sees the end of its socket and ends: it has made nothing yet. The document is the order
+// to go, in one message that the kernel delivers whole or not at all. Once it is read the start is carried out,
+// whether the daemon lives or not: a later daemon finds either a monitor to dial, or an exit record, or nothing at
+// all.
 //
-// A later daemon connects to the socket DIR/monitor.sock (mode 0600; a peer that is not uid 0 is refused), of which there may
-// be several connections. A monitor that is gone has left DIR/exit.json, unless it was killed itself.
+// A later daemon connects to the socket DIR/monitor.sock (mode 0600; a peer that is not uid 0 is refused), of which
+// there may be several connections. A monitor that is gone has left DIR/exit.json, unless it was killed itself.
 //
 // # Messages
 //
@@ -28,8 +29,8 @@
 //
 //	op (1 byte) | 0 0 0 | number of the request (4 bytes) | fields
 //
-// Numbers are little endian, a string is its length (4 bytes) and its bytes. A message of more than 64 KiB is written to
-// a memfd, and op large with that file as the first descriptor is sent instead.
+// Numbers are little endian, a string is its length (4 bytes) and its bytes. A message of more than 64 KiB is written
+// to a memfd, and op large with that file as the first descriptor is sent instead.
 //
 //	daemon → monitor
 //	  start    document (JSON: Config, names of the descriptors, options of the streams)   + descriptors
@@ -53,8 +54,8 @@
 //
 // # Streams
 //
-// An attached client is a connected stream socket; its descriptor was handed over, so bytes pass through no daemon. Output is
-// written to it in Docker's frames (stream, 0 0 0, length big endian, payload) or, for terminals, as it is.
+// An attached client is a connected stream socket; its descriptor was handed over, so bytes pass through no daemon.
+// Output is written to it in Docker's frames (stream, 0 0 0, length big endian, payload) or, for terminals, as it is.
 // A client handed over with the start sees the first byte.
 //
 //	container ─▶ pipe or terminal ─▶ 64 KiB ─▶ log

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	goruntime "runtime"
+	"runtime"
 	"runtime/debug"
 	"syscall"
 
@@ -93,7 +93,7 @@ func (c *conn) exec(id uint32, u *unpacker, fds []int) ([]int, error) {
 	}
 	m.jobsOpen++
 	// With one thread for Go code, the loop and the start would hand it to each other, which the scheduler does late.
-	goruntime.GOMAXPROCS(2)
+	runtime.GOMAXPROCS(2)
 	go func() {
 		started, err := m.startExec(o)
 		theirs.close()
@@ -203,8 +203,8 @@ func (e ends) close() {
 	}
 }
 
-// pipes makes the standard streams of a process that has no terminal, those that are wanted. They belong to the process's
-// user, so that it can open /dev/stdout.
+// pipes makes the standard streams of a process that has no terminal, those that are wanted. They belong to the
+// process's user, so that it can open /dev/stdout.
 func (p *proc) pipes(terminal, stdin, stdout, stderr bool, user specs.User) (theirs ends, err error) {
 	p.input = stdin
 	if terminal {

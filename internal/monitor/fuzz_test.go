@@ -54,7 +54,7 @@ func FuzzRequest(f *testing.F) {
 	}
 	f.Cleanup(func() { child.Process.Kill(); child.Wait() })
 	f.Fuzz(func(t *testing.T, msg []byte, files byte) {
-		m, err := newMonitor(runtime{exec: func(context.Context, ocirun.ExecOptions) (*ocirun.Process, error) {
+		m, err := newMonitor(backend{exec: func(context.Context, ocirun.ExecOptions) (*ocirun.Process, error) {
 			return nil, errors.New("not today")
 		}})
 		if err != nil {

@@ -13,9 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Becoming small is an execve of this very program: its memory is given back at once, while children, descriptors and the
-// pid stay. What it must know afterwards is written into a memfd, in the fields of messages, in the order below. Writer
-// and reader are the same file, so there is no version.
+// Becoming small is an execve of this very program: its memory is given back at once, while children, descriptors and
+// the pid stay. What it must know afterwards is written into a memfd, in the fields of messages, in the order below.
+// Writer and reader are the same file, so there is no version.
 
 // quiet reports whether nothing is under way that could not be handed over.
 func (m *monitor) quiet() bool {
@@ -163,7 +163,7 @@ func (s *saver) proc(m *monitor, p *proc) {
 var errState = errors.New("the state handed over makes no sense")
 
 // resume goes on where slim left off.
-func resume(fd int, rt runtime) (*monitor, error) {
+func resume(fd int, rt backend) (*monitor, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return nil, os.NewSyscallError("fstat", err)

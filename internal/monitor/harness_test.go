@@ -26,7 +26,7 @@ import (
 // The test binary is its own berth-runtime, and, for the tests that kill one, its own daemon.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "monitor" {
-		os.Exit(run(os.Args[2:], plainRuntime()))
+		os.Exit(run(os.Args[2:], plainBackend()))
 	}
 	if len(os.Args) > 1 && os.Args[1] == "daemon" {
 		os.Exit(daemon(os.Args[2:]))
@@ -34,9 +34,9 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// plainRuntime starts ordinary processes instead of containers.
-func plainRuntime() runtime {
-	return runtime{exe: "/proc/self/exe", slimAfter: 300 * time.Millisecond,
+// plainBackend starts ordinary processes instead of containers.
+func plainBackend() backend {
+	return backend{exe: "/proc/self/exe", slimAfter: 300 * time.Millisecond,
 		start: func(_ context.Context, o ocirun.StartOptions) (*ocirun.Process, error) {
 			p, err := plainProcess(o.Spec.Process, [3]*os.File{o.Stdin, o.Stdout, o.Stderr}, o.Terminal)
 			if err == nil && o.Cgroup != nil {

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Launcher starts containers. It keeps one monitor waiting, so that no start waits for a program to begin; starts that come at
-// the same time begin their own.
+// Launcher starts containers. It keeps one monitor waiting, so that no start waits for a program to begin; starts
+// that come at the same time begin their own.
 type Launcher struct {
 	exe  *os.File // sealed copy of berth-runtime
 	path string   // that copy, as a path
@@ -33,7 +33,8 @@ type process struct {
 	proc *os.Process
 }
 
-// NewLauncher makes a sealed copy of the program at runtimePath, which every monitor is executed from, and a first spare.
+// NewLauncher makes a sealed copy of the program at runtimePath, which every monitor is executed from, and a first
+// spare.
 func NewLauncher(runtimePath string) (*Launcher, error) {
 	exe, err := linux.SealedCopy(runtimePath)
 	if err != nil {
@@ -128,9 +129,9 @@ func (l *Launcher) refill() {
 	})
 }
 
-// Start runs a container and returns when its program does. Once the monitor has the order, cancelling ctx has no effect.
-// The streams are the monitor's when it succeeds, and their files are closed here; when it fails they are still the
-// caller's. When no program runs the error is a *StartError, and nothing is left behind.
+// Start runs a container and returns when its program does. Once the monitor has the order, cancelling ctx has no
+// effect. The streams are the monitor's when it succeeds, and their files are closed here; when it fails they are
+// still the caller's. When no program runs the error is a *StartError, and nothing is left behind.
 func (l *Launcher) Start(ctx context.Context, c Config, f Files, attach []AttachStream) (*Client, *Started, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, nil, err

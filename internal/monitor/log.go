@@ -32,6 +32,9 @@ func (m *monitor) openLog() (err error) {
 	}
 	o := logfile.WriterOptions{Path: m.log.Path, MaxSize: m.log.MaxSize, MaxFile: m.log.MaxFile, Attrs: m.log.Attrs,
 		Buffer: m.mem.log}
+	if o.MaxSize == 0 {
+		o.MaxSize = -1
+	}
 	if m.log.Compress {
 		o.Rotating, o.Rotated = m.compressor.stop, m.compressor.begin
 	}
@@ -81,5 +84,6 @@ func (c *compressor) reap() {
 // smallEnv is the environment of a Go program that shall be small and begin at once: it collects no garbage until that
 // would be worth the work, runs Go code on one thread, and does not read the host's cgroups to find out how many.
 func smallEnv() []string {
-	return []string{"GOGC=off", "GOMEMLIMIT=16MiB", "GOMAXPROCS=1", "GODEBUG=disablethp=1,containermaxprocs=0,updatemaxprocs=0"}
+	return []string{"GOGC=off", "GOMEMLIMIT=16MiB", "GOMAXPROCS=1",
+		"GODEBUG=disablethp=1,containermaxprocs=0,updatemaxprocs=0"}
 }

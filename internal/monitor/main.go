@@ -20,8 +20,8 @@ const (
 // socketFd is where a spare finds its socket.
 const socketFd = 3
 
-// runtime is what a monitor starts processes with.
-type runtime struct {
+// backend is what a monitor starts processes with.
+type backend struct {
 	start func(context.Context, ocirun.StartOptions) (*ocirun.Process, error)
 	exec  func(context.Context, ocirun.ExecOptions) (*ocirun.Process, error)
 	exe   string // this program, for becoming small
@@ -29,14 +29,14 @@ type runtime struct {
 	slimAfter time.Duration
 }
 
-func realRuntime() runtime {
-	return runtime{start: ocirun.Start, exec: ocirun.Exec, exe: "/proc/self/exe", slimAfter: slimAfter}
+func realBackend() backend {
+	return backend{start: ocirun.Start, exec: ocirun.Exec, exe: "/proc/self/exe", slimAfter: slimAfter}
 }
 
 // Main is the process side: what "berth-runtime monitor ARGS…" does. It returns the exit code of the process.
-func Main(args []string) int { return run(args, realRuntime()) }
+func Main(args []string) int { return run(args, realBackend()) }
 
-func run(args []string, rt runtime) int {
+func run(args []string, rt backend) int {
 	setName("berth-monitor")
 	switch {
 	case len(args) == 0:

@@ -27,7 +27,7 @@ const (
 
 // monitor is the process side: one goroutine, one loop. Only the start of an exec runs beside it.
 type monitor struct {
-	rt   runtime
+	rt   backend
 	poll *poller
 	mem  *scratch
 
@@ -70,7 +70,7 @@ type event struct {
 	Event
 }
 
-func newMonitor(rt runtime) (*monitor, error) {
+func newMonitor(rt backend) (*monitor, error) {
 	m := &monitor{rt: rt}
 	var err error
 	if m.poll, err = newPoller(); err != nil {
@@ -255,8 +255,8 @@ func (w *oomWatch) ready(uint32) {
 		return
 	}
 	m.countOOM()
-	// The eventfd of cgroup v1 (which reads as 8 bytes) speaks before the kernel kills, so the count may lag behind it. The
-	// file of v2 changes for other reasons as well.
+	// The eventfd of cgroup v1 (which reads as 8 bytes) speaks before the kernel kills, so the count may lag behind
+	// it. The file of v2 changes for other reasons as well.
 	if n == 8 || m.oomKills > m.oomTold {
 		m.tellOOM()
 	}

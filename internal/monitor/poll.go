@@ -46,7 +46,8 @@ func newPoller() (*poller, error) {
 	return &poller{fd: fd, slots: make([]slot, 1, 16)}, nil
 }
 
-// want changes which events of w are waited for: 0 parks it. What can fail is adding one, when the kernel has no memory.
+// want changes which events of w are waited for: 0 parks it. What can fail is adding one, when the kernel has no
+// memory.
 func (p *poller) want(w *watched, src source, events uint32) error {
 	if w.fd < 0 || w.slot != 0 && w.events == events || w.slot == 0 && events == 0 {
 		return nil

@@ -213,8 +213,8 @@ func (o *outlet) ready(uint32) {
 	}
 }
 
-// hold keeps a terminal alive that nobody in the container has open at the moment: an init may close its standard streams
-// and open the terminal again.
+// hold keeps a terminal alive that nobody in the container has open at the moment: an init may close its standard
+// streams and open the terminal again.
 func (p *proc) hold() bool {
 	if p.peer >= 0 {
 		return false

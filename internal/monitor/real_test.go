@@ -131,7 +131,8 @@ func TestRealContainer(t *testing.T) {
 			f.slim(pid)
 		}
 		execPeer, theirs2 := f.pair()
-		e := ExecConfig{ID: fmt.Sprint(slim), Process: &specs.Process{Args: []string{"sh", "-c", "ps; exit 3"}, Cwd: "/", Env: []string{"PATH=/bin"}}}
+		e := ExecConfig{ID: fmt.Sprint(slim), Process: &specs.Process{Args: []string{"sh", "-c", "ps; exit 3"},
+			Cwd: "/", Env: []string{"PATH=/bin"}}}
 		if _, err := c.Exec(f.ctx, e, theirs2, everything); err != nil {
 			t.Fatal(err)
 		}

@@ -101,8 +101,8 @@ func ReadExit(dir string) (*Exit, error) {
 		FinishedAt: r.FinishedAt, Error: r.Error}, nil
 }
 
-// end is the end of the container: everything it printed has been delivered, or nobody wanted it. Afterwards nothing of it
-// is left but its record, and the monitor's last words.
+// end is the end of the container: everything it printed has been delivered, or nobody wanted it. Afterwards nothing
+// of it is left but its record, and the monitor's last words.
 func (m *monitor) end(now time.Time) {
 	for len(m.execs) > 0 {
 		p := m.execs[len(m.execs)-1]
@@ -129,7 +129,8 @@ func (m *monitor) end(now time.Time) {
 		}
 	}
 	x.OOMKills, x.OOMKilled = m.oomKills, m.oomKills > 0
-	r := &record{Version: Version, Code: x.Code, Signal: x.Signal, OOMKills: x.OOMKills, FinishedAt: x.FinishedAt, Error: x.Error}
+	r := &record{Version: Version, Code: x.Code, Signal: x.Signal, OOMKills: x.OOMKills, FinishedAt: x.FinishedAt,
+		Error: x.Error}
 	for _, e := range m.events {
 		if e.Kind == EventExecExit {
 			r.Execs = append(r.Execs, execRecord{e.ExecID, e.Exit.Code, e.Exit.FinishedAt})

@@ -175,8 +175,8 @@ func TestEndsAlone(t *testing.T) {
 	}
 }
 
-// A daemon is killed at any moment between deciding to start a container and using it. Afterwards each container runs and
-// answers, or has left its record, or was never there; and no monitor waits for a daemon that is dead.
+// A daemon is killed at any moment between deciding to start a container and using it. Afterwards each container runs
+// and answers, or has left its record, or was never there; and no monitor waits for a daemon that is dead.
 func TestKilledDaemons(t *testing.T) {
 	f := setUp(t)
 	adopt(t)

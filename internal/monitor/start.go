@@ -19,7 +19,7 @@ import (
 )
 
 // spare waits for a document and starts what it describes. A daemon that ends first ends it, too.
-func spare(rt runtime) int {
+func spare(rt backend) int {
 	var st unix.Stat_t
 	if err := unix.Fstat(socketFd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFSOCK {
 		os.Stderr.WriteString("berth-runtime monitor: started by berthd, not by hand\n")
@@ -71,8 +71,8 @@ func warm() {
 	_ = json.Unmarshal([]byte(warmDocument), &d)
 }
 
-const warmDocument = `{"Version":1,"ID":"x","Dir":"x","Spec":{"ociVersion":"1.3.0","process":{"terminal":false,"user":{"uid":0,
-"gid":0,"additionalGids":[0]},"args":["x"],"env":["x"],"cwd":"/","capabilities":{"bounding":["x"],"effective":["x"],
+const warmDocument = `{"Version":1,"ID":"x","Dir":"x","Spec":{"ociVersion":"1.3.0",
+"process":{"terminal":false,"user":{"uid":0,"gid":0,"additionalGids":[0]},"args":["x"],"env":["x"],"cwd":"/","capabilities":{"bounding":["x"],"effective":["x"],
 "permitted":["x"]},"rlimits":[{"type":"x","hard":1,"soft":1}],"oomScoreAdj":0},"root":{"path":"x"},"hostname":"x",
 "mounts":[{"destination":"/x","type":"x","source":"x","options":["x"]}],"annotations":{"x":"x"},
 "linux":{"sysctl":{"x":"x"},"resources":{"devices":[{"allow":false,"type":"c","major":1,"minor":1,"access":"rwm"}],

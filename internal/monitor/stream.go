@@ -63,8 +63,8 @@ func (s *stream) update() {
 		if len(s.p.stdin.pending) == 0 {
 			events |= unix.EPOLLIN
 		} else if len(s.pending) == 0 {
-			// What was typed before a client went away is still wanted, but not now: its end must not be reported over and
-			// over meanwhile.
+			// What was typed before a client went away is still wanted, but not now: its end must not be reported
+			// over and over meanwhile.
 			events = 0
 		}
 	}

@@ -138,8 +138,8 @@ func pipe(oursReads bool) (ours, theirs int, err error) {
 	return ours, theirs, nil
 }
 
-// scratch is memory that is needed only while something is being done. It is not from Go's heap, so that it can be given
-// back when nothing is.
+// scratch is memory that is needed only while something is being done. It is not from Go's heap, so that it can be
+// given back when nothing is.
 type scratch struct {
 	all   []byte
 	msg   []byte // a message
@@ -163,7 +163,8 @@ func newScratch(logBuffer int) (*scratch, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("mmap", err)
 	}
-	// A huge page for a few bytes would be the largest thing in this process. Kernels without them do not know the advice.
+	// A huge page for a few bytes would be the largest thing in this process. Kernels without them do not know the
+	// advice.
 	_ = unix.Madvise(all, unix.MADV_NOHUGEPAGE)
 	s := &scratch{all: all}
 	for i, to := range []*[]byte{&s.msg, &s.read, &s.log} {

@@ -10,8 +10,8 @@ import (
 // Version is the version of the dialogue and of the document.
 const Version = 1
 
-// InitAnnotation is set to "true" in a spec whose program shall run below an init: a first process that passes signals on
-// and reaps what nobody else does.
+// InitAnnotation is set to "true" in a spec whose program shall run below an init: a first process that passes
+// signals on and reaps what nobody else does.
 const InitAnnotation = "dev.berth.init"
 
 // Config is the document a container is started from.
@@ -37,10 +37,10 @@ type Config struct {
 type LogConfig struct {
 	Driver   string // "json-file" or "none"
 	Path     string
-	MaxSize  int64 // as in logfile.WriterOptions
-	MaxFile  int
-	Compress bool // rotated files
-	Attrs    []byte
+	MaxSize  int64  // of each file, in bytes; 0: unlimited
+	MaxFile  int    // how many files; 0: logfile.DefaultMaxFile
+	Compress bool   // rotated files
+	Attrs    []byte // a JSON object that every entry carries; nil for none
 }
 
 // Files are handed to the container. They stay the caller's.
