@@ -142,7 +142,7 @@ func setIf[T any](to **T, v T, set bool) {
 func blockDevice(p string) (major, minor int64, err error) {
 	var st unix.Stat_t
 	if err := unix.Stat(p, &st); err != nil {
-		return 0, 0, fmt.Errorf("device %q%w", p, err)
+		return 0, 0, fmt.Errorf("device %q: %w", p, err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFBLK {
 		return 0, 0, fmt.Errorf("device %q is not a block device%w", p, kind{errdefs.ErrInvalidArgument})
@@ -230,7 +230,7 @@ func resolveDevices(asked []container.Device) ([]hostDevice, error) {
 func hostNode(p, inside, access string) (hostDevice, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(p, &st); err != nil {
-		return hostDevice{}, fmt.Errorf("device %q%w", p, err)
+		return hostDevice{}, fmt.Errorf("device %q: %w", p, err)
 	}
 	dev := hostDevice{Path: inside, Major: int64(unix.Major(st.Rdev)), Minor: int64(unix.Minor(st.Rdev)),
 		Mode: st.Mode & 0o7777, UID: st.Uid, GID: st.Gid, Access: access}
