@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -60,9 +61,14 @@ func newClient(conn *os.File, dir string, proc *os.Process) (*Client, error) {
 		c.reap()
 		return nil, err
 	}
+	_ = conn.SetReadDeadline(time.Time{})
 	go c.read(buf)
 	return c, nil
 }
+
+// dialTimeout is how long a monitor may take to say its first word to a daemon that has connected: it may be swapped
+// out, but a stuck one shall not hold up everything.
+const dialTimeout = 30 * time.Second
 
 // hello takes the first message.
 func (c *Client) hello(msg []byte) error {
@@ -102,8 +108,15 @@ func Dial(ctx context.Context, dir string) (*Client, error) {
 		var fd int
 		if fd, err = dial(underDir(int(d.Fd()), socketName)); err == nil {
 			var c *Client
-			if c, err = newClient(os.NewFile(uintptr(fd), "monitor"), dir, nil); err == nil {
+			conn := os.NewFile(uintptr(fd), "monitor")
+			stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
+			_ = conn.SetReadDeadline(time.Now().Add(dialTimeout))
+			if c, err = newClient(conn, dir, nil); err == nil && stop() {
 				return c, nil
+			}
+			if err == nil { // cancelled at the last moment
+				_ = c.Close()
+				err = ctx.Err()
 			}
 			var ended *StartError
 			if errors.As(err, &ended) { // between our connecting and its looking it has ended

@@ -53,7 +53,7 @@ func (c *compressor) begin() {
 	c.stop()
 	fd := -1
 	_, err := syscall.ForkExec(c.m.rt.exe, []string{"berth-runtime", "monitor", verbCompress, c.m.log.Path},
-		&syscall.ProcAttr{Env: smallEnv(), Files: []uintptr{2, 2, 2}, Sys: &syscall.SysProcAttr{PidFD: &fd}})
+		&syscall.ProcAttr{Env: smallEnv(), Files: []uintptr{2, 2, 2}, Sys: &syscall.SysProcAttr{PidFD: &fd, Pdeathsig: syscall.SIGKILL}})
 	if err != nil || fd < 0 {
 		c.m.complain(fmt.Errorf("compress the log %q: %w", c.m.log.Path, os.NewSyscallError("fork", err)))
 		return

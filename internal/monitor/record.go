@@ -116,6 +116,7 @@ func (m *monitor) end(now time.Time) {
 	if m.writer != nil {
 		m.must(m.writer.Close())
 		m.writer = nil
+		m.compressor.stop() // the next run has its own, which finds what is left to do
 	}
 	m.poll.drop(&m.oom.watched)
 	x := m.init.exit()
