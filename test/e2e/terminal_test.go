@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -12,8 +13,9 @@ import (
 
 // screen is a real terminal: a tmux server of our own with one window.
 type screen struct {
-	t    *testing.T
-	sock string
+	t     *testing.T
+	sock  string
+	wiped int
 }
 
 func newScreen(t *testing.T, d *harness.Daemon, c harness.Client) *screen {
@@ -63,6 +65,14 @@ func (s *screen) sees(text string) {
 	s.t.Fatalf("the screen does not show %q:\n%s", text, strings.TrimRight(last, "\n"))
 }
 
+// wipe empties the screen and waits until it is empty, so that what is looked for next is new.
+func (s *screen) wipe() {
+	s.t.Helper()
+	s.wiped++
+	s.types(fmt.Sprintf("clear; printf 'wiped%%s\\n' -%d", s.wiped), "Enter")
+	s.sees(fmt.Sprintf("wiped-%d", s.wiped))
+}
+
 // TestRealTerminal: -it as a person uses it, with every client.
 func TestRealTerminal(t *testing.T) {
 	d := harness.Start(t)
@@ -87,14 +97,17 @@ func TestRealTerminal(t *testing.T) {
 			s.sees("left with 7")
 
 			// Detach with the keys, attach again, find the shell as it was.
-			s.types("clear; $D run -it --name det -h boat berth/box sh; echo detached $?", "Enter")
+			s.wipe()
+			s.types("$D run -it --name det -h boat berth/box sh; echo detached $?", "Enter")
 			s.sees("boat:/ #")
 			s.types("X=kept", "Enter")
 			s.types("", "C-p", "C-q")
 			s.sees("detached 0")
-			s.types("clear; $D ps --format '{{.Names}} {{.Status}}'", "Enter")
+			s.wipe()
+			s.types("$D ps --format '{{.Names}} {{.Status}}'", "Enter")
 			s.sees("det Up")
-			s.types("clear; $D attach det; echo attach left $?", "Enter")
+			s.wipe()
+			s.types("$D attach det; echo attach left $?", "Enter")
 			s.types("", "Enter")
 			s.sees("boat:/ #")
 			s.types("echo still $X", "Enter")
@@ -105,7 +118,8 @@ func TestRealTerminal(t *testing.T) {
 
 			// exec -it.
 			d.ShellT(t, c, "$D run -d --name ex -h ship berth/box sleep 100").Exits(0)
-			s.types("clear; $D exec -it ex sh; echo exec left $?", "Enter")
+			s.wipe()
+			s.types("$D exec -it ex sh; echo exec left $?", "Enter")
 			s.sees("ship:/ #")
 			s.types("stty -echo; echo ready; stty size", "Enter")
 			s.sees("ready")
