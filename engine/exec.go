@@ -91,14 +91,18 @@ func (x *Execs) Start(ctx context.Context, id string, o ExecStartOptions, open O
 	x.mu.Unlock()
 	err := x.start(ctx, rec, o, open)
 	if err != nil {
-		code := 126
-		var failed *monitor.StartError
-		if errors.As(err, &failed) {
-			code = failed.Code
-		}
-		x.ended(id, code)
+		x.ended(id, startCode(err))
 	}
 	return err
+}
+
+// startCode is the exit code of an exec that could not be started.
+func startCode(err error) int {
+	var failed *monitor.StartError
+	if errors.As(err, &failed) {
+		return failed.Code
+	}
+	return 126
 }
 
 func (x *Execs) start(ctx context.Context, ex ExecRecord, o ExecStartOptions, open Opener) error {
@@ -144,6 +148,7 @@ func (x *Execs) start(ctx context.Context, ex ExecRecord, o ExecStartOptions, op
 		OpenStdin: ex.Config.AttachStdin && !o.Detach, Seccomp: filter,
 		Rows: uint16(ex.Config.Rows), Cols: uint16(ex.Config.Cols)}, stream, ao)
 	if err != nil {
+		x.ended(ex.ID, startCode(err)) // before the client sees its stream end, and asks
 		tellStream(stream, err, ex.Config.Tty)
 		return err
 	}

@@ -214,3 +214,22 @@ func TestStepNeverChangesTheRecordItWasGiven(t *testing.T) {
 		t.Error("Step wrote into its argument")
 	}
 }
+
+// Whoever waits for a container that is removed by force wants the code of its end, which is still to come.
+func TestARemovalByForceSettlesWithTheExit(t *testing.T) {
+	r := Record{ID: "x", State: State{Status: Running, Pid: 7}}
+	o, err := Step(r, RemoveOrdered{Force: true, Volumes: true})
+	if err != nil || o.Settled || o.Record.State.Status != Removing || !o.Record.State.DropVolumes {
+		t.Fatalf("%+v, %v", o, err)
+	}
+	if failed, err := Step(o.Record, RemoveFailed{Message: "stuck"}); err != nil || failed.Record.State.Status != Running {
+		t.Errorf("what cannot be killed runs: %+v, %v", failed.Record.State, err)
+	}
+	o, err = Step(o.Record, ProcessExited{Exit{Code: 137}})
+	if err != nil || !o.Settled || o.Record.State.Status != Removing || o.Record.State.Pid != 0 || !o.Record.State.DropVolumes {
+		t.Fatalf("%+v, %v", o, err)
+	}
+	if failed, err := Step(o.Record, RemoveFailed{Message: "stuck"}); err != nil || failed.Record.State.Status != Dead {
+		t.Errorf("%+v, %v", failed.Record.State, err)
+	}
+}

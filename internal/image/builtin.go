@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -34,6 +35,14 @@ func isBuiltin(name string) bool {
 		return false
 	}
 	return reference.TagNameOnly(ref).String() == builtinName
+}
+
+// isOwn tells whether an image is the one that ships with the program, which is in the store.
+func (im *Images) isOwn(d digest.Digest) bool {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	n, there := im.names[builtinName]
+	return there && n.target.Digest == d
 }
 
 // EnsureBuiltin puts the image that ships with the program into the store, if it is not there. It needs no network.

@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -248,9 +249,17 @@ func (im *Images) forget(target digest.Digest) {
 func parseName(name string) (reference.Named, error) {
 	ref, err := reference.ParseNormalizedNamed(name)
 	if err != nil {
-		return nil, withKind(errdefs.ErrInvalidArgument, "invalid reference format: %q", name)
+		return nil, badReference(name, err)
 	}
 	return reference.TagNameOnly(ref), nil
+}
+
+// badReference says what is wrong with a reference, in Docker's words where it has some.
+func badReference(name string, err error) error {
+	if errors.Is(err, reference.ErrNameContainsUppercase) {
+		return withKind(errdefs.ErrInvalidArgument, "invalid reference format: repository name (%s) must be lowercase", name)
+	}
+	return withKind(errdefs.ErrInvalidArgument, "invalid reference format: %q", name)
 }
 
 // familiar is the short form of a name of the database.

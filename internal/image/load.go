@@ -98,7 +98,7 @@ func (im *Images) loadLeased(ctx context.Context, r io.Reader, m platforms.Match
 			}
 			continue
 		}
-		if name == builtinName {
+		if name == builtinName && !im.isOwn(desc.Digest) {
 			return nil, withKind(errdefs.ErrInvalidArgument, "%s is the name of the image that ships with Berth",
 				familiar(name))
 		}

@@ -32,7 +32,7 @@ type PullOptions struct {
 func (im *Images) Pull(ctx context.Context, ref string, o PullOptions) (*Image, error) {
 	name, err := reference.ParseNormalizedNamed(ref)
 	if err != nil {
-		return nil, withKind(errdefs.ErrInvalidArgument, "invalid reference format: %q", ref)
+		return nil, badReference(ref, err)
 	}
 	if o.AllTags && !reference.IsNameOnly(name) {
 		return nil, withKind(errdefs.ErrInvalidArgument, "tag can't be used with --all-tags/-a")

@@ -71,7 +71,7 @@ func (im *Images) find(nameOrID string) (target ocispec.Descriptor, name string,
 		if strings.HasPrefix(nameOrID, "sha256:") {
 			return target, "", &noSuchImage{nameOrID}
 		}
-		return target, "", withKind(errdefs.ErrInvalidArgument, "invalid reference format: %q", nameOrID)
+		return target, "", badReference(nameOrID, perr)
 	}
 	return target, "", &noSuchImage{reference.FamiliarString(reference.TagNameOnly(ref))}
 }

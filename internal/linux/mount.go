@@ -101,17 +101,6 @@ func OverlayMount(lower []string, upper, work string, options ...FsOption) (*os.
 	if upper == "" && len(lower) == 1 {
 		return readOnlyBind(lower[0]) // an overlay of a single layer is refused
 	}
-	fs, err := Fsopen("overlay")
-	if err != nil {
-		return nil, err
-	}
-	defer fs.Close()
-	if err := fs.Set(FsOption{"source", "overlay"}); err != nil {
-		return nil, err
-	}
-	if err := fs.setLower(lower); err != nil {
-		return nil, err
-	}
 	attrs := unix.MOUNT_ATTR_RDONLY
 	if upper != "" {
 		attrs = 0
@@ -120,31 +109,26 @@ func OverlayMount(lower []string, upper, work string, options ...FsOption) (*os.
 	// With the inode index a layer whose earlier mount is still being torn down is "busy"; Berth moves no layer, so
 	// the index has nothing to protect.
 	options = append(options, FsOption{"index", "off"})
-	for _, o := range options {
-		if err := fs.Set(o); err != nil {
-			return nil, err
-		}
-	}
-	return fs.Mount(attrs)
-}
 
-// setLower gives the layers one by one where the kernel can (6.5), which has no bound but its 500 layers; else as one
-// string, which must fit into 255 bytes when it goes through fsconfig(2).
-func (fs *Fs) setLower(lower []string) error {
+	// Layers given one by one have no bound but the kernel's 500. Before Linux 6.5 they must be one string, which must
+	// fit into 255 bytes; such a kernel may take the new option and refuse it only when the file system is made.
+	single := make([]FsOption, len(lower), len(lower)+len(options))
 	for i, l := range lower {
-		err := fs.Set(FsOption{"lowerdir+", l})
-		if i == 0 && errors.Is(err, unix.EINVAL) {
-			escaped := make([]string, len(lower))
-			for i, l := range lower {
-				escaped[i] = overlayEscape(l)
-			}
-			return fs.Set(FsOption{"lowerdir", strings.Join(escaped, ":")})
-		}
-		if err != nil {
-			return err
-		}
+		single[i] = FsOption{"lowerdir+", l}
 	}
-	return nil
+	f, err := NewMount("overlay", "overlay", attrs, append(single, options...)...)
+	if !errors.Is(err, unix.EINVAL) {
+		return f, err
+	}
+	escaped := make([]string, len(lower))
+	for i, l := range lower {
+		escaped[i] = overlayEscape(l)
+	}
+	f, oldErr := NewMount("overlay", "overlay", attrs, append([]FsOption{{"lowerdir", strings.Join(escaped, ":")}}, options...)...)
+	if oldErr != nil {
+		return nil, errors.Join(err, oldErr)
+	}
+	return f, nil
 }
 
 // overlayEscape protects what the file system's own option parser would take for a separator.

@@ -206,7 +206,8 @@ func (c *Client) forgetStream(number uint32) {
 
 // Exec runs a further process in the container and returns when its program does; an "exec-exit" event tells its end.
 // With a conn, which the caller closes, the process is attached to it from its first byte on; without one what it
-// prints is lost. An exec that does not start is a *StartError. When ctx ends first the process may run all the same.
+// prints is lost. An exec that does not start is a *StartError, and conn is as it was. When ctx ends first the
+// process may run all the same.
 func (c *Client) Exec(ctx context.Context, e ExecConfig, conn *os.File, o AttachOptions) (ExecStarted, error) {
 	process, err := json.Marshal(e.Process)
 	if err != nil {

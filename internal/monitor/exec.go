@@ -126,7 +126,7 @@ func (m *monitor) execDone(r execResult) {
 	if r.err != nil {
 		p.release(p.at)
 		if r.fd >= 0 {
-			closeStream(m, r.fd)
+			unix.Close(r.fd) // and no more: the daemon has it as well, and tells the client why
 		}
 		code, message := startFailure(r.err)
 		r.conn.reply(r.request, failedStart+failure(code), message, 0)

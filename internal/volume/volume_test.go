@@ -2,6 +2,7 @@ package volume
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -105,5 +106,56 @@ func TestTheContentIsClosedToOtherUsers(t *testing.T) {
 		if err != nil || fi.Mode().Perm() != 0o701 {
 			t.Errorf("%s has mode %v, %v", dir, fi.Mode(), err)
 		}
+	}
+}
+
+func TestWhatWasMadeForNobodyIsSwept(t *testing.T) {
+	root, ctx := t.TempDir(), context.Background()
+	v := open(t, root)
+	made := map[string]string{}
+	for _, holder := range []string{"settled", "saved", "lost"} {
+		vol, err := v.Create(ctx, Spec{Holder: holder})
+		if err != nil {
+			t.Fatal(err)
+		}
+		made[vol.Name] = holder
+	}
+	if err := v.Settle(ctx, "settled", true); err != nil {
+		t.Fatal(err)
+	}
+	v = open(t, root) // the daemon was killed
+	if err := v.Sweep(ctx, func(holder string) bool { return holder == "saved" }); err != nil {
+		t.Fatal(err)
+	}
+	left := open(t, root).List()
+	if len(left) != 2 {
+		t.Error(left)
+	}
+	for _, vol := range left {
+		if made[vol.Name] == "lost" || vol.Pending != "" {
+			t.Errorf("%+v of %s", vol, made[vol.Name])
+		}
+	}
+}
+
+func TestAFillingThatFailsLeavesNothing(t *testing.T) {
+	ctx := context.Background()
+	v := open(t, t.TempDir())
+	if _, err := v.Create(ctx, Spec{Name: "data"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []error{os.ErrPermission, nil} {
+		err := v.Fill(ctx, "data", func(dir string) error {
+			if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+				t.Error(left, err)
+			}
+			return errors.Join(os.WriteFile(filepath.Join(dir, "half"), nil, 0o600), want)
+		})
+		if !errors.Is(err, want) {
+			t.Error(err)
+		}
+	}
+	if err := v.Fill(ctx, "data", func(string) error { t.Error("filled twice"); return nil }); err != nil {
+		t.Error(err)
 	}
 }
