@@ -48,8 +48,8 @@ func Exec(ctx context.Context, o ExecOptions) (*Process, error) {
 		defer pidfd.Close()
 	}
 	j := &joining{o: &o, pidfd: pidfd}
-	j.exec = execution{process: o.Process, filter: o.Seccomp, filterFlags: uint(o.SeccompFlags), preserve: o.PreserveFiles, keepKeyring: o.NoNewKeyring,
-		stdio: [3]*os.File{o.Stdin, o.Stdout, o.Stderr}, shield: exposed()}
+	j.exec = execution{process: o.Process, filter: o.Seccomp, filterFlags: uint(o.SeccompFlags), preserve: o.PreserveFiles,
+		keepKeyring: o.NoNewKeyring, stdio: [3]*os.File{o.Stdin, o.Stdout, o.Stderr}, shield: exposed()}
 	defer j.close()
 	if err := linux.SetDumpable(false); err != nil {
 		return nil, err

@@ -17,7 +17,8 @@ import (
 //
 //	envp: R/path/of/program A=1 B=2 …     envp[1:] is the program's environment; R-32 is the report's descriptor
 //
-// close the report and the descriptor after it (what a held process waited at) when the program is executed, and report {-2, errno} when they cannot execute the program, see linux.Program.
+// They close the report and the descriptor after it (what a held process waited at) when the program is executed, and report
+// {-2, errno} when they cannot execute the program: see linux.Program.
 //
 // The init is a container's first process, so that it costs a container neither memory nor start-up time. It shows as
 // "/sbin/docker-init -- PROGRAM ARGS…", as Docker's does:
