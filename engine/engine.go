@@ -96,11 +96,14 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	// Nobody but root may look into the roots: images hold setuid programs (CVE-2021-41091).
 	for _, dir := range []string{o.DataRoot, o.ExecRoot} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return nil, fmt.Errorf("make %q: %w", dir, err)
 		}
+	}
+	// Nobody but root gets into the data root, also one made before: images and volumes hold setuid programs (CVE-2021-41091).
+	if err := os.Chmod(o.DataRoot, 0o710); err != nil {
+		return nil, fmt.Errorf("close %q to others: %w", o.DataRoot, err)
 	}
 	e := &Engine{opts: o, log: o.Log, Events: newEvents(), lives: map[string]*live{}, seccomp: newSeccompCache(o.SeccompProfile),
 		cpus: runtime.NumCPU()}

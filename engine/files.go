@@ -98,16 +98,8 @@ func (f *Files) running(ctx context.Context, rec container.Record) (*view, error
 // mountStopped puts a stopped container's volumes and binds on its root, which is a mount that stands nowhere. It does so in
 // a mount namespace that nobody else sees, and that the file keeps.
 func (e *Engine) mountStopped(ctx context.Context, rec container.Record, root *os.File) (*os.File, error) {
-	all, err := e.userMounts(ctx, rec)
-	if err != nil {
-		return nil, err
-	}
-	all = slices.DeleteFunc(all, func(m specs.Mount) bool { return m.Type != "bind" })
-	slices.SortStableFunc(all, func(a, b specs.Mount) int {
-		return strings.Count(path.Clean(a.Destination), "/") - strings.Count(path.Clean(b.Destination), "/")
-	})
 	var ns *os.File
-	err = linux.OnThread(func() error {
+	err := linux.OnThread(func() error {
 		if err := linux.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
 			return err
 		}
@@ -120,6 +112,16 @@ func (e *Engine) mountStopped(ctx context.Context, rec container.Record, root *o
 		if err := linux.MountSetattr(top, &unix.MountAttr{Propagation: unix.MS_PRIVATE}, true); err != nil {
 			return err
 		}
+		// Sources are looked up here, since only what is in this namespace can be copied from within it.
+		all, pinned, err := e.userMounts(ctx, rec)
+		defer closeAll(pinned)
+		if err != nil {
+			return err
+		}
+		all = slices.DeleteFunc(all, func(m specs.Mount) bool { return m.Type != "bind" })
+		slices.SortStableFunc(all, func(a, b specs.Mount) int {
+			return strings.Count(path.Clean(a.Destination), "/") - strings.Count(path.Clean(b.Destination), "/")
+		})
 		place, err := os.Open(e.opts.ExecRoot)
 		if err != nil {
 			return err

@@ -191,20 +191,20 @@ func bindSource(m container.Mount) error {
 	return nil
 }
 
-// userMounts turns the container's mounts into the OCI spec's.
-func (e *Engine) userMounts(_ context.Context, rec container.Record) ([]specs.Mount, error) {
-	var out []specs.Mount
+// userMounts turns the container's mounts into the OCI spec's. The files it returns, also beside an error, are what some of
+// the sources point at: the caller closes them when the mounts are made.
+func (e *Engine) userMounts(_ context.Context, rec container.Record) (out []specs.Mount, pinned []*os.File, err error) {
 	for _, m := range rec.Config.Mounts {
 		switch m.Type {
 		case "bind":
 			if err := bindSource(m); err != nil {
-				return nil, err
+				return nil, pinned, err
 			}
 			out = append(out, bindMount(m, m.Source))
 		case "volume":
 			v, err := e.Volumes.Get(m.Source)
 			if err != nil {
-				return nil, err
+				return nil, pinned, err
 			}
 			if kind, source, options, ok := v.Device(); ok {
 				if m.ReadOnly {
@@ -218,9 +218,12 @@ func (e *Engine) userMounts(_ context.Context, rec container.Record) ([]specs.Mo
 			}
 			source := v.Mountpoint
 			if m.Subpath != "" {
-				if source, err = subpath(v, m.Subpath); err != nil {
-					return nil, err
+				place, err := subpath(v, m.Subpath)
+				if err != nil {
+					return nil, pinned, err
 				}
+				pinned = append(pinned, place)
+				source = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), place.Fd())
 			}
 			out = append(out, bindMount(m, source))
 		case "tmpfs":
@@ -241,21 +244,28 @@ func (e *Engine) userMounts(_ context.Context, rec container.Record) ([]specs.Mo
 		}
 		out = append(out, specs.Mount{Destination: dest, Type: "tmpfs", Source: "tmpfs", Options: options})
 	}
-	return out, nil
+	return out, pinned, nil
 }
 
-// subpath finds a directory or file inside a volume, without leaving it by a link.
-func subpath(v volume.Volume, sub string) (string, error) {
+// subpath finds a directory or file inside a volume, without leaving it by a link. It gives the place and not its path: a
+// container that has the volume can put a link there at any moment.
+func subpath(v volume.Volume, sub string) (*os.File, error) {
 	root, err := confine.Open(v.Mountpoint)
 	if err != nil {
-		return "", fmt.Errorf("volume %q: %w", v.Name, err)
+		return nil, fmt.Errorf("volume %q: %w", v.Name, err)
 	}
 	defer root.Close()
-	inside, err := root.Resolve("/" + sub)
+	place, err := root.OpenPath("/" + sub)
 	if err != nil {
-		return "", fmt.Errorf("volume %q has no %q: %w", v.Name, sub, err)
+		return nil, fmt.Errorf("volume %q has no %q: %w", v.Name, sub, err)
 	}
-	return filepath.Join(v.Mountpoint, inside), nil
+	return place, nil
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		_ = f.Close()
+	}
 }
 
 func bindMount(m container.Mount, source string) specs.Mount {

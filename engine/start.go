@@ -153,9 +153,12 @@ func (e *Engine) launch(ctx context.Context, rec container.Record, attach []moni
 	if in.EtcFiles, err = e.writeEtc(rec, att); err != nil {
 		return nil, err
 	}
-	if in.Mounts, err = e.userMounts(ctx, rec); err != nil {
+	mounts, pinned, err := e.userMounts(ctx, rec)
+	defer closeAll(pinned)
+	if err != nil {
 		return nil, err
 	}
+	in.Mounts = mounts
 	if in.Devices, err = resolveDevices(cfg.Limits.Devices); err != nil {
 		return nil, err
 	}

@@ -3,6 +3,8 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -47,6 +49,12 @@ func probe(args []string) {
 		probeHunt()
 	case "swap":
 		probeSwap(args[0], args[1])
+	case "serve":
+		probeServe(args)
+	case "connect":
+		for _, addr := range args {
+			probeConnect(addr)
+		}
 	case "kill":
 		pid, err := strconv.Atoi(args[0])
 		if err == nil {
@@ -234,4 +242,66 @@ func probeSwap(a, b string) {
 			}
 		}
 	}
+}
+
+// probeServe answers every connection with a text. With two more arguments it is a name server that answers nothing and notes
+// in a file what it was asked.
+func probeServe(args []string) {
+	if len(args) == 4 {
+		pc, err := net.ListenPacket("udp", args[2])
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		asked, err := os.Create(args[3])
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		go func() {
+			buf := make([]byte, 1500)
+			for {
+				n, _, err := pc.ReadFrom(buf)
+				if err != nil {
+					return
+				}
+				// Labels have their length before them: any of those is a dot to grep.
+				fmt.Fprintln(asked, strings.Map(func(r rune) rune {
+					if r < ' ' || r > '~' {
+						return '.'
+					}
+					return r
+				}, string(buf[:n])))
+			}
+		}()
+	}
+	l, err := net.Listen("tcp", args[0])
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		fmt.Fprintln(conn, args[1])
+		conn.Close()
+	}
+}
+
+func probeConnect(addr string) {
+	conn, err := net.DialTimeout("tcp", addr, 400*time.Millisecond)
+	if err != nil {
+		fmt.Println("refused")
+		return
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(2 * time.Second))
+	data, err := io.ReadAll(conn)
+	if err != nil || len(data) == 0 {
+		fmt.Println("refused")
+		return
+	}
+	fmt.Print(string(data))
 }

@@ -39,6 +39,16 @@ func TestSecurityRecord(t *testing.T) {
 		{"system calls", forbiddenCalls},
 		{"host processes", hostProcesses},
 		{"privileged", onlyPrivileged},
+		{"copies", hostileCopies},
+		{"part of a volume", swappedSubpath},
+		{"images", escapingImages},
+		{"bombs", bombs},
+		{"foreign layers", foreignLayers},
+		{"files of the daemon", privateFiles},
+		{"requests", oversizedRequests},
+		{"floods", floods},
+		{"secrets", secretsInLogs},
+		{"neighbours", hostileNeighbours},
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			part.run(t, h)
