@@ -49,7 +49,7 @@ setup: ## Install what the tests need from Debian (nothing is started)
 
 .PHONY: test
 test: setup ## Set up, then pass every test
-	@$(MAKE) --no-print-directory build lint docs-check unit race e2e
+	@$(MAKE) --no-print-directory -k build lint docs-check unit race e2e
 	@echo "make test: everything passed"
 
 .PHONY: unit
