@@ -150,8 +150,7 @@ func privateFiles(t *testing.T, h *hostile) {
 	}
 	defer os.Chmod(h.d.Dir, 0o700)
 	reached, sockets := 0, 0
-	var walk func(dir string)
-	walk = func(root string) {
+	walk := func(root string) {
 		err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
 			if err != nil {
 				return nil // gone meanwhile
