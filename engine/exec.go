@@ -15,7 +15,6 @@ import (
 
 	"github.com/berth-engine/berth/internal/confine"
 	"github.com/berth-engine/berth/internal/container"
-	"github.com/berth-engine/berth/internal/logfile"
 	"github.com/berth-engine/berth/internal/monitor"
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -149,8 +148,7 @@ func (x *Execs) start(ctx context.Context, ex ExecRecord, o ExecStartOptions, op
 		Rows: uint16(ex.Config.Rows), Cols: uint16(ex.Config.Cols)}, stream, ao)
 	if err != nil {
 		x.ended(ex.ID, startCode(err)) // before the client sees its stream end, and asks
-		tellStream(stream, err, ex.Config.Tty)
-		return err
+		return fmt.Errorf("OCI runtime exec failed: exec failed: %w", err)
 	}
 	x.mu.Lock()
 	if known := x.byID[ex.ID]; known != nil {
@@ -158,18 +156,6 @@ func (x *Execs) start(ctx context.Context, ex ExecRecord, o ExecStartOptions, op
 	}
 	x.mu.Unlock()
 	return nil
-}
-
-// tellStream writes why an exec did not start to its client, whose request has been answered already.
-func tellStream(stream *os.File, err error, tty bool) {
-	if stream == nil {
-		return
-	}
-	text := []byte("OCI runtime exec failed: exec failed: " + err.Error() + "\r\n")
-	if !tty {
-		text = frame(logfile.Stdout, text)
-	}
-	_, _ = stream.Write(text) // it may have gone away
 }
 
 // process is the OCI process of an exec: the container's own, but for what was asked.

@@ -147,12 +147,18 @@ func (j *joining) enter() error {
 		}
 		switch {
 		case same:
-		case ns.flag == unix.CLONE_NEWTIME:
+		case ns.flag == unix.CLONE_NEWTIME, ns.flag == unix.CLONE_NEWCGROUP:
 			f, err := j.openNS(ns.file)
 			if err != nil {
 				return err
 			}
-			j.exec.timeNS = f
+			if ns.flag == unix.CLONE_NEWTIME {
+				j.exec.timeNS = f
+			} else {
+				// By the child, once it is in its group: from within the namespace nobody is moved into it whose own
+				// group lies outside (cgroup-v2.rst, "nsdelegate").
+				j.exec.cgroupNS = f
+			}
 		default:
 			flags |= ns.flag
 		}

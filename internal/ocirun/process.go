@@ -34,6 +34,7 @@ type execution struct {
 	cloneFlags  uintptr
 	newCgroupNS bool
 	timeNS      *os.File   // joined by the child
+	cgroupNS    *os.File   // likewise
 	groupDir    *os.File   // cgroup v2: where to be born
 	groupFiles  []*os.File // cgroup v1: what to write into
 
@@ -66,6 +67,10 @@ func (e *execution) join(p *linux.Program) {
 	if e.newCgroupNS {
 		p.Step("make a cgroup namespace")
 		p.Call(unix.SYS_UNSHARE, linux.N(unix.CLONE_NEWCGROUP))
+	}
+	if e.cgroupNS != nil {
+		p.Step("join the cgroup namespace")
+		p.Call(unix.SYS_SETNS, linux.FD(e.cgroupNS), linux.N(unix.CLONE_NEWCGROUP))
 	}
 	if e.timeNS != nil {
 		p.Step("join the time namespace")
