@@ -28,14 +28,14 @@ func TestAttachDefault(t *testing.T) {
 		if l.Attrs().HardwareAddr.String() != e.MAC || l.Attrs().Flags&net.FlagUp == 0 {
 			t.Errorf("eth0: %+v", l.Attrs())
 		}
-		as, err := h.AddrList(l, netlink.FAMILY_ALL)
+		as, err := dumpAddrs(h, l, netlink.FAMILY_ALL)
 		if err != nil {
 			return err
 		}
 		if len(as) != 1 || prefixFromNet(as[0].IPNet) != e.IPv4 {
 			t.Errorf("addresses: %v", as)
 		}
-		rs, err := h.RouteList(l, netlink.FAMILY_V4)
+		rs, err := dumpRoutes(h, l, netlink.FAMILY_V4)
 		if err != nil {
 			return err
 		}

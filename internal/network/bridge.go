@@ -121,7 +121,7 @@ func (n *Networks) setAddresses(nw *network, l netlink.Link) error {
 	for _, s := range nw.rec.Subnets {
 		want[netip.PrefixFrom(s.Gateway, s.Prefix.Bits())] = true
 	}
-	have, err := n.handle.AddrList(l, netlink.FAMILY_ALL)
+	have, err := dumpAddrs(n.handle, l, netlink.FAMILY_ALL)
 	if err != nil {
 		return err
 	}
@@ -170,7 +170,7 @@ func (n *Networks) removeBridge(nw *network) error {
 
 // hostPrefixes are the blocks the host knows a way to or has addresses in, by link, without the links in except.
 func (n *Networks) hostPrefixes(except func(link string) bool) (routes, local []netip.Prefix, err error) {
-	links, err := n.handle.LinkList()
+	links, err := dumpLinks(n.handle)
 	if err != nil {
 		return nil, nil, fmt.Errorf("list the host's links: %w", err)
 	}
@@ -178,7 +178,7 @@ func (n *Networks) hostPrefixes(except func(link string) bool) (routes, local []
 	for _, l := range links {
 		skip[l.Attrs().Index] = except != nil && except(l.Attrs().Name)
 	}
-	rs, err := n.handle.RouteList(nil, netlink.FAMILY_ALL)
+	rs, err := dumpRoutes(n.handle, nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return nil, nil, fmt.Errorf("list the host's routes: %w", err)
 	}
@@ -190,7 +190,7 @@ func (n *Networks) hostPrefixes(except func(link string) bool) (routes, local []
 			routes = append(routes, p.Masked())
 		}
 	}
-	as, err := n.handle.AddrList(nil, netlink.FAMILY_ALL)
+	as, err := dumpAddrs(n.handle, nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return nil, nil, fmt.Errorf("list the host's addresses: %w", err)
 	}
@@ -205,7 +205,7 @@ func (n *Networks) hostPrefixes(except func(link string) bool) (routes, local []
 
 // defaultMTU is that of the link that leads out, so that containers do not send what it cannot carry.
 func (n *Networks) defaultMTU() int {
-	rs, err := n.handle.RouteList(nil, netlink.FAMILY_V4)
+	rs, err := dumpRoutes(n.handle, nil, netlink.FAMILY_V4)
 	if err == nil {
 		for _, r := range rs {
 			if r.Dst != nil && !(r.Dst.IP.IsUnspecified() && isZero(r.Dst.Mask)) {

@@ -58,7 +58,7 @@ func (n *Networks) enableForwarding(f family) error {
 }
 
 func (n *Networks) noteClosed(marker string) error {
-	links, err := n.handle.LinkList()
+	links, err := dumpLinks(n.handle)
 	if err != nil {
 		return fmt.Errorf("list the host's links: %w", err)
 	}

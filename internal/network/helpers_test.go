@@ -116,7 +116,7 @@ func inside(t testing.TB, n *Networks, f *os.File, fn func() error) {
 
 func linkNames(t testing.TB) map[string]bool {
 	t.Helper()
-	links, err := netlink.LinkList()
+	links, err := whole(netlink.LinkList)
 	if err != nil {
 		t.Fatal(err)
 	}

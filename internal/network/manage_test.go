@@ -307,7 +307,7 @@ func TestForeignBridge(t *testing.T) {
 	must(t, n.Close())
 	l, err := netlink.LinkByName("bt-admin")
 	must(t, err)
-	as, err := netlink.AddrList(l, netlink.FAMILY_V4)
+	as, err := whole(func() ([]netlink.Addr, error) { return netlink.AddrList(l, netlink.FAMILY_V4) })
 	if err != nil || len(as) != 1 {
 		t.Errorf("addresses %v, %v", as, err)
 	}

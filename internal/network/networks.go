@@ -254,7 +254,7 @@ func (n *Networks) defaultSubnet(id string, before []Subnet) ([]Subnet, error) {
 		}
 		s = Subnet{Prefix: p.Masked(), Gateway: p.Addr()}
 	} else if l, err := n.handle.LinkByName(n.opts.Bridge); err == nil && l.Attrs().Alias != alias(id) {
-		as, err := n.handle.AddrList(l, netlink.FAMILY_V4)
+		as, err := dumpAddrs(n.handle, l, netlink.FAMILY_V4)
 		if err == nil && len(as) > 0 {
 			p := prefixFromNet(as[0].IPNet)
 			s = Subnet{Prefix: p.Masked(), Gateway: p.Addr()}

@@ -163,7 +163,7 @@ func (n *Networks) lookInside(pid int) ([]EndpointState, error) {
 		return nil, fmt.Errorf("look into its network namespace: %w", err)
 	}
 	defer h.Close()
-	links, err := h.LinkList()
+	links, err := dumpLinks(h)
 	if err != nil {
 		return nil, fmt.Errorf("list its links: %w", err)
 	}
@@ -172,7 +172,7 @@ func (n *Networks) lookInside(pid int) ([]EndpointState, error) {
 		if l.Type() != "veth" {
 			continue
 		}
-		as, err := h.AddrList(l, netlink.FAMILY_ALL)
+		as, err := dumpAddrs(h, l, netlink.FAMILY_ALL)
 		if err != nil {
 			return nil, fmt.Errorf("list its addresses: %w", err)
 		}
