@@ -55,6 +55,7 @@ test: setup ## Set up, then pass every test
 .PHONY: unit
 unit: rootfs ## Run the tests beside the code
 	go test -timeout 10m $$(go list ./... | grep -v '/test/e2e')
+	cd third/conform && go vet ./... && go test ./...
 
 .PHONY: race
 race: rootfs ## Run the tests of packages that share memory under the race detector (needs gcc)
@@ -85,6 +86,7 @@ fuzz-short: ## Run every fuzz target for a moment (FUZZTIME=10s)
 	    echo "$$p $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) "$$p"; \
 	  done; \
 	done
+	cd third/conform && go test -run '^$$' -fuzz FuzzConform -fuzztime $(FUZZTIME) .
 
 .PHONY: lint
 lint: ## gofmt, go vet and staticcheck (pinned in go.mod)

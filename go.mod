@@ -78,3 +78,5 @@ require (
 )
 
 tool honnef.co/go/tools/cmd/staticcheck
+
+replace github.com/distribution/reference => ./third/reference
