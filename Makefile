@@ -32,7 +32,8 @@ help: ## List every target
 
 .PHONY: build
 build: rootfs ## Build bin/berth, bin/berthd and bin/berth-runtime: static, stripped, stamped
-	$(GOBUILD) -ldflags '$(LDFLAGS)' -o bin/ ./cmd/berth ./cmd/berthd ./cmd/berth-runtime
+	$(GOBUILD) -tags nethttpomithttp2 -ldflags '$(LDFLAGS)' -o bin/ ./cmd/berth
+	$(GOBUILD) -ldflags '$(LDFLAGS)' -o bin/ ./cmd/berthd ./cmd/berth-runtime
 
 .PHONY: rootfs
 rootfs: ## Build bin/berth-box and from it the image that berthd carries

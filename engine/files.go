@@ -15,6 +15,7 @@ import (
 	"github.com/berth-engine/berth/internal/archive"
 	"github.com/berth-engine/berth/internal/confine"
 	"github.com/berth-engine/berth/internal/container"
+	"github.com/berth-engine/berth/internal/decompress"
 	"github.com/berth-engine/berth/internal/linux"
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -214,14 +215,19 @@ func (f *Files) CopyOut(ctx context.Context, ref, path string, begin func(archiv
 	return nil
 }
 
-// CopyIn unpacks a tar archive into the directory at path.
+// CopyIn unpacks a tar archive, compressed or not, into the directory at path.
 func (f *Files) CopyIn(ctx context.Context, ref, path string, r io.Reader, o archive.UnpackOptions) error {
 	v, err := f.view(ctx, ref)
 	if err != nil {
 		return err
 	}
 	defer v.close()
-	if err := archive.Unpack(ctx, v.Root, path, r, o); err != nil {
+	plain, err := decompress.Reader(r)
+	if err != nil {
+		return err
+	}
+	defer plain.Close()
+	if err := archive.Unpack(ctx, v.Root, path, plain, o); err != nil {
 		return err
 	}
 	f.e.publish(v.rec, "extract-to-dir", nil)

@@ -2,9 +2,6 @@ package archive
 
 import (
 	"archive/tar"
-	"bufio"
-	"bytes"
-	"compress/bzip2"
 	"context"
 	"errors"
 	"fmt"
@@ -17,8 +14,6 @@ import (
 
 	"github.com/berth-engine/berth/internal/confine"
 	"github.com/containerd/errdefs"
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 )
 
@@ -35,8 +30,7 @@ type UnpackOptions struct {
 // Owner is a pair of numbers.
 type Owner struct{ UID, GID int }
 
-// Unpack lays out a tar archive (plain, gzip, bzip2 or zstd) in the directory at dest. It ends early with ctx; what it has
-// made by then stays.
+// Unpack lays out a tar archive in the directory at dest. It ends early with ctx; what it has made by then stays.
 func Unpack(ctx context.Context, root *confine.Root, dest string, r io.Reader, o UnpackOptions) error {
 	dir, err := root.OpenFile(path.Clean("/"+dest), unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -50,11 +44,6 @@ func Unpack(ctx context.Context, root *confine.Root, dest string, r io.Reader, o
 	if !fi.IsDir() {
 		return fmt.Errorf("extraction point is not a directory%w", kind{errdefs.ErrInvalidArgument})
 	}
-	plain, err := decompress(r)
-	if err != nil {
-		return err
-	}
-	defer plain.Close()
 	// Names in the archive are resolved in the container, so that a link inside dest leads where the container's
 	// processes would go; dest itself is pinned by its resolved path.
 	base, err := root.Resolve(dest)
@@ -62,7 +51,7 @@ func Unpack(ctx context.Context, root *confine.Root, dest string, r io.Reader, o
 		return notFound(dest, err)
 	}
 	u := unpacker{root: root, base: base, o: o, made: map[string]time.Time{}}
-	tr := tar.NewReader(plain)
+	tr := tar.NewReader(r)
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -78,34 +67,6 @@ func Unpack(ctx context.Context, root *confine.Root, dest string, r io.Reader, o
 			return fmt.Errorf("unpack %q: %w", h.Name, err)
 		}
 	}
-}
-
-// decompress looks at the first bytes and chooses; the archive's own word is not needed.
-func decompress(r io.Reader) (io.ReadCloser, error) {
-	br := bufio.NewReaderSize(r, 64<<10)
-	head, err := br.Peek(4)
-	if err != nil && err != io.EOF {
-		return nil, fmt.Errorf("read the archive: %w", err)
-	}
-	switch {
-	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
-		z, err := gzip.NewReader(br)
-		if err != nil {
-			return nil, fmt.Errorf("the archive is not valid gzip: %w%w", err, kind{errdefs.ErrInvalidArgument})
-		}
-		return z, nil
-	case bytes.HasPrefix(head, []byte("BZh")):
-		return io.NopCloser(bzip2.NewReader(br)), nil
-	case bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}):
-		z, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(128<<20))
-		if err != nil {
-			return nil, fmt.Errorf("the archive is not valid zstd: %w%w", err, kind{errdefs.ErrInvalidArgument})
-		}
-		return z.IOReadCloser(), nil
-	case bytes.HasPrefix(head, []byte{0xfd, '7', 'z', 'X'}):
-		return nil, fmt.Errorf("xz archives are not unpacked here; send it as gzip or zstd%w", kind{errdefs.ErrInvalidArgument})
-	}
-	return io.NopCloser(br), nil
 }
 
 type unpacker struct {
