@@ -87,7 +87,7 @@ fuzz-short: ## Run every fuzz target for a moment (FUZZTIME=10s)
 	    echo "$$p $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) "$$p"; \
 	  done; \
 	done
-	cd third/conform && go test -run '^$$' -fuzz FuzzConform -fuzztime $(FUZZTIME) .
+	cd third/conform && go test -run '^$$' -fuzz FuzzReference -fuzztime $(FUZZTIME) . && go test -run '^$$' -fuzz FuzzDigest -fuzztime $(FUZZTIME) .
 
 .PHONY: lint
 lint: ## gofmt, go vet and staticcheck (pinned in go.mod)

@@ -80,3 +80,5 @@ require (
 tool honnef.co/go/tools/cmd/staticcheck
 
 replace github.com/distribution/reference => ./third/reference
+
+replace github.com/opencontainers/go-digest => ./third/digest
