@@ -66,7 +66,7 @@ race: rootfs ## Run the tests of packages that share memory under the race detec
 
 .PHONY: e2e
 e2e: build ## Run the end-to-end tests: real daemons, real clients (E2E=regexp chooses)
-	BERTH_E2E=1 go test -count=1 -timeout 15m -run '$(E2E)' ./test/e2e/...
+	BERTH_E2E=1 go test -count=1 -timeout 15m -run '$(E2E)' ./test/e2e/... ./test/runtime/...
 
 .PHONY: soak
 soak: build ## Kill the daemon again and again under load (ROUNDS=100)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/berth-engine/berth/internal/ocirun"
+	"github.com/berth-engine/berth/internal/tty"
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -83,7 +84,7 @@ func (c *cli) dispatch(args []string) error {
 	f.StringVar(&c.root, "root", defaultRoot(), "directory of the containers' states")
 	f.StringVar(&c.logFile, "log", "", "file for errors, beside standard error")
 	f.StringVar(&c.logFormat, "log-format", "text", "text or json")
-	f.BoolVar(&c.debug, "debug", false, "accepted; there is nothing more to say")
+	f.BoolVar(&c.debug, "debug", false, "show warnings also where standard error is not a terminal")
 	f.BoolVar(&c.systemdCgroup, "systemd-cgroup", false, "let systemd make cgroups")
 	f.StringVar(&c.rootless, "rootless", "auto", "auto, true or false")
 	showVersion := f.Bool("version", false, "show the version")
@@ -129,28 +130,38 @@ func (c *cli) help(f *flags) error {
 // complain writes an error where the caller looks for it: containerd and podman read the log's last line.
 func (c *cli) complain(err error) {
 	fmt.Fprintf(os.Stderr, "berth-runtime: %v\n", err)
-	if c.logFile == "" {
-		return
+	if c.logFile != "" {
+		c.log("error", err.Error())
 	}
-	f, openErr := os.OpenFile(c.logFile, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
-	if openErr != nil {
-		fmt.Fprintf(os.Stderr, "berth-runtime: %v\n", openErr)
+}
+
+// warn says what will be less than was asked for: to the log or, where there is none, to a person at a terminal or one who asks for
+// it. Standard error is otherwise the container's own, and what is written to it would stand in the container's logs.
+func (c *cli) warn(list []string) {
+	for _, w := range list {
+		switch {
+		case c.logFile != "":
+			c.log("warning", w)
+		case c.debug || tty.IsTerminal(2):
+			fmt.Fprintf(os.Stderr, "berth-runtime: warning: %s\n", w)
+		}
+	}
+}
+
+func (c *cli) log(level, text string) {
+	f, err := os.OpenFile(c.logFile, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "berth-runtime: %v\n", err)
 		return
 	}
 	defer f.Close()
 	now := time.Now().UTC().Format(time.RFC3339)
 	if c.logFormat == "json" {
-		line, _ := json.Marshal(map[string]string{"level": "error", "msg": err.Error(), "time": now})
+		line, _ := json.Marshal(map[string]string{"level": level, "msg": text, "time": now})
 		_, _ = f.Write(append(line, '\n'))
 		return
 	}
-	_, _ = fmt.Fprintf(f, "time=%q level=error msg=%q\n", now, err.Error())
-}
-
-func (c *cli) warn(list []string) {
-	for _, w := range list {
-		fmt.Fprintf(os.Stderr, "berth-runtime: warning: %s\n", w)
-	}
+	_, _ = fmt.Fprintf(f, "time=%q level=%s msg=%q\n", now, level, text)
 }
 
 func defaultRoot() string {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -206,9 +207,20 @@ func (n *creation) makeCgroup() (*cgroup.Group, error) {
 	if strings.Count(name, ":") == 2 && !strings.Contains(name, "/") {
 		return nil, fmt.Errorf("cgroup path %q in systemd's form: %w", name, errdefs.ErrNotImplemented)
 	}
-	g, warnings, err := host.Create(filepath.Clean("/"+name), n.spec.Linux.Resources)
+	g, warnings, err := host.Create(filepath.Clean("/"+name), withDefaultDevices(n.spec.Linux.Resources))
 	n.c.warn(warnings)
 	return g, err
+}
+
+// withDefaultDevices adds to a spec's list the devices that every container has: what makes them must let them be opened, whatever
+// the list says of all others (config-linux.md, "Default Devices").
+func withDefaultDevices(r *specs.LinuxResources) *specs.LinuxResources {
+	if r == nil || len(r.Devices) == 0 {
+		return r // the list is theirs alone
+	}
+	more := *r
+	more.Devices = slices.Concat(r.Devices, cgroup.DefaultDevices()[1:])
+	return &more
 }
 
 // readConfig reads config.json of a bundle.

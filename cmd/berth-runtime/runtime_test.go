@@ -477,3 +477,44 @@ func FuzzConfig(f *testing.F) {
 		_ = ocirun.Check(spec)
 	})
 }
+
+// Standard error is the container's: a warning there would stand in its logs.
+func TestWarningsAreNotTheContainers(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "log")
+	for _, c := range []struct {
+		cli      cli
+		log, err string
+	}{
+		{cli{logFile: log, logFormat: "json"}, `"level":"warning","msg":"less"`, ""},
+		{cli{logFile: log, logFormat: "text", debug: true}, `level=warning msg="less"`, ""},
+		{cli{}, "", ""},
+		{cli{debug: true}, "", "berth-runtime: warning: less\n"},
+	} {
+		stderr := os.Stderr
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		os.Stderr = w
+		c.cli.warn([]string{"less"})
+		os.Stderr = stderr
+		_ = w.Close()
+		said, err := io.ReadAll(r)
+		_ = r.Close()
+		data, _ := os.ReadFile(log)
+		_ = os.Remove(log)
+		if err != nil || string(said) != c.err || !strings.Contains(string(data), c.log) || c.log == "" && len(data) > 0 {
+			t.Errorf("%+v: standard error says %q, the log %q, %v", c.cli, said, data, err)
+		}
+	}
+}
+
+// A list that forbids everything is meant for all devices but those that every container has.
+func TestDefaultDevicesCanBeOpened(t *testing.T) {
+	b := newBundle(t, "sh", "-c", "echo x > /dev/null && echo opened")
+	b.spec.Linux.Resources = &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}}
+	b.write()
+	if out := b.ok("run", "c"); out != "opened\n" {
+		t.Error(out)
+	}
+}
