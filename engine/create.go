@@ -153,6 +153,28 @@ func validEnv(env []string) []string {
 	})
 }
 
+// nameNetworks puts names in the place of the IDs by which networks may be given. One that is not there may still be made
+// before the start.
+func (e *Engine) nameNetworks(cfg *container.Config) error {
+	cfg.Net.Endpoints = slices.Clone(cfg.Net.Endpoints)
+	mode := cfg.Net.Mode
+	if len(cfg.Net.Endpoints) == 0 && mode != "host" && mode != "none" && !strings.HasPrefix(mode, "container:") && !cfg.Net.Disabled {
+		cfg.Net.Endpoints = []container.Endpoint{{Network: networkName(mode), MacAddress: cfg.Net.MacAddress}}
+	}
+	seen := map[string]bool{}
+	for i := range cfg.Net.Endpoints {
+		ep := &cfg.Net.Endpoints[i]
+		if nw, err := e.Networks.ResolveNetwork(networkName(ep.Network)); err == nil {
+			ep.Network = nw.Name
+		}
+		if seen[ep.Network] {
+			return fmt.Errorf("network %q is named twice%w", ep.Network, kind{errdefs.ErrInvalidArgument})
+		}
+		seen[ep.Network] = true
+	}
+	return nil
+}
+
 // check refuses what cannot be, and warns of what the machine will not do, before anything is made.
 func (e *Engine) check(cfg *container.Config) ([]string, error) {
 	bad := func(format string, args ...any) ([]string, error) {
@@ -200,8 +222,8 @@ func (e *Engine) check(cfg *container.Config) ([]string, error) {
 	if len(cfg.Net.Links) > 0 || slices.ContainsFunc(cfg.Net.Endpoints, func(ep container.Endpoint) bool { return len(ep.Links) > 0 }) {
 		return bad("links are not supported: containers on a network of your own find each other by name")
 	}
-	if slices.ContainsFunc(cfg.Net.Endpoints, func(ep container.Endpoint) bool { return len(ep.LinkLocal) > 0 }) {
-		return bad("link-local addresses cannot be given to an endpoint")
+	if err := e.nameNetworks(cfg); err != nil {
+		return nil, err
 	}
 	if h := cfg.Health; h != nil && len(h.Test) > 0 && !slices.Contains([]string{"NONE", "CMD", "CMD-SHELL"}, h.Test[0]) {
 		return bad("unknown kind of health check %q: it begins with NONE, CMD or CMD-SHELL", h.Test[0])

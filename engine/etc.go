@@ -1,15 +1,19 @@
 package engine
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/berth-engine/berth/internal/container"
 	"github.com/berth-engine/berth/internal/network"
+	"golang.org/x/sys/unix"
 )
 
 // etcDir holds, in a run directory, the files that are mounted below /etc.
@@ -27,7 +31,6 @@ func (e *Engine) writeEtc(rec container.Record, att *network.Attachment) (string
 		return "", fmt.Errorf("make the directory of files for /etc: %w", err)
 	}
 	var hosts []byte
-	var resolve network.ResolvConf
 	var err error
 	if cfg.Net.Mode == "host" {
 		if hosts, err = os.ReadFile("/etc/hosts"); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -38,29 +41,12 @@ func (e *Engine) writeEtc(rec container.Record, att *network.Attachment) (string
 	if err != nil {
 		return "", err
 	}
-	names := []string{cfg.Hostname}
-	if cfg.Domain != "" {
-		names = []string{cfg.Hostname + "." + cfg.Domain, cfg.Hostname}
-	}
-	var own []netip.Addr
-	if att != nil {
-		for _, ep := range att.Endpoints {
-			if ep.IPv4.IsValid() {
-				own = append(own, ep.IPv4.Addr())
-			}
-			if ep.IPv6.IsValid() {
-				own = append(own, ep.IPv6.Addr())
-			}
-		}
-	}
 	if hosts == nil {
-		hosts = network.RenderHosts(names, own, extra)
+		hosts = network.RenderHosts(ownNames(cfg), ownAddrs(att), extra)
 	} else {
 		hosts = network.AppendHosts(hosts, extra)
 	}
-	resolve = network.ResolvConf{Nameservers: first(cfg.Net.DNS, e.opts.DNS), Search: first(cfg.Net.DNSSearch, e.opts.DNSSearch),
-		Options: first(cfg.Net.DNSOptions, e.opts.DNSOptions)}
-	text, err := network.RenderResolvConf(resolve, att)
+	text, err := network.RenderResolvConf(e.resolvConf(cfg), att)
 	if err != nil {
 		return "", err
 	}
@@ -70,6 +56,86 @@ func (e *Engine) writeEtc(rec container.Record, att *network.Attachment) (string
 		}
 	}
 	return dir, nil
+}
+
+func (e *Engine) resolvConf(cfg container.Config) network.ResolvConf {
+	return network.ResolvConf{Nameservers: first(cfg.Net.DNS, e.opts.DNS), Search: first(cfg.Net.DNSSearch, e.opts.DNSSearch),
+		Options: first(cfg.Net.DNSOptions, e.opts.DNSOptions)}
+}
+
+// ownNames are what a container is called in its hosts file.
+func ownNames(cfg container.Config) []string {
+	if cfg.Domain != "" {
+		return []string{cfg.Hostname + "." + cfg.Domain, cfg.Hostname}
+	}
+	return []string{cfg.Hostname}
+}
+
+func ownAddrs(att *network.Attachment) []netip.Addr {
+	if att == nil {
+		return nil
+	}
+	var own []netip.Addr
+	for _, ep := range att.Endpoints {
+		for _, p := range []netip.Prefix{ep.IPv4, ep.IPv6} {
+			if p.IsValid() {
+				own = append(own, p.Addr())
+			}
+		}
+	}
+	return own
+}
+
+// updateEtc brings the files of a container that runs up to date with its networks. They are mounted one by one, so they
+// are written in place; what the container has made of them meanwhile stays. An error is no reason to undo the change.
+func (e *Engine) updateEtc(rec container.Record, before, after *network.Attachment) {
+	dir := filepath.Join(e.runDir(rec.ID), etcDir)
+	was, is := ownAddrs(before), ownAddrs(after)
+	gone := slices.DeleteFunc(slices.Clone(was), func(a netip.Addr) bool { return slices.Contains(is, a) })
+	come := slices.DeleteFunc(slices.Clone(is), func(a netip.Addr) bool { return slices.Contains(was, a) })
+	err := editFile(filepath.Join(dir, "hosts"), func(text []byte) []byte {
+		return network.EditHosts(text, ownNames(rec.Config), gone, come)
+	})
+	if err == nil && (before == nil || len(before.Resolvers) == 0) && len(after.Resolvers) > 0 {
+		var resolv []byte
+		if resolv, err = network.RenderResolvConf(e.resolvConf(rec.Config), after); err == nil {
+			err = editFile(filepath.Join(dir, "resolv.conf"), func(text []byte) []byte {
+				if !network.IsRendered(text) {
+					return text
+				}
+				return resolv
+			})
+		}
+	}
+	if err != nil {
+		e.log.Warn("update the container's files below /etc", "container", rec.ID, "error", err)
+	}
+}
+
+// editFile replaces the text of a file that a container may write to, without making a new one.
+func editFile(name string, edit func([]byte) []byte) error {
+	const most = 1 << 20
+	f, err := os.OpenFile(name, os.O_RDWR|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err != nil {
+		return err
+	}
+	if len(text) > most {
+		return fmt.Errorf("%s has grown beyond %d bytes and is left as it is", name, most)
+	}
+	edited := edit(text)
+	if bytes.Equal(edited, text) {
+		return nil
+	}
+	if err := f.Truncate(0); err != nil {
+		return err
+	}
+	_, err = f.WriteAt(edited, 0)
+	return err
 }
 
 func first(a, b []string) []string {

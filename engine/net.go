@@ -14,7 +14,7 @@ import (
 func attachRequest(rec container.Record, dns []string) (network.AttachRequest, error) {
 	cfg := rec.Config.Net
 	req := network.AttachRequest{ContainerID: rec.ID, Name: rec.Name, DNS: dns,
-		None: cfg.Mode == "none" || cfg.Disabled, Sysctls: map[string]string{}}
+		None: cfg.Disabled || len(cfg.Endpoints) == 0 && (cfg.Mode == "none" || cfg.Disconnected), Sysctls: map[string]string{}}
 	for k, v := range rec.Config.Security.Sysctls {
 		if strings.HasPrefix(k, "net.") {
 			req.Sysctls[k] = v
@@ -28,23 +28,12 @@ func attachRequest(rec container.Record, dns []string) (network.AttachRequest, e
 		endpoints = []container.Endpoint{{Network: networkName(cfg.Mode), MacAddress: cfg.MacAddress}}
 	}
 	for i, ep := range endpoints {
-		e := network.EndpointRequest{Network: networkName(ep.Network), Aliases: ep.Aliases, MAC: ep.MacAddress,
-			GwPriority: ep.GwPriority, DriverOpts: ep.DriverOpts}
-		if e.MAC == "" && i == 0 {
-			e.MAC = cfg.MacAddress
+		if ep.MacAddress == "" && i == 0 {
+			ep.MacAddress = cfg.MacAddress
 		}
-		for _, a := range []struct {
-			text string
-			to   *netip.Addr
-		}{{ep.IPv4, &e.IPv4}, {ep.IPv6, &e.IPv6}} {
-			if a.text == "" {
-				continue
-			}
-			addr, err := netip.ParseAddr(a.text)
-			if err != nil {
-				return req, fmt.Errorf("invalid IP address: %q%w", a.text, kind{errdefs.ErrInvalidArgument})
-			}
-			*a.to = addr
+		e, err := endpointRequest(ep)
+		if err != nil {
+			return req, err
 		}
 		req.Endpoints = append(req.Endpoints, e)
 	}
@@ -59,6 +48,30 @@ func attachRequest(rec container.Record, dns []string) (network.AttachRequest, e
 		req.Ports = append(req.Ports, ports...)
 	}
 	return req, nil
+}
+
+func endpointRequest(ep container.Endpoint) (network.EndpointRequest, error) {
+	e := network.EndpointRequest{Network: networkName(ep.Network), Aliases: ep.Aliases, MAC: ep.MacAddress,
+		GwPriority: ep.GwPriority, DriverOpts: ep.DriverOpts, LinkLocal: make([]netip.Addr, len(ep.LinkLocal))}
+	type field struct {
+		text string
+		to   *netip.Addr
+	}
+	fields := []field{{ep.IPv4, &e.IPv4}, {ep.IPv6, &e.IPv6}}
+	for i, text := range ep.LinkLocal {
+		fields = append(fields, field{text, &e.LinkLocal[i]})
+	}
+	for _, f := range fields {
+		if f.text == "" {
+			continue
+		}
+		addr, err := netip.ParseAddr(f.text)
+		if err != nil {
+			return e, fmt.Errorf("invalid IP address: %q%w", f.text, kind{errdefs.ErrInvalidArgument})
+		}
+		*f.to = addr
+	}
+	return e, nil
 }
 
 func networkName(mode string) string {
@@ -98,7 +111,10 @@ func attachedRecord(att *network.Attachment) ([]container.Attached, []container.
 	var eps []container.Attached
 	for _, ep := range att.Endpoints {
 		a := container.Attached{Network: ep.Network, NetworkID: ep.NetworkID, EndpointID: ep.EndpointID,
-			Interface: ep.Interface, MAC: ep.MAC, Aliases: ep.Aliases}
+			Interface: ep.Interface, MAC: ep.MAC, Aliases: ep.Aliases, GwPriority: ep.GwPriority}
+		for _, p := range ep.LinkLocal {
+			a.LinkLocal = append(a.LinkLocal, p.String())
+		}
 		for _, f := range []struct {
 			valid bool
 			text  string
@@ -126,7 +142,12 @@ func retained(rec container.Record) []network.EndpointState {
 	var out []network.EndpointState
 	for _, a := range rec.Endpoints {
 		ep := network.EndpointState{Network: a.Network, NetworkID: a.NetworkID, EndpointID: a.EndpointID,
-			Interface: a.Interface, MAC: a.MAC, Aliases: a.Aliases}
+			Interface: a.Interface, MAC: a.MAC, Aliases: a.Aliases, GwPriority: a.GwPriority}
+		for _, text := range a.LinkLocal {
+			if p, err := netip.ParsePrefix(text); err == nil {
+				ep.LinkLocal = append(ep.LinkLocal, p)
+			}
+		}
 		ep.IPv4, _ = netip.ParsePrefix(a.IPv4)
 		ep.IPv6, _ = netip.ParsePrefix(a.IPv6)
 		ep.Gateway, _ = netip.ParseAddr(a.Gateway)

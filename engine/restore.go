@@ -72,6 +72,7 @@ func (e *Engine) restore(ctx context.Context) error {
 	}
 	for id, c := range clients {
 		e.takeBack(id, c)
+		e.settleNetwork(id)
 	}
 	for _, id := range removing {
 		e.background(func() { e.finishRemoval(id) })

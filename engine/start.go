@@ -77,6 +77,9 @@ func (e *Engine) start(ctx context.Context, l *live, rec container.Record, byPol
 	if err != nil {
 		e.log.Error("save the start", "container", rec.ID, "error", err)
 	}
+	for i := range run.endpoints {
+		e.publishNetwork("connect", run.endpoints[i].NetworkID, rec.ID)
+	}
 	e.publish(o.Record, "start", nil)
 	e.watch(l, rec.ID, run.client, gone)
 	return nil

@@ -253,6 +253,7 @@ func (e *Engine) Rename(ctx context.Context, ref, name string) error {
 	if rec, err = e.Containers.Rename(rec.ID, name); err != nil {
 		return err
 	}
+	e.Networks.Rename(rec.ID, rec.Name)
 	e.publish(rec, "rename", map[string]string{"oldName": "/" + old})
 	return nil
 }

@@ -116,10 +116,11 @@ func (e *Engine) exited(l *live, id string, x monitor.Exit, gone chan struct{}) 
 func (e *Engine) giveBack(rec container.Record, told bool) {
 	ctx, cancel := undoContext(e.ctx)
 	defer cancel()
-	if len(rec.Endpoints) > 0 || len(rec.Published) > 0 {
-		if err := e.Networks.Detach(ctx, rec.ID); err != nil {
-			e.log.Error("give back the network", "container", rec.ID, "error", err)
-		}
+	if err := e.Networks.Detach(ctx, rec.ID); err != nil {
+		e.log.Error("give back the network", "container", rec.ID, "error", err)
+	}
+	for i := range rec.Endpoints {
+		e.publishNetwork("disconnect", rec.Endpoints[i].NetworkID, rec.ID)
 	}
 	if !told {
 		return

@@ -107,6 +107,8 @@ type Network struct {
 	Links      []string   `json:"links,omitempty"`
 	MacAddress string     `json:"macAddress,omitempty"`
 	Disabled   bool       `json:"disabled,omitempty"`
+	// Disconnected says that the user took the container off the network of its Mode, so that no Endpoints means none.
+	Disconnected bool `json:"disconnected,omitempty"`
 }
 
 // Endpoint is one network the container joins, by the name the user gave.

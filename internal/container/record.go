@@ -95,6 +95,8 @@ type Attached struct {
 	Gateway6   string   `json:"gateway6,omitempty"`
 	MAC        string   `json:"mac,omitempty"`
 	Aliases    []string `json:"aliases,omitempty"`
+	GwPriority int      `json:"gwPriority,omitempty"`
+	LinkLocal  []string `json:"linkLocal,omitempty"` // CIDR
 }
 
 // Published is one port that is open on the host.

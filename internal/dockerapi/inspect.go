@@ -399,7 +399,7 @@ func networkSettingsOf(rec container.Record) *api.NetworkSettings {
 		}
 	}
 	switch mode := api.NetworkMode(rec.Config.Net.Mode); {
-	case mode.IsHost(), mode.IsNone():
+	case mode.IsHost(), mode.IsNone() && len(rec.Config.Net.Endpoints) == 0 && !rec.Config.Net.Disconnected:
 		ns.Networks[mode.NetworkName()] = &network.EndpointSettings{}
 	}
 	return ns

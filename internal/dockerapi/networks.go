@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"strings"
 
-	"github.com/berth-engine/berth/internal/container"
 	"github.com/berth-engine/berth/internal/network"
 	api "github.com/moby/moby/api/types/network"
 )
@@ -181,17 +180,27 @@ func (s *Server) networkPrune(c *call) error {
 	return c.writeJSON(http.StatusOK, api.PruneReport{NetworksDeleted: list(deleted)})
 }
 
-// networkConnect and networkDisconnect check what they can, so that the client learns of a wrong name first.
 func (s *Server) networkConnect(c *call) error {
 	var q api.ConnectRequest
 	if err := c.decode(&q); err != nil {
 		return err
 	}
-	if _, _, err := s.networkAndContainer(c.name(), q.Container); err != nil {
+	n, err := s.networkFor(c.name(), q.Container)
+	if err != nil {
 		return err
 	}
-	return unsupported("connecting an existing container to a network is not supported yet: " +
-		"name all its networks when it is made")
+	if q.EndpointConfig == nil {
+		q.EndpointConfig = &api.EndpointSettings{}
+	}
+	ep, err := endpointOf(n.Name, q.EndpointConfig)
+	if err != nil {
+		return err
+	}
+	if err := s.engine.Connect(c.lasting(), q.Container, ep); err != nil {
+		return err
+	}
+	c.w.WriteHeader(http.StatusOK)
+	return nil
 }
 
 func (s *Server) networkDisconnect(c *call) error {
@@ -199,17 +208,24 @@ func (s *Server) networkDisconnect(c *call) error {
 	if err := c.decode(&q); err != nil {
 		return err
 	}
-	if _, _, err := s.networkAndContainer(c.name(), q.Container); err != nil {
+	if q.Container == "" {
+		return invalid("the container to disconnect is not named")
+	}
+	if err := s.engine.Disconnect(c.lasting(), q.Container, c.name(), q.Force); err != nil {
 		return err
 	}
-	return unsupported("disconnecting a container from a network is not supported yet")
+	c.w.WriteHeader(http.StatusOK)
+	return nil
 }
 
-func (s *Server) networkAndContainer(netRef, ref string) (network.Network, container.Record, error) {
+// networkFor looks for both, so that the client learns of a wrong name first.
+func (s *Server) networkFor(netRef, ref string) (network.Network, error) {
 	n, err := s.engine.Networks.ResolveNetwork(netRef)
-	if err != nil {
-		return n, container.Record{}, err
+	if err == nil {
+		if ref == "" {
+			return n, invalid("the container to connect is not named")
+		}
+		_, err = s.engine.Containers.Get(ref)
 	}
-	rec, err := s.engine.Containers.Get(ref)
-	return n, rec, err
+	return n, err
 }

@@ -115,21 +115,15 @@ func (a *attaching) reserve(taken *spare) error {
 	if taken != nil {
 		e := taken.ep
 		e.container, e.name, e.state.Aliases = a.r.ContainerID, a.r.Name, a.r.Endpoints[0].Aliases
+		e.state.GwPriority = a.r.Endpoints[0].GwPriority
 		a.holding.endpoints = []*endpoint{e}
 		a.gw4 = e
 		n.held[a.r.ContainerID] = a.holding
 		return nil
 	}
 	used := map[string]bool{}
-	for i, er := range a.r.Endpoints {
-		e, err := n.newEndpoint(er, a.r, used)
-		if errors.Is(err, errExhausted) && n.isDefault(er.Network) {
-			// The pool's own addresses are the last ones.
-			n.mu.Unlock()
-			n.warm.reclaim()
-			n.mu.Lock()
-			e, err = n.newEndpoint(er, a.r, used)
-		}
+	for _, er := range a.r.Endpoints {
+		e, err := n.placeEndpoint(er, a.r, used)
 		if err != nil {
 			for _, e := range a.holding.endpoints {
 				n.freeEndpoint(e)
@@ -144,31 +138,41 @@ func (a *attaching) reserve(taken *spare) error {
 			return failf(errdefs.ErrInvalidArgument, "network %q is named twice", er.Network)
 		}
 		a.holding.endpoints = append(a.holding.endpoints, e)
-		a.chooseGateway(e, i)
 	}
+	a.gw4, a.gw6 = a.holding.gateways()
 	n.held[a.r.ContainerID] = a.holding
 	return nil
 }
 
+// placeEndpoint is newEndpoint, which on the default network may have the addresses that the pool holds. Called with mu
+// held, which it gives up meanwhile.
+func (n *Networks) placeEndpoint(er EndpointRequest, r AttachRequest, used map[string]bool) (*endpoint, error) {
+	e, err := n.newEndpoint(er, r, used)
+	if errors.Is(err, errExhausted) && n.isDefault(er.Network) {
+		n.mu.Unlock()
+		n.warm.reclaim()
+		n.mu.Lock()
+		e, err = n.newEndpoint(er, r, used)
+	}
+	return e, err
+}
+
 func (n *Networks) isDefault(name string) bool { return name == defaultName || name == "default" }
 
-// chooseGateway gives the default routes to the endpoint with the highest priority, the first of equals.
-func (a *attaching) chooseGateway(e *endpoint, i int) {
-	if e.network.rec.Internal {
-		return
-	}
-	better := func(old *endpoint) bool {
-		if old == nil {
-			return true
+// gateways are the endpoints with the default routes: those with the highest priority, the first of equals.
+func (h *holding) gateways() (gw4, gw6 *endpoint) {
+	for _, e := range h.endpoints {
+		if e.network.rec.Internal {
+			continue
 		}
-		return a.r.Endpoints[i].GwPriority > a.r.Endpoints[slices.Index(a.holding.endpoints, old)].GwPriority
+		if e.state.IPv4.IsValid() && (gw4 == nil || e.state.GwPriority > gw4.state.GwPriority) {
+			gw4 = e
+		}
+		if e.state.IPv6.IsValid() && (gw6 == nil || e.state.GwPriority > gw6.state.GwPriority) {
+			gw6 = e
+		}
 	}
-	if e.state.IPv4.IsValid() && better(a.gw4) {
-		a.gw4 = e
-	}
-	if e.state.IPv6.IsValid() && better(a.gw6) {
-		a.gw6 = e
-	}
+	return gw4, gw6
 }
 
 // newEndpoint reserves a place in a network. used are the names of the container's interfaces so far. Called with mu held.
@@ -195,8 +199,9 @@ func (n *Networks) newEndpoint(er EndpointRequest, r AttachRequest, used map[str
 	if er.IPv4.IsValid() && !er.IPv4.Is4() || er.IPv6.IsValid() && !er.IPv6.Is6() {
 		return nil, failf(errdefs.ErrInvalidArgument, "invalid IP address %s: wrong version", cmpAddr(er.IPv4, er.IPv6))
 	}
-	e := &endpoint{network: nw, container: r.ContainerID, name: r.Name, host: "veth" + newID()[:7],
-		state: EndpointState{Network: nw.rec.Name, NetworkID: nw.rec.ID, EndpointID: newID(), Aliases: er.Aliases}}
+	e := &endpoint{network: nw, container: r.ContainerID, name: r.Name,
+		state: EndpointState{Network: nw.rec.Name, NetworkID: nw.rec.ID, Aliases: er.Aliases, GwPriority: er.GwPriority}}
+	e.identify()
 	if err := n.addressEndpoint(e, er); err != nil {
 		return nil, err
 	}
@@ -253,14 +258,19 @@ func (n *Networks) addressEndpoint(e *endpoint, er EndpointRequest) error {
 		mac = macFor(e.state.IPv6.Addr())
 	}
 	e.state.MAC = mac.String()
-	return nil
+	return n.linkLocal(e, er)
 }
 
 // freeEndpoint gives the addresses back. Called with mu held.
 func (n *Networks) freeEndpoint(e *endpoint) {
-	e.network.addrs.give(e.state.IPv4)
-	e.network.addrs.give(e.state.IPv6)
+	n.freeAddresses(e)
 	e.network.delist(e)
+}
+
+func (n *Networks) freeAddresses(e *endpoint) {
+	for _, p := range append([]netip.Prefix{e.state.IPv4, e.state.IPv6}, e.state.LinkLocal...) {
+		e.network.addrs.give(p)
+	}
 }
 
 // furnish makes the namespace and everything in it.
@@ -365,7 +375,10 @@ func (n *Networks) plug(e *endpoint, ns *os.File, inside *rtnl, gw4, gw6, hairpi
 			break
 		}
 		if errors.Is(err, unix.EEXIST) {
-			e.host = "veth" + newID()[:7]
+			if there, lookErr := inside.index(e.state.Interface); lookErr == nil && there > 0 {
+				return fail(failf(errdefs.ErrConflict, "the container has an interface of this name already: %w", err))
+			}
+			e.identify()
 			continue
 		}
 		return fail(explainPlug(err))
@@ -380,6 +393,9 @@ func (n *Networks) plug(e *endpoint, ns *os.File, inside *rtnl, gw4, gw6, hairpi
 	}
 	if v6 {
 		r.address(index, e.state.IPv6)
+	}
+	for _, p := range e.state.LinkLocal {
+		r.address(index, p)
 	}
 	r.linkUp(index, "")
 	if gw4 {
@@ -448,21 +464,25 @@ func (a *attaching) publish() error {
 	if len(a.r.Ports) == 0 {
 		return a.n.ensureRules()
 	}
-	target := a.gw4
+	return a.n.publish(a.holding, a.r.Name, a.r.Ports, a.gw4, a.gw6)
+}
+
+func (n *Networks) publish(h *holding, name string, ports []PortRequest, gw4, gw6 *endpoint) error {
+	target := gw4
 	if target == nil {
-		target = a.gw6
+		target = gw6
 	}
 	if target == nil {
 		return nil // every network is internal: nothing can come in, as with Docker
 	}
 	fail := func(err error) error {
 		return fmt.Errorf("driver failed programming external connectivity on endpoint %s (%s): %w",
-			a.r.Name, target.state.EndpointID, err)
+			name, target.state.EndpointID, err)
 	}
-	if a.n.wall == nil {
+	if n.wall == nil {
 		return fail(failf(errdefs.ErrInvalidArgument, "ports cannot be published without nftables rules (--iptables=false)"))
 	}
-	host := a.n.opts.HostIP
+	host := n.opts.HostIP
 	if text := target.network.options.hostIP; text != "" {
 		host, _ = parseIPv4(text) // was checked when the network was made
 		if host.IsUnspecified() {
@@ -470,22 +490,22 @@ func (a *attaching) publish() error {
 		}
 	}
 	var to4, to6 netip.Addr
-	if a.gw4 != nil {
-		to4 = a.gw4.state.IPv4.Addr()
+	if gw4 != nil {
+		to4 = gw4.state.IPv4.Addr()
 	}
-	if a.gw6 != nil {
-		to6 = a.gw6.state.IPv6.Addr()
+	if gw6 != nil {
+		to6 = gw6.state.IPv6.Addr()
 	}
-	wanted, err := parsePorts(a.r.Ports, host, to4.IsValid(), to6.IsValid())
+	wanted, err := parsePorts(ports, host, to4.IsValid(), to6.IsValid())
 	if err != nil {
 		return fail(err)
 	}
 	for _, w := range wanted {
-		if err := a.n.reservePort(a.holding, w, to4, to6); err != nil {
+		if err := n.reservePort(h, w, to4, to6); err != nil {
 			return fail(err)
 		}
 	}
-	if err := a.n.openPorts(a.holding); err != nil {
+	if err := n.openPorts(h); err != nil {
 		return fail(err)
 	}
 	return nil
@@ -495,6 +515,9 @@ func (a *attaching) publish() error {
 func (n *Networks) reservePort(h *holding, w wantedPort, to4, to6 netip.Addr) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if h.gone {
+		return errNotRunning(h.endpoints)
+	}
 	rs, err := w.reserve(n.portTaken)
 	if err != nil {
 		return err
@@ -564,7 +587,7 @@ func (n *Networks) openPorts(h *holding) error {
 			}
 		}
 	}
-	n.forgetFlows(h)
+	n.forgetFlows(h.ports)
 	return nil
 }
 
@@ -584,14 +607,21 @@ func (a *attaching) undo() {
 }
 
 func (a *attaching) result() *Attachment {
-	at := &Attachment{NetNS: a.ns}
-	for _, e := range a.holding.endpoints {
+	at := a.holding.result()
+	at.NetNS = a.ns
+	return at
+}
+
+// result is what the container has. Nobody else may change the holding meanwhile.
+func (h *holding) result() *Attachment {
+	at := &Attachment{}
+	for _, e := range h.endpoints {
 		at.Endpoints = append(at.Endpoints, e.state)
 	}
-	if a.holding.resolver != nil {
+	if h.resolver != nil {
 		at.Resolvers = []string{resolverAddr}
 	}
-	for _, p := range a.holding.ports {
+	for _, p := range h.ports {
 		at.Ports = append(at.Ports, PublishedPort{Container: p.to.Port(), Proto: p.proto.String(), HostIP: p.host.Addr(),
 			HostPort: p.host.Port()})
 	}
@@ -612,22 +642,14 @@ func (n *Networks) letGo(id string) error {
 		return nil
 	}
 	delete(n.held, id)
+	h.gone = true // a Connect under way sees it and takes back what it did
+	had := &holding{endpoints: h.endpoints, ports: h.ports, resolver: h.resolver}
+	h.endpoints, h.ports, h.resolver = nil, nil, nil
 	n.mu.Unlock()
-	h.resolver.close() // its sockets are the last that keep the namespace
-	var err error
-	if len(h.ports) > 0 {
-		// The rules go before the sockets: who takes the port next must not be translated to us.
-		err = n.applyRules()
-		for _, p := range h.ports {
-			p.close()
-		}
-		n.forgetFlows(h)
-	}
+	had.resolver.close() // its sockets are the last that keep the namespace
+	err := n.closePorts(had.ports)
 	n.mu.Lock()
-	for _, p := range h.ports {
-		n.unhold(p)
-	}
-	for _, e := range h.endpoints {
+	for _, e := range had.endpoints {
 		n.freeEndpoint(e)
 	}
 	n.mu.Unlock()
@@ -635,11 +657,30 @@ func (n *Networks) letGo(id string) error {
 	return err
 }
 
-// forgetFlows makes the kernel forget what it knows of connections through the holding's UDP ports: they have no end of
-// their own, and would go on to where they went before.
-func (n *Networks) forgetFlows(h *holding) {
+// closePorts makes the kernel forget ports that are in no holding any more.
+func (n *Networks) closePorts(ports []heldPort) error {
+	if len(ports) == 0 {
+		return nil
+	}
+	// The rules go before the sockets: who takes the port next must not be translated to us.
+	err := n.applyRules()
+	for _, p := range ports {
+		p.close()
+	}
+	n.forgetFlows(ports)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, p := range ports {
+		n.unhold(p)
+	}
+	return err
+}
+
+// forgetFlows makes the kernel forget what it knows of connections through UDP ports: they have no end of their own, and
+// would go on to where they went before.
+func (n *Networks) forgetFlows(ports []heldPort) {
 	filters := map[family][]netlink.CustomConntrackFilter{}
-	for _, p := range h.ports {
+	for _, p := range ports {
 		if p.proto != unix.IPPROTO_UDP {
 			continue
 		}

@@ -6,6 +6,7 @@
 //
 //	Attach   address and name reserved ─▶ namespace, from the pool or made ─▶ ports reserved ─▶ rules ─▶ caller
 //	         (the caller owns the namespace's descriptor; the container's first process starts inside)
+//	Connect, Disconnect   one more interface in a namespace that lives, or one fewer; routes, ports and names follow
 //	Detach   rules of its ports gone ─▶ sockets closed ─▶ address free
 //	kernel   last process and descriptor gone ─▶ namespace, inner link, and with it our end of the pair vanish
 //
@@ -32,6 +33,9 @@
 // Addresses go round the subnet, so that one just freed rests. Who has which is not saved: the engine's records say so,
 // and Retain hears it after a restart; where a record is missing it looks into the namespace. Starting a container
 // writes nothing to disk here.
+//
+// The link on our side has a name made of the endpoint's ID. So a new daemon sees which links no record knows, because the
+// last one was killed in the middle of a Connect, and deletes them; and which records stand for links that are gone.
 //
 // # Rules
 //

@@ -187,6 +187,11 @@ func (nw *network) enlist(e *endpoint) {
 
 func (nw *network) delist(e *endpoint) {
 	delete(nw.endpoints, e)
+	nw.unname(e)
+}
+
+// unname makes the endpoint unknown to the name servers.
+func (nw *network) unname(e *endpoint) {
 	if e.container == "" || !nw.named() {
 		return
 	}

@@ -48,6 +48,9 @@ type Networks struct {
 	ports    map[portIndex][]netip.Addr
 	warnings []string
 	walls    []string // warnings about other firewalls, as of the last look
+	// found are the links that were there when we came and have a name like ours, with the network whose bridge they
+	// are on, nil where they are on none. It is nil after Retain.
+	found map[string]*network
 }
 
 // network is a record with what is true of it now. The fields below rec are guarded by Networks.mu once Open is done,
@@ -76,14 +79,24 @@ type endpoint struct {
 	network   *network
 	container string
 	name      string
-	host      string // the link on our side; "" when it was taken over from an earlier daemon
+	host      string // the link on our side
 }
 
-// holding is what a container has.
+// identify gives the endpoint an ID, and from it its link on our side a name: by that a daemon knows the links of its
+// containers from those that one before it was killed over.
+func (e *endpoint) identify() {
+	e.state.EndpointID = newID()
+	e.host = hostLink(e.state.EndpointID)
+}
+
+func hostLink(endpointID string) string { return "veth" + endpointID[:min(7, len(endpointID))] }
+
+// holding is what a container has. Networks.mu guards its fields.
 type holding struct {
 	endpoints []*endpoint
 	ports     []heldPort
 	resolver  *resolver // nil without a network of the users'
+	gone      bool      // it has been let go of
 }
 
 type heldPort struct {
@@ -132,6 +145,9 @@ func Open(ctx context.Context, o Options) (*Networks, error) {
 		return nil, err
 	}
 	if err := n.openAll(records); err != nil {
+		return nil, err
+	}
+	if err := n.findLinks(); err != nil {
 		return nil, err
 	}
 	n.warm = newPool(max(o.Warm, 0), n.makeWarm, n.dropWarm)

@@ -116,7 +116,7 @@ func renderResolvConf(host, chosen ResolvConf, at *Attachment) []byte {
 		c.Options = append(slices.Clone(c.Options), "ndots:0")
 	}
 	var b bytes.Buffer
-	b.WriteString("# Made by Berth for this container.\n")
+	b.WriteString(rendered)
 	for _, s := range c.Nameservers {
 		fmt.Fprintf(&b, "nameserver %s\n", s)
 	}
@@ -128,6 +128,12 @@ func renderResolvConf(host, chosen ResolvConf, at *Attachment) []byte {
 	}
 	return b.Bytes()
 }
+
+// rendered begins every resolv.conf of ours.
+const rendered = "# Made by Berth for this container.\n"
+
+// IsRendered reports whether a resolv.conf is ours, and not one that the container has put in its place.
+func IsRendered(text []byte) bool { return bytes.HasPrefix(text, []byte(rendered)) }
 
 func (at *Attachment) hasIPv6() bool {
 	return slices.ContainsFunc(at.Endpoints, func(e EndpointState) bool { return e.IPv6.IsValid() })
@@ -174,4 +180,31 @@ func writeHosts(b *bytes.Buffer, hosts []Host) {
 	for _, h := range hosts {
 		fmt.Fprintf(b, "%s\t%s\n", h.Addr, strings.Join(h.Names, " "))
 	}
+}
+
+// EditHosts takes the container's names at the addresses that are gone out of a hosts file, and adds those at the ones
+// that have come. Other lines stay as they are.
+func EditHosts(hosts []byte, names []string, gone, come []netip.Addr) []byte {
+	names = slices.DeleteFunc(slices.Clone(names), func(s string) bool { return s == "" })
+	if len(names) == 0 {
+		return hosts
+	}
+	var drop bytes.Buffer
+	lines := map[string]bool{}
+	for _, a := range gone {
+		drop.Reset()
+		writeHosts(&drop, []Host{{a, names}})
+		lines[drop.String()] = true
+	}
+	var b bytes.Buffer
+	for line := range bytes.Lines(hosts) {
+		if !lines[string(line)] {
+			b.Write(line)
+		}
+	}
+	var extra []Host
+	for _, a := range come {
+		extra = append(extra, Host{a, names})
+	}
+	return AppendHosts(b.Bytes(), extra)
 }

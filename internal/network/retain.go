@@ -1,12 +1,14 @@
 package network
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
@@ -23,6 +25,7 @@ func (n *Networks) Retain(ctx context.Context, live []Live) error {
 			n.warn("container %q: %s", l.Name, err)
 		}
 	}
+	n.sweepLinks()
 	if err := n.settleRules(); err != nil {
 		return err
 	}
@@ -64,7 +67,6 @@ func (n *Networks) retain(l Live) error {
 	}
 	h := &holding{}
 	var errs []error
-	var to4, to6 netip.Addr
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.held[l.ContainerID] != nil {
@@ -76,7 +78,16 @@ func (n *Networks) retain(l Live) error {
 			errs = append(errs, fmt.Errorf("its network %q is gone", s.Network))
 			continue
 		}
-		e := &endpoint{state: s, network: nw, container: l.ContainerID, name: l.Name}
+		e := &endpoint{state: s, network: nw, container: l.ContainerID, name: l.Name, host: cmp.Or(s.host, hostLink(s.EndpointID))}
+		if on, there := n.found[e.host]; there && on == nil { // the bridge was gone and is made anew
+			if err := n.putOn(e.host, nw); err != nil {
+				errs = append(errs, err)
+			}
+		} else if on != nw {
+			errs = append(errs, fmt.Errorf("its interface %q on network %q is gone", s.Interface, s.Network))
+			continue
+		}
+		delete(n.found, e.host)
 		for _, p := range []netip.Prefix{s.IPv4, s.IPv6} {
 			if !p.IsValid() {
 				continue
@@ -85,14 +96,19 @@ func (n *Networks) retain(l Live) error {
 				errs = append(errs, err)
 			}
 		}
+		for _, p := range s.LinkLocal {
+			nw.addrs.taken[p.Addr()] = "container " + l.Name
+		}
 		nw.enlist(e)
 		h.endpoints = append(h.endpoints, e)
-		if !nw.rec.Internal && !to4.IsValid() && s.IPv4.IsValid() {
-			to4 = s.IPv4.Addr()
-		}
-		if !nw.rec.Internal && !to6.IsValid() && s.IPv6.IsValid() {
-			to6 = s.IPv6.Addr()
-		}
+	}
+	var to4, to6 netip.Addr
+	gw4, gw6 := h.gateways()
+	if gw4 != nil {
+		to4 = gw4.state.IPv4.Addr()
+	}
+	if gw6 != nil {
+		to6 = gw6.state.IPv6.Addr()
 	}
 	n.held[l.ContainerID] = h
 	for _, p := range l.Ports {
@@ -101,6 +117,66 @@ func (n *Networks) retain(l Live) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// findLinks remembers which links of containers are on our bridges.
+func (n *Networks) findLinks() error {
+	links, err := dumpLinks(n.handle)
+	if err != nil {
+		return fmt.Errorf("list the host's links: %w", err)
+	}
+	bridges := map[int]*network{}
+	for _, nw := range n.networks {
+		if nw.index > 0 {
+			bridges[nw.index] = nw
+		}
+	}
+	n.found = map[string]*network{}
+	for _, l := range links {
+		nw := bridges[l.Attrs().MasterIndex]
+		if (nw != nil || l.Attrs().MasterIndex == 0) && isHostLink(l.Attrs().Name) {
+			n.found[l.Attrs().Name] = nw
+		}
+	}
+	return nil
+}
+
+func (n *Networks) putOn(link string, nw *network) error {
+	var r requests
+	r.master(link, nw.index)
+	if err := n.rt.send(&r); err != nil {
+		return fmt.Errorf("put link %q on bridge %q: %w", link, nw.rec.Link, err)
+	}
+	return nil
+}
+
+// isHostLink reports whether a name is one that hostLink gives.
+func isHostLink(name string) bool {
+	digits, ok := strings.CutPrefix(name, "veth")
+	return ok && len(digits) == 7 && strings.Trim(digits, "0123456789abcdef") == ""
+}
+
+// sweepLinks deletes the links that nobody was found for: a daemon was killed before it could save a Connect. Those of
+// containers that have ended go by themselves, so nobody waits for this.
+func (n *Networks) sweepLinks() {
+	n.mu.Lock()
+	found := n.found
+	n.found = nil
+	n.work.Add(1)
+	n.mu.Unlock()
+	go func() {
+		defer n.work.Done()
+		for name, nw := range found {
+			if nw == nil || nw.foreign {
+				continue // others put links there
+			}
+			var r requests
+			r.removeLink(name)
+			if err := n.rt.send(&r); err != nil && !errors.Is(err, unix.ENODEV) {
+				n.log.Warn("remove a link that was left behind", "link", name, "error", err)
+			}
+		}
+	}()
 }
 
 // retainNames gives the container a name server again.
@@ -177,6 +253,9 @@ func (n *Networks) lookInside(pid int) ([]EndpointState, error) {
 			return nil, fmt.Errorf("list its addresses: %w", err)
 		}
 		s := EndpointState{EndpointID: newID(), Interface: l.Attrs().Name, MAC: l.Attrs().HardwareAddr.String()}
+		if outer, err := n.handle.LinkByIndex(l.Attrs().ParentIndex); err == nil {
+			s.host = outer.Attrs().Name
+		}
 		for _, a := range as {
 			n.recognize(&s, prefixFromNet(a.IPNet))
 		}

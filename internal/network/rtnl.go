@@ -102,17 +102,34 @@ func (r *requests) address(index int, p netip.Prefix) {
 	r.end()
 }
 
-// defaultRoute sends everything without a better route to gw.
+// defaultRoute sends everything without a better route to gw, in place of where it went before.
 func (r *requests) defaultRoute(index int, gw netip.Addr) {
 	family := byte(unix.AF_INET)
 	if gw.Is6() {
 		family = unix.AF_INET6
 	}
-	r.begin(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
+	r.begin(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE)
 	r.buf = append(r.buf, family, 0, 0, 0, unix.RT_TABLE_MAIN, unix.RTPROT_BOOT, unix.RT_SCOPE_UNIVERSE, unix.RTN_UNICAST)
 	r.u32(0)
 	r.attrIP(unix.RTA_GATEWAY, gw)
 	r.attr32(unix.RTA_OIF, uint32(index))
+	r.end()
+}
+
+// removeLink asks for the link with this name to go, and for its other end with it.
+func (r *requests) removeLink(name string) {
+	r.begin(unix.RTM_DELLINK, 0)
+	r.ifinfo(0, 0, 0)
+	r.attrText(unix.IFLA_IFNAME, name)
+	r.end()
+}
+
+// master asks for the link with this name to become a port of the bridge with this index.
+func (r *requests) master(name string, bridge int) {
+	r.begin(unix.RTM_NEWLINK, 0)
+	r.ifinfo(0, 0, 0)
+	r.attrText(unix.IFLA_IFNAME, name)
+	r.attr32(unix.IFLA_MASTER, uint32(bridge))
 	r.end()
 }
 

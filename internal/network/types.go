@@ -73,6 +73,8 @@ type EndpointRequest struct {
 	// GwPriority decides which network has the default route: the highest, the first of equals.
 	GwPriority int
 	DriverOpts map[string]string
+	// LinkLocal are further addresses of the interface, in 169.254.0.0/16 or fe80::/10.
+	LinkLocal []netip.Addr
 }
 
 // PortRequest is one port to publish. HostPort "" or "0" is any free one, "8000-8010" the first free one of them.
@@ -117,6 +119,28 @@ type EndpointState struct {
 	Gateway, Gateway6  netip.Addr // set where the network has one, also when another network has the default route
 	MAC                string
 	Aliases            []string
+	GwPriority         int
+	LinkLocal          []netip.Prefix
+
+	host string // the link on our side, where its name does not come from EndpointID
+}
+
+// ConnectRequest asks for one more interface in the namespace of a container that runs.
+type ConnectRequest struct {
+	ContainerID, Name string
+	NetNS             *os.File // of the container; stays the caller's
+	Endpoint          EndpointRequest
+	// Ports are all that the container wants to publish; they are where it had no way out of its networks until now.
+	Ports []PortRequest
+	DNS   []string // as in AttachRequest
+}
+
+// DisconnectRequest asks for the end of an interface of a container that runs.
+type DisconnectRequest struct {
+	ContainerID, Name string
+	NetNS             *os.File // of the container; stays the caller's
+	Network           string
+	Ports             []PortRequest // as in ConnectRequest
 }
 
 // PublishedPort is a port that is open on the host. Its owner saves it and gives it back to Retain.

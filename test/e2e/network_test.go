@@ -1,0 +1,73 @@
+package e2e
+
+import (
+	"testing"
+
+	"github.com/berth-engine/berth/test/harness"
+)
+
+// TestNetworkConnect: containers come to networks and leave them in every state, and across the death of the daemon.
+func TestNetworkConnect(t *testing.T) {
+	d := harness.Start(t)
+	obey(t, d, d.Berth(), []step{
+		{line: `$D network create a >/dev/null; $D network create b >/dev/null; $D network create --internal in >/dev/null; echo made`, out: "made\n"},
+		{line: `$D run -d --name peer --network a berth/box sh -c 'while :; do echo peer | nc -l -p 80; done' | wc -c`, out: "65\n"},
+		{line: `$D run -d --name web berth/box sleep 1000 | wc -c`, out: "65\n"},
+		{line: `$D exec web cat /etc/resolv.conf`, out: "~nameserver"},
+
+		// Running: interface, name, hosts file and name server at once.
+		{line: `$D network connect --alias shop a web`},
+		{line: `$D exec web sh -c 'ip link | grep -c "eth[01]"'`, out: "2\n"},
+		{line: `$D exec web cat /etc/resolv.conf`, out: "~nameserver 127.0.0.11"},
+		{line: `[ "$($D exec web hostname)" = "$($D exec web tail -n 1 /etc/hosts | cut -f 2)" ] && echo same`, out: "same\n"},
+		{line: `$D exec web nc peer 80 </dev/null`, out: "peer\n"},
+		{line: `$D exec peer ping -c 1 -W 5 shop >/dev/null && echo up`, out: "up\n"},
+		{line: `$D inspect -f '{{len .NetworkSettings.Networks}} {{index .NetworkSettings.Networks.a.Aliases 0}}' web`, out: "2 shop\n"},
+		{line: `$D network inspect -f '{{len .Containers}}' a`, out: "2\n"},
+		{line: `$D network connect a web`, code: 1, err: "endpoint with name web already exists in network a"},
+		{line: `$D network rm a`, code: 1, err: "has active endpoints"},
+		{line: `$D network disconnect in web`, code: 1, err: "is not connected to network in"},
+		{line: `$D network disconnect nonexistent web`, code: 1, err: "network nonexistent not found"},
+		{line: `$D network connect a nonexistent`, code: 1, err: "No such container: nonexistent"},
+		{line: `$D network connect host web`, code: 1, err: "host network"},
+		{line: `$D network connect none web`, code: 1, err: "none"},
+
+		// Paused, with a priority for the way out.
+		{line: `$D pause web && $D network connect --gw-priority 7 b web && $D unpause web`, out: "web\nweb\n"},
+		{line: `[ "$($D exec web ip route | sed -n 's/default via \([0-9.]*\).*/\1/p')" = "$($D network inspect -f '{{(index .IPAM.Config 0).Gateway}}' b)" ] && echo b`, out: "b\n"},
+		{line: `$D rename web shop2 && $D exec peer ping -c 1 -W 5 shop2 >/dev/null && echo renamed && $D rename shop2 web`, out: "renamed\n"},
+	})
+	if t.Failed() {
+		return
+	}
+	d.Kill()
+	if err := d.Launch(); err != nil {
+		t.Fatal(err)
+	}
+	obey(t, d, d.Berth(), []step{
+		{line: `$D inspect -f '{{range $k, $v := .NetworkSettings.Networks}}{{$k}}={{$v.GwPriority}} {{end}}' web`, out: "a=0 b=7 bridge=0 \n"},
+		{line: `$D exec web nc peer 80 </dev/null`, out: "peer\n"},
+		{line: `$D network disconnect b web; $D network disconnect bridge web`},
+		{line: `$D exec web sh -c 'ip link | grep -c "eth[0-9]"'`, out: "1\n"},
+		{line: `[ "$($D exec web ip route | sed -n 's/default via \([0-9.]*\).*/\1/p')" = "$($D network inspect -f '{{(index .IPAM.Config 0).Gateway}}' a)" ] && echo a`, out: "a\n"},
+		{line: `$D exec web grep -c "$($D exec web hostname)" /etc/hosts`, out: "1\n"},
+		{line: `$D network disconnect a web; $D exec web ip link | grep -c eth`, code: 1, out: "0\n"},
+		{line: `$D inspect -f '{{len .NetworkSettings.Networks}}' web`, out: "0\n"},
+		// A restart does not bring back what was taken away; created and stopped containers are connected for later.
+		{line: `$D restart -t 0 web && $D exec web ip link | grep -c eth`, code: 1, out: "web\n0\n"},
+		{line: `$D network connect a web && $D exec web nc peer 80 </dev/null`, out: "peer\n"},
+		{line: `$D stop -t 0 web && $D network connect in web && $D network disconnect a web && $D start web`, out: "web\nweb\n"},
+		{line: `$D inspect -f '{{range $k, $v := .NetworkSettings.Networks}}{{$k}} {{end}}' web`, out: "in \n"},
+		{line: `$D network connect --ip 10.9.8.7 a web`, code: 1, err: "user specified IP address is supported only when connecting to networks with user configured subnets"},
+		{line: `$D create --name later --network a berth/box sh -c 'ip link | grep -c ": eth"' | wc -c; $D network connect b later; $D start -a later`, out: "65\n2\n"},
+		{line: `$D network rm b && $D network disconnect b later && $D start -a later`, out: "b\n1\n"},
+		{line: `$D run --rm --network a --network name=in,alias=x,gw-priority=3,mac-address=02:00:00:00:00:55 berth/box sh -c 'ip link | grep -c ": eth"; ip link | grep -c 02:00:00:00:00:55'`, out: "2\n1\n"},
+		{line: `$D run --rm --network none --name alone -d berth/box sleep 100 | wc -c`, out: "65\n"},
+		{line: `$D network connect a alone`, code: 1, err: "private (none) mode"},
+		{line: `$D network disconnect none alone && $D network connect a alone && $D exec alone nc peer 80 </dev/null`, out: "peer\n"},
+		{line: `$D run --rm --network container:peer berth/box true; $D create --network host --name hosted berth/box true | wc -c; $D network connect a hosted`, code: 1, out: "65\n", err: "sharing network namespace"},
+		{line: `$D events --since 10m --until $(($(date +%s)+1)) --filter type=network --filter event=disconnect --format '{{.Actor.Attributes.name}}' | sort -u | tr '\n' ' '`, out: "~a b bridge "},
+		{line: `$D rm -f web peer later alone hosted | wc -l`, out: "5\n"},
+		{line: `$D network rm a in`, out: "a\nin\n"},
+	})
+}
