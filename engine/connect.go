@@ -70,7 +70,8 @@ func (e *Engine) Connect(ctx context.Context, ref string, ep container.Endpoint)
 		return err
 	}
 	if err := e.saveNetwork(rec.ID, config, att); err != nil {
-		_, undoErr := e.Networks.Disconnect(ctx, network.DisconnectRequest{ContainerID: rec.ID, Name: rec.Name, NetNS: ns, Network: nw.Name})
+		_, undoErr := e.Networks.Disconnect(ctx, network.DisconnectRequest{ContainerID: rec.ID, Name: rec.Name, NetNS: ns,
+			Network: nw.Name})
 		if undoErr != nil {
 			e.log.Error("take a container off a network again", "container", rec.ID, "network", nw.Name, "error", undoErr)
 		}
@@ -154,7 +155,8 @@ func (e *Engine) unplug(ctx context.Context, rec container.Record, config contai
 		return nil, err
 	}
 	defer ns.Close()
-	return e.Networks.Disconnect(ctx, network.DisconnectRequest{ContainerID: rec.ID, Name: rec.Name, NetNS: ns, Network: name, Ports: req.Ports})
+	return e.Networks.Disconnect(ctx, network.DisconnectRequest{ContainerID: rec.ID, Name: rec.Name, NetNS: ns,
+		Network: name, Ports: req.Ports})
 }
 
 // mayConnect refuses what cannot be combined.
