@@ -115,7 +115,7 @@ func (x *Execs) start(ctx context.Context, ex ExecRecord, o ExecStartOptions, op
 	if o.Rows > 0 && o.Cols > 0 {
 		ex.Config.Rows, ex.Config.Cols = o.Rows, o.Cols
 	}
-	proc, filter, err := x.process(ctx, rec, c, ex.Config)
+	proc, load, err := x.process(ctx, rec, c, ex.Config)
 	if err != nil {
 		return err
 	}
@@ -144,7 +144,7 @@ func (x *Execs) start(ctx context.Context, ex ExecRecord, o ExecStartOptions, op
 	x.mu.Unlock()
 	// Once the monitor has the order a caller who goes away cannot take it back.
 	started, err := c.Exec(context.WithoutCancel(ctx), monitor.ExecConfig{ID: ex.ID, Process: proc, Terminal: ex.Config.Tty,
-		OpenStdin: ex.Config.AttachStdin && !o.Detach, Seccomp: filter,
+		OpenStdin: ex.Config.AttachStdin && !o.Detach, Seccomp: load.prog, SeccompFlags: load.flags,
 		Rows: uint16(ex.Config.Rows), Cols: uint16(ex.Config.Cols)}, stream, ao)
 	if err != nil {
 		x.ended(ex.ID, startCode(err)) // before the client sees its stream end, and asks
@@ -160,16 +160,16 @@ func (x *Execs) start(ctx context.Context, ex ExecRecord, o ExecStartOptions, op
 
 // process is the OCI process of an exec: the container's own, but for what was asked.
 func (x *Execs) process(ctx context.Context, rec container.Record, c *monitor.Client,
-	cfg ExecConfig) (*specs.Process, []byte, error) {
+	cfg ExecConfig) (*specs.Process, filter, error) {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/root", rec.State.Pid))
 	if err != nil {
-		return nil, nil, fmt.Errorf("container %q is not running%w", rec.Name, kind{errdefs.ErrConflict})
+		return nil, filter{}, fmt.Errorf("container %q is not running%w", rec.Name, kind{errdefs.ErrConflict})
 	}
 	root := confine.FromFile(f)
 	defer root.Close()
 	// Had it ended before we looked, its number could be another process's by now.
 	if err := c.Signal(ctx, 0); err != nil {
-		return nil, nil, fmt.Errorf("container %q is not running%w", rec.Name, kind{errdefs.ErrConflict})
+		return nil, filter{}, fmt.Errorf("container %q is not running%w", rec.Name, kind{errdefs.ErrConflict})
 	}
 	name := cfg.User
 	if name == "" {
@@ -177,18 +177,18 @@ func (x *Execs) process(ctx context.Context, rec container.Record, c *monitor.Cl
 	}
 	user, err := resolveUser(root, name, rec.Config.Process.GroupAdd)
 	if err != nil {
-		return nil, nil, err
+		return nil, filter{}, err
 	}
 	// --privileged gives an exec every capability. What holds for the whole container, its filter and no_new_privs, holds
 	// for the exec too, as with Docker.
 	sec := rec.Config.Security
 	caps, err := capabilities(sec, x.e.caps)
 	if err != nil {
-		return nil, nil, err
+		return nil, filter{}, err
 	}
-	filter, err := x.e.seccomp.filter(sec, caps)
+	load, err := x.e.seccomp.filter(sec, caps)
 	if err != nil {
-		return nil, nil, err
+		return nil, filter{}, err
 	}
 	if cfg.Privileged {
 		caps = slices.Clone(x.e.caps)
@@ -208,12 +208,12 @@ func (x *Execs) process(ctx context.Context, rec container.Record, c *monitor.Cl
 		ApparmorProfile: x.e.apparmorProfile(sec),
 	}
 	if p.Rlimits, err = rlimits(rec.Config.Limits.Ulimits, x.e.opts.DefaultUlimits); err != nil {
-		return nil, nil, err
+		return nil, filter{}, err
 	}
 	if adj := rec.Config.Limits.OomScoreAdj; adj != 0 {
 		p.OOMScoreAdj = &adj
 	}
-	return p, filter.prog, nil
+	return p, load, nil
 }
 
 // Inspect tells what is known of an exec. A client asks for the exit code as soon as its stream has ended, which may be

@@ -226,6 +226,7 @@ func (c *Client) Exec(ctx context.Context, e ExecConfig, conn *os.File, o Attach
 		p.num(bit(e.Terminal, flagTerminal) | bit(e.OpenStdin, flagOpenStdin))
 		p.bytes(process)
 		p.bytes(e.Seccomp)
+		p.num(e.SeccompFlags)
 	}, files...)
 	return ExecStarted{Pid: r.pid}, err
 }

@@ -40,6 +40,7 @@ func (c *conn) exec(id uint32, u *unpacker, fds []int) ([]int, error) {
 	r.number, r.options = u.options()
 	execID, flags := u.str(), u.num()
 	process, filter := u.bytes(), append([]byte(nil), u.bytes()...)
+	filterFlags := u.num()
 	if u.bad || execID == "" {
 		return fds, errMessage
 	}
@@ -68,7 +69,7 @@ func (c *conn) exec(id uint32, u *unpacker, fds []int) ([]int, error) {
 		}
 		r.fd, fds = fds[0], fds[1:]
 	}
-	o := ocirun.ExecOptions{Process: &spec, Pid: m.pid, Cgroup: m.group(), Seccomp: filter,
+	o := ocirun.ExecOptions{Process: &spec, Pid: m.pid, Cgroup: m.group(), Seccomp: filter, SeccompFlags: filterFlags,
 		Terminal: flags&flagTerminal != 0, Rows: r.options.Rows, Cols: r.options.Cols}
 	p := newProc(m, execID)
 	p.terminal = o.Terminal

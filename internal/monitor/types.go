@@ -115,7 +115,9 @@ type ExecConfig struct {
 	Terminal   bool
 	OpenStdin  bool
 	Rows, Cols uint16
-	Seccomp    []byte
+
+	Seccomp      []byte // compiled filter
+	SeccompFlags uint32 // those of seccomp(2)
 }
 
 // ExecStarted describes a running exec.
