@@ -265,7 +265,7 @@ func checkSecurity(sec container.Security) error {
 		what, mode string
 		known      []string
 	}{
-		{"IPC", sec.IpcMode, []string{"", "private", "shareable", "host", "none"}},
+		{"IPC", sec.IpcMode, []string{"", "private", "shareable", "host", "none", "container:"}},
 		{"PID", sec.PidMode, []string{"", "host", "container:"}},
 		{"UTS", sec.UTSMode, []string{"", "host"}},
 		{"user namespace", sec.UsernsMode, []string{"", "host"}},
@@ -274,11 +274,6 @@ func checkSecurity(sec container.Security) error {
 		if slices.Contains(m.known, m.mode) || strings.HasPrefix(m.mode, "container:") && slices.Contains(m.known, "container:") {
 			continue
 		}
-		if m.what == "IPC" && strings.HasPrefix(m.mode, "container:") {
-			// A mount in another mount namespace cannot be copied from outside, and /dev/shm is one.
-			return fmt.Errorf("sharing the IPC namespace of another container is not supported: both may use the host's, with "+
-				"--ipc host%w", kind{errdefs.ErrNotImplemented})
-		}
 		return fmt.Errorf("invalid %s mode: %s%w", m.what, m.mode, kind{errdefs.ErrInvalidArgument})
 	}
 	return nil
@@ -286,7 +281,7 @@ func checkSecurity(sec container.Security) error {
 
 // checkNamespaces resolves "container:x" to an ID, so that a rename does not break it.
 func (e *Engine) checkNamespaces(cfg *container.Config) error {
-	for _, mode := range []*string{&cfg.Net.Mode, &cfg.Security.PidMode} {
+	for _, mode := range []*string{&cfg.Net.Mode, &cfg.Security.PidMode, &cfg.Security.IpcMode} {
 		ref, ok := strings.CutPrefix(*mode, "container:")
 		if !ok {
 			continue
@@ -312,8 +307,9 @@ func checkSysctls(cfg *container.Config) error {
 				return fmt.Errorf("sysctl %q is not allowed with the host's network%w", key, kind{errdefs.ErrInvalidArgument})
 			}
 		case strings.HasPrefix(key, "fs.mqueue."), slices.Contains(ipcSysctls[:], key):
-			if cfg.Security.IpcMode == "host" {
-				return fmt.Errorf("sysctl %q is not allowed with the host's IPC%w", key, kind{errdefs.ErrInvalidArgument})
+			if mode := cfg.Security.IpcMode; mode == "host" || strings.HasPrefix(mode, "container:") {
+				return fmt.Errorf("sysctl %q is not allowed with an IPC namespace that is not the container's own%w", key,
+					kind{errdefs.ErrInvalidArgument})
 			}
 		case key == "kernel.domainname", key == "kernel.hostname":
 			if cfg.Security.UTSMode == "host" {

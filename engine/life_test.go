@@ -499,3 +499,40 @@ func TestExitCodesOfExecsOutliveTheDaemon(t *testing.T) {
 		t.Errorf("%+v, %v", rec, err)
 	}
 }
+
+func TestSharedMemoryBetweenContainers(t *testing.T) {
+	e := open(t)
+	donor := create(t, e, shell("echo from the donor >/dev/shm/note; touch /up; while true; do sleep 1; done", func(c *container.Config) {
+		c.Security.IpcMode, c.ShmSize = "shareable", 1<<20
+	}))
+	start(t, e, donor)
+	up(t, e, donor)
+	rec, err := e.Containers.Get(donor)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/ipc", rec.State.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	guest, code, out := finish(t, e, shell("ls -l /proc/self/ns/ipc; cat /dev/shm/note; grep ' /dev/shm ' /proc/mounts; echo from the guest >/dev/shm/answer",
+		func(c *container.Config) { c.Security.IpcMode = "container:" + donor[:12] }))
+	lines := strings.SplitN(out, "\n", 3)
+	if code != 0 || len(lines) < 3 || !strings.HasSuffix(lines[0], own) || lines[1] != "from the donor" ||
+		!strings.Contains(lines[2], "tmpfs rw,nosuid,nodev,noexec") || !strings.Contains(lines[2], "size=1024k") {
+		t.Errorf("%d %q, the donor's namespace is %q", code, out, own)
+	}
+	if _, out := run(t, e, donor, "cat", "/dev/shm/answer"); out != "from the guest\n" {
+		t.Errorf("the donor reads %q", out)
+	}
+
+	// One that did not offer it, and one that has ended.
+	alone := create(t, e, shell("while true; do sleep 1; done"))
+	start(t, e, alone)
+	for ref, text := range map[string]string{alone: "non-shareable IPC", guest: "is not running"} {
+		id := create(t, e, shell("true", func(c *container.Config) { c.Security.IpcMode = "container:" + ref }))
+		if err := e.Start(t.Context(), id, StartOptions{}); err == nil || !strings.Contains(err.Error(), text) {
+			t.Errorf("IPC of %s: %v, want %q", ref, err, text)
+		}
+	}
+}

@@ -18,7 +18,7 @@ type specInput struct {
 	User     execUser
 	Mounts   []specs.Mount // of the user: binds, volumes, tmpfs; already resolved to host paths
 	EtcFiles string        // directory that holds hosts, hostname and resolv.conf
-	ShmFrom  string        // host path to bind on /dev/shm; "" makes one
+	ShmFrom  string        // host path to bind on /dev/shm, or what a tree is handed over for; "" makes one
 	Devices  []hostDevice  // --device and, when privileged, every device of the host
 	Cgroup   cgroupTraits
 	HostName string // the host's own, for --uts host

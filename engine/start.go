@@ -19,6 +19,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // Start runs a container that does not run. Cancelling ctx stops being possible once the monitor has been told to go.
@@ -125,6 +126,9 @@ func (e *Engine) launch(ctx context.Context, rec container.Record, attach []moni
 	files := monitor.Files{Rootfs: rootfs, Namespaces: map[specs.LinuxNamespaceType]*os.File{}}
 	defer func() {
 		for _, f := range files.Namespaces {
+			_ = f.Close()
+		}
+		for _, f := range files.Trees {
 			_ = f.Close()
 		}
 	}()
@@ -289,7 +293,7 @@ func (e *Engine) joinNamespaces(ctx context.Context, in *specInput, files *monit
 		in.Record.Config.Hostname = name
 	}
 	if in.IpcHost {
-		in.ShmFrom = "/dev/shm"
+		in.ShmFrom = shmDir
 	}
 	for _, j := range []struct {
 		mode string
@@ -298,6 +302,7 @@ func (e *Engine) joinNamespaces(ctx context.Context, in *specInput, files *monit
 	}{
 		{in.Record.Config.Net.Mode, specs.NetworkNamespace, "net"},
 		{sec.PidMode, specs.PIDNamespace, "pid"},
+		{sec.IpcMode, specs.IPCNamespace, "ipc"},
 	} {
 		id, ok := strings.CutPrefix(j.mode, "container:")
 		if !ok {
@@ -312,6 +317,14 @@ func (e *Engine) joinNamespaces(ctx context.Context, in *specInput, files *monit
 			return fmt.Errorf("cannot join the %s namespace of container %q: %w", j.file, other.Name, err)
 		}
 		files.Namespaces[j.kind] = f
+		if j.kind == specs.IPCNamespace {
+			tree, err := sharedMemory(other)
+			if err != nil {
+				return err
+			}
+			files.Trees = map[string]*os.File{shmDir: tree}
+			in.ShmFrom = shmDir
+		}
 		// Had it ended before we looked, its number could be another process's by now: of the host, for instance.
 		if err := c.Signal(ctx, 0); err != nil {
 			return fmt.Errorf("cannot join the %s namespace of container %q: it has ended%w", j.file, other.Name,
@@ -322,6 +335,36 @@ func (e *Engine) joinNamespaces(ctx context.Context, in *specInput, files *monit
 		}
 	}
 	return nil
+}
+
+// shmDir is where POSIX shared memory lives (shm_overview(7)).
+const shmDir = "/dev/shm"
+
+// sharedMemory copies the mount that holds a running container's shared memory, if it allows others to have it.
+func sharedMemory(other container.Record) (*os.File, error) {
+	switch mode := other.Config.Security.IpcMode; {
+	case mode == "shareable", mode == "host", strings.HasPrefix(mode, "container:"):
+	default:
+		return nil, fmt.Errorf("container %s: non-shareable IPC (hint: use IpcMode:shareable for the donor container)%w",
+			other.ID, kind{errdefs.ErrInvalidArgument})
+	}
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/mnt", other.State.Pid))
+	if err != nil {
+		return nil, fmt.Errorf("cannot join the ipc namespace of container %q: %w", other.Name, err)
+	}
+	defer ns.Close()
+	tree, err := linux.OpenTreeIn(ns, shmDir)
+	if err != nil {
+		return nil, fmt.Errorf("cannot share %s of container %q: %w", shmDir, other.Name, err)
+	}
+	// The other container may have mounted anything there, or made it a link.
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(tree.Fd()), &st); err != nil || st.Type != unix.TMPFS_MAGIC {
+		_ = tree.Close()
+		return nil, fmt.Errorf("cannot share %s of container %q: it is no tmpfs any more%w", shmDir, other.Name,
+			kind{errdefs.ErrConflict})
+	}
+	return tree, nil
 }
 
 // ensureWorkdir makes the working directory where the image has none, as root's, without following a link out of the

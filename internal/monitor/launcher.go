@@ -186,6 +186,9 @@ func startMessage(c Config, f Files, attach []AttachStream) (msg []byte, files [
 	for kind, ns := range f.Namespaces {
 		add(nameNamespace+string(kind), ns)
 	}
+	for destination, tree := range f.Trees {
+		add(nameTree+destination, tree)
+	}
 	for _, s := range attach {
 		add(nameStream, s.Conn)
 		d.Streams = append(d.Streams, s.Options)

@@ -160,7 +160,7 @@ func (m *monitor) begin(msg []byte, fds []int) (err error) {
 			}
 		})
 	}
-	o := ocirun.StartOptions{ID: d.ID, Spec: d.Spec, Rootfs: files[nameRootfs], Bundle: d.Dir, Cgroup: group,
+	o := ocirun.StartOptions{ID: d.ID, Spec: d.Spec, Rootfs: files[nameRootfs], Trees: trees(files), Bundle: d.Dir, Cgroup: group,
 		Seccomp: d.Seccomp, Stdin: theirs[0], Stdout: theirs[1], Stderr: theirs[2],
 		Terminal: d.Terminal, Rows: d.Rows, Cols: d.Cols, Namespaces: namespaces(files)}
 	o.Init = d.Spec.Annotations[InitAnnotation] == "true"
@@ -267,6 +267,19 @@ func namespaces(files map[string]*os.File) map[specs.LinuxNamespaceType]*os.File
 	for name, f := range files {
 		if kind, ok := strings.CutPrefix(name, nameNamespace); ok {
 			found[specs.LinuxNamespaceType(kind)] = f
+		}
+	}
+	return found
+}
+
+func trees(files map[string]*os.File) map[string]*os.File {
+	var found map[string]*os.File
+	for name, f := range files {
+		if destination, ok := strings.CutPrefix(name, nameTree); ok {
+			if found == nil {
+				found = map[string]*os.File{}
+			}
+			found[destination] = f
 		}
 	}
 	return found

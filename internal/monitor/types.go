@@ -47,6 +47,8 @@ type LogConfig struct {
 type Files struct {
 	Rootfs     *os.File // a mount that stands nowhere; nil: Spec.Root.Path
 	Namespaces map[specs.LinuxNamespaceType]*os.File
+	// Trees are mounts that stand nowhere, by the destination of the bind that each is for, instead of its source.
+	Trees map[string]*os.File
 }
 
 // AttachOptions say what passes over an attached stream.
@@ -132,10 +134,11 @@ type document struct {
 	Streams []AttachOptions
 }
 
-// Names of descriptors in a document. A namespace is nameNamespace and its type.
+// Names of descriptors in a document. A namespace is nameNamespace and its type, a tree nameTree and its destination.
 const (
 	nameRootfs    = "rootfs"
 	nameNamespace = "namespace:"
+	nameTree      = "tree:"
 	nameStream    = "stream"
 )
 

@@ -216,8 +216,19 @@ func (s *setup) mountFromHost(m *mount) (err error) {
 	return nil
 }
 
-// bindFromHost copies the mount at the source.
+// bindFromHost copies the mount at the source, or takes the one that was handed over for it.
 func (s *setup) bindFromHost(m *mount) (err error) {
+	if tree := s.o.Trees[m.Destination]; tree != nil {
+		fd, err := unix.FcntlInt(tree.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+		if err != nil {
+			return os.NewSyscallError("fcntl", err)
+		}
+		m.tree = os.NewFile(uintptr(fd), m.dest)
+		if err = m.attributes(); err != nil {
+			_ = m.tree.Close()
+		}
+		return err
+	}
 	src := m.Source
 	if !path.IsAbs(src) {
 		src = path.Join(s.o.Bundle, src)

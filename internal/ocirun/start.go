@@ -28,6 +28,9 @@ type StartOptions struct {
 	Bundle string
 	// Namespaces are joined, and win over the spec's paths. They stay the caller's.
 	Namespaces map[specs.LinuxNamespaceType]*os.File
+	// Trees are mounts that stand nowhere, by the destination of the bind that each is for, instead of its source. They
+	// stay the caller's.
+	Trees map[string]*os.File
 	// Cgroup exists already, with its limits; nil: it is made from Spec.Linux.CgroupsPath and Resources. Where both
 	// are missing the process stays in the caller's.
 	Cgroup *cgroup.Group

@@ -153,6 +153,8 @@ func isolationSteps() []step {
 		{line: `$D run --rm --pid host berth/box sh -c '[ $$ -gt 1 ] && echo host'`, out: "host\n"},
 		{line: `$D run --rm --sysctl net.ipv4.ip_unprivileged_port_start=99 berth/box cat /proc/sys/net/ipv4/ip_unprivileged_port_start`, out: "99\n"},
 		{line: `$D run --rm --shm-size 1m berth/box df -k /dev/shm`, out: "~ 1024 "},
+		{line: `$D run -d --name ipc1 --ipc shareable berth/box sh -c 'echo shared >/dev/shm/f; touch /up; sleep 100' && $D exec ipc1 sh -c 'until test -f /up; do sleep 0.01; done'`, out: "~^[0-9a-f]{64}\n$"},
+		{line: `$D run --rm --ipc container:ipc1 berth/box cat /dev/shm/f; $D rm -f ipc1`, out: "shared\nipc1\n"},
 	}
 }
 
