@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 
@@ -29,12 +30,29 @@ import (
 // failed, and calls that use a failed slot are left out: "mask this file if it is there" needs no branch.
 //
 // A Program is made for one Fork: the child's results go into the parent's copy only by way of the report.
+//
+// # A child that shows nothing
+//
+// A child that goes into a pid namespace is seen there by processes that may trace it, from the first moment. Sibling makes
+// one that has nothing to show: the first child stays outside, gives up all that is its parent's, and makes a second one
+// (CLONE_PARENT: the parent's child, not its own) that goes on with the program, while the first one ends.
+//
+//	parent            first child: outside             second child: inside
+//	  clone3 ────────▶ setns(pid namespace)
+//	                   close everything, drop rights
+//	                   clone ─────────────────────────▶ the rest of the program ─▶ execve
+//	  Child.Wait       exit
+//
+// The kernel writes the second child's number into memory that parent and first child share and the second one does not
+// get (CLONE_PARENT_SETTID, MADV_DONTFORK), so the parent knows it whatever becomes of the first.
 type Program struct {
-	ops   []op
-	steps []string
-	keep  []any // memory that the calls point into
-	slots int   // given out by NewSlot
-	err   error // of the first thing that cannot be handed to the kernel
+	ops     []op
+	steps   []string
+	keep    []any  // memory that the calls point into
+	slots   int    // given out by NewSlot
+	err     error  // of the first thing that cannot be handed to the kernel
+	sibling []byte // the shared memory of Sibling; nil without
+	split   int    // the call that makes the sibling
 }
 
 // Slot names a place that holds the result of a call.
@@ -72,6 +90,7 @@ type op struct {
 const (
 	opNeedsData = 1 << iota // a result of 0 is EPIPE: the writer of the pipe has ended
 	opFail                  // no call: ends the program with the error args[0]
+	opSibling               // who makes the call ends; its child goes on
 )
 
 // Arg is an argument of a call: a number, a slot, or memory.
@@ -148,6 +167,29 @@ func (p *Program) Notify() {
 	p.Call(unix.SYS_WRITE, From(ReportSlot), Ptr(&report{index: markIndex}), N(unsafe.Sizeof(report{})))
 }
 
+// Sibling makes the rest of the program that of a second child; see Program. It is called at most once.
+func (p *Program) Sibling() {
+	page, err := unix.Mmap(-1, 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
+	if err != nil {
+		p.err = os.NewSyscallError("mmap", err)
+		return
+	}
+	p.sibling = page
+	p.Call(unix.SYS_MADVISE, Bytes(page), N(len(page)), N(unix.MADV_DONTFORK))
+	p.split = len(p.ops)
+	// clone(2) and not clone3(2), which profiles forbid: the filter may be loaded already.
+	p.Call(unix.SYS_CLONE, N(unix.CLONE_PARENT|unix.CLONE_PARENT_SETTID|uintptr(unix.SIGCHLD)), N(0), Bytes(page), N(0), N(0))
+	p.ops[p.split].flags |= opSibling
+}
+
+// Discard gives up what a Program holds that was never forked.
+func (p *Program) Discard() {
+	if p.sibling != nil {
+		_ = unix.Munmap(p.sibling)
+		p.sibling = nil
+	}
+}
+
 // Len is the number of calls.
 func (p *Program) Len() int { return len(p.ops) }
 
@@ -215,7 +257,8 @@ type ForkOptions struct {
 	Report *os.File
 }
 
-// Child is a forked process whose Program may still run.
+// Child is a forked process whose Program may still run. With a Sibling, Pid and Pidfd are those of the first child until
+// WaitMark or Wait has returned, and afterwards of the second one if it was made.
 type Child struct {
 	Pid   int
 	Pidfd *os.File
@@ -256,6 +299,7 @@ func runtimeAfterForkInChild()
 // child of a nil error.
 func (p *Program) Fork(o ForkOptions) (*Child, error) {
 	if p.err != nil {
+		p.Discard()
 		return nil, p.err
 	}
 	c := &Child{p: p}
@@ -295,6 +339,7 @@ func (p *Program) Fork(o ForkOptions) (*Child, error) {
 	runtime.KeepAlive(w)
 	runtime.KeepAlive(o)
 	if errno != 0 {
+		p.Discard()
 		return nil, errors.Join(os.NewSyscallError("clone3", errno), c.closeReport())
 	}
 	c.Pid, c.Pidfd = int(pid), os.NewFile(uintptr(*pidfd), "pidfd")
@@ -379,6 +424,9 @@ next:
 			}
 			r = failed
 		}
+		if o.flags&opSibling != 0 && r != 0 {
+			break
+		}
 		if o.save != 0 {
 			s.slots[o.save] = r
 		}
@@ -392,7 +440,30 @@ next:
 // then ends, and must still be reaped. A child that was killed on its way also gives nil: its exit status tells.
 func (c *Child) Wait() error {
 	_, err := c.next()
-	return errors.Join(err, c.closeReport())
+	return errors.Join(err, c.closeReport(), c.follow())
+}
+
+// follow turns to the second child and reaps the first. The number cannot be another process's: nobody else reaps ours.
+func (c *Child) follow() error {
+	page := c.p.sibling
+	if page == nil {
+		return nil
+	}
+	defer c.p.Discard()
+	pid := atomic.LoadInt32((*int32)(unsafe.Pointer(&page[0])))
+	if pid == 0 {
+		return nil
+	}
+	pidfd, err := PidfdOpen(int(pid))
+	if err != nil { // no descriptors left: nobody could look after it
+		_ = unix.Kill(int(pid), unix.SIGKILL)
+		_, _ = unix.Wait4(int(pid), nil, 0, nil)
+		return err
+	}
+	_, err = WaitPidfd(c.Pidfd)
+	err = errors.Join(err, c.Pidfd.Close())
+	c.Pid, c.Pidfd = int(pid), pidfd
+	return err
 }
 
 // WaitMark returns when the child has come to the program's Notify; Wait is then still to be called. ErrNoMark means
@@ -402,7 +473,7 @@ func (c *Child) WaitMark() error {
 	if err == nil && !marked {
 		err = ErrNoMark
 	}
-	return err
+	return errors.Join(err, c.follow())
 }
 
 // ErrNoMark is the answer of Child.WaitMark for a child that ended.

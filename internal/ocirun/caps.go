@@ -61,6 +61,12 @@ func parseCaps(c *specs.LinuxCapabilities) (sets capSets, unknown []string) {
 	return sets, unknown
 }
 
+// raise adds one that is needed for a moment, if the caller has it.
+func (c *capSets) raise(own capSet, n int) {
+	c.permitted |= 1 << n & own
+	c.effective |= 1 << n & own
+}
+
 // within cuts the sets to what the caller has itself, and gives what fell away.
 func (c capSets) within(own capSets) (capSets, capSet) {
 	cut := capSets{c.bounding & own.bounding, c.effective & own.permitted, c.permitted & own.permitted,

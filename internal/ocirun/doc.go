@@ -38,5 +38,20 @@
 //
 // A field of the spec that is not honoured is an error that wraps errdefs.ErrNotImplemented, never silence; see check.
 //
+// # How a process is executed in a container
+//
+// Others in its pid namespace see it from its first moment on, and some may trace it. So a first child, outside, does all that
+// needs the host's descriptors and rights, gives them up, and makes the second child that is seen: see linux.Program.
+//
+//	caller's thread            first child, outside            second child, inside
+//	join net, ipc, uts, mnt
+//	open terminal, passwd
+//	fork ────────────────────▶ cgroup, cgroup and time
+//	                           namespace, stdio, /proc/self
+//	                           close everything, limits,
+//	                           user, capabilities
+//	                           fork ──────────────────────────▶ session, terminal
+//	read the report ◀────────────────────────────────────────── execve
+//
 // Who waits for the process, and reaps it, is the caller.
 package ocirun

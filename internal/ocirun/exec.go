@@ -49,12 +49,13 @@ func Exec(ctx context.Context, o ExecOptions) (*Process, error) {
 	}
 	j := &joining{o: &o, pidfd: pidfd}
 	j.exec = execution{process: o.Process, filter: o.Seccomp, filterFlags: uint(o.SeccompFlags), preserve: o.PreserveFiles,
-		keepKeyring: o.NoNewKeyring, stdio: [3]*os.File{o.Stdin, o.Stdout, o.Stderr}, shield: exposed()}
+		keepKeyring: o.NoNewKeyring, stdio: [3]*os.File{o.Stdin, o.Stdout, o.Stderr}, shield: exposed(), sibling: true}
 	defer j.close()
 	if err := linux.SetDumpable(false); err != nil {
 		return nil, err
 	}
 	if err := linux.OnThread(func() error { return j.run(ctx) }); err != nil {
+		err = errors.Join(err, j.reap())
 		if ended, e := linux.Ended(pidfd); e == nil && ended {
 			err = fmt.Errorf("the container has ended: %w", errors.Join(errdefs.ErrFailedPrecondition, err))
 		}
@@ -63,11 +64,8 @@ func Exec(ctx context.Context, o ExecOptions) (*Process, error) {
 	p := &Process{Pid: j.child.Pid, Pidfd: j.child.Pidfd, Master: j.master, Cgroup: o.Cgroup, StartedAt: time.Now(),
 		Warnings: j.exec.warnings, child: j.child, exec: &j.exec}
 	j.master = nil
-	err := j.exec.explain(j.child.Wait())
-	if err == nil {
-		p.StartTime, _, err = linux.StartTime(p.Pid)
-	}
-	if err != nil {
+	var err error
+	if p.StartTime, _, err = linux.StartTime(p.Pid); err != nil {
 		return nil, errors.Join(err, p.discard())
 	}
 	return p, nil
@@ -100,7 +98,6 @@ func (j *joining) run(ctx context.Context) error {
 	}
 	j.files = append(j.files, proc)
 	j.exec.hostProc = proc
-	var p linux.Program
 	if err := j.exec.openStdio(); err != nil {
 		return err
 	}
@@ -122,19 +119,14 @@ func (j *joining) run(ctx context.Context) error {
 		}
 	}
 	j.exec.findHome(root)
-	j.exec.join(&p)
-	if err := j.exec.become(&p); err != nil {
-		return err
-	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	j.child, err = j.exec.fork(&p)
-	return err
+	return j.launch()
 }
 
 // enter takes the thread into the container's namespaces, which also gives it the container's root. A user namespace cannot
-// be entered by a thread of many.
+// be entered by a thread of many, and the pid namespace is for the child.
 func (j *joining) enter() error {
 	if err := linux.Unshare(unix.CLONE_FS); err != nil {
 		return err
@@ -147,6 +139,8 @@ func (j *joining) enter() error {
 		}
 		switch {
 		case same:
+		case ns.flag == unix.CLONE_NEWPID:
+			j.exec.pidNS = j.pidfd
 		case ns.flag == unix.CLONE_NEWTIME, ns.flag == unix.CLONE_NEWCGROUP:
 			f, err := j.openNS(ns.file)
 			if err != nil {

@@ -31,6 +31,11 @@ type execution struct {
 	init        bool
 	shield      bool // see small.go
 
+	// sibling: the process goes into a pid namespace that has processes already, see linux.Program. moved: its parent puts
+	// it into its cgroup, since the group has no room for two.
+	sibling, moved bool
+	pidNS          *os.File // joined by the first child: a pidfd
+
 	cloneFlags  uintptr
 	newCgroupNS bool
 	timeNS      *os.File   // joined by the child
@@ -43,13 +48,15 @@ type execution struct {
 	lateReport *os.File
 	small      *os.File // what is executed first, nil for the program itself
 
-	own      capSets // this process's capabilities
-	env      []string
-	found    string // the program's file, once it was looked up
-	execFrom int    // the first call that executes the program
-	searched bool
-	warnings []string
-	files    []*os.File
+	own       capSets         // this process's capabilities
+	lastLimit *unix.Rlimit    // of processes, set by a sibling
+	lateSched *unix.SchedAttr // likewise
+	env       []string
+	found     string // the program's file, once it was looked up
+	execFrom  int    // the first call that executes the program
+	searched  bool
+	warnings  []string
+	files     []*os.File
 }
 
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -60,10 +67,12 @@ func (e *execution) warn(format string, args ...any) {
 
 // join adds the steps that make the child a session of its own in its cgroup, with its stdio.
 func (e *execution) join(p *linux.Program) {
-	// Until execve nothing of the parent's may be reached through the child.
-	p.Step("start a session")
-	p.Call(unix.SYS_SETSID)
-	e.joinGroup(p)
+	if !e.sibling {
+		e.session(p)
+	}
+	if !e.moved {
+		e.joinGroup(p)
+	}
 	if e.newCgroupNS {
 		p.Step("make a cgroup namespace")
 		p.Call(unix.SYS_UNSHARE, linux.N(unix.CLONE_NEWCGROUP))
@@ -76,7 +85,24 @@ func (e *execution) join(p *linux.Program) {
 		p.Step("join the time namespace")
 		p.Call(unix.SYS_SETNS, linux.FD(e.timeNS), linux.N(unix.CLONE_NEWTIME))
 	}
+	if e.pidNS != nil {
+		p.Step("join the pid namespace")
+		p.Call(unix.SYS_SETNS, linux.FD(e.pidNS), linux.N(unix.CLONE_NEWPID))
+	}
 	e.stdioOps(p)
+}
+
+func (e *execution) session(p *linux.Program) {
+	p.Step("start a session")
+	p.Call(unix.SYS_SETSID)
+}
+
+// takeTerminal makes the terminal the session's.
+func (e *execution) takeTerminal(p *linux.Program) {
+	if e.tty {
+		p.Step("take the terminal")
+		p.Call(unix.SYS_IOCTL, linux.N(0), linux.N(unix.TIOCSCTTY), linux.N(0))
+	}
 }
 
 // openGroup opens the way into the cgroup while the host's paths can still be seen. pid is a process of the container that is
@@ -149,9 +175,8 @@ func (e *execution) stdioOps(p *linux.Program) {
 	for i := range from {
 		p.Call(unix.SYS_DUP3, from[i], linux.N(i), linux.N(0))
 	}
-	if e.tty {
-		p.Step("take the terminal")
-		p.Call(unix.SYS_IOCTL, linux.N(0), linux.N(unix.TIOCSCTTY), linux.N(0))
+	if !e.sibling {
+		e.takeTerminal(p)
 	}
 }
 
@@ -326,6 +351,11 @@ func (e *execution) limits(p *linux.Program) error {
 				lim.Max, lim.Cur = own.Max, min(lim.Cur, own.Max)
 			}
 		}
+		if e.sibling && nr == unix.RLIMIT_NPROC {
+			// There are two for a moment, and a limit is lowered without any right.
+			e.lastLimit = lim
+			lim = &unix.Rlimit{Cur: lim.Max, Max: lim.Max}
+		}
 		p.Step("set rlimit " + l.Type)
 		p.Call(unix.SYS_PRLIMIT64, linux.N(0), linux.N(nr), linux.Ptr(lim), linux.N(0))
 	}
@@ -406,8 +436,10 @@ func (e *execution) identity(p *linux.Program) {
 
 	before := caps
 	if len(e.filter) > 0 && !pr.NoNewPrivileges {
-		before.permitted |= 1 << unix.CAP_SYS_ADMIN & own.permitted
-		before.effective |= 1 << unix.CAP_SYS_ADMIN & own.permitted
+		before.raise(own.permitted, unix.CAP_SYS_ADMIN)
+	}
+	if e.lateDeadline() {
+		before.raise(own.permitted, unix.CAP_SYS_NICE)
 	}
 	p.Step("set the capabilities")
 	capset(p, before)
@@ -415,34 +447,62 @@ func (e *execution) identity(p *linux.Program) {
 	buf := make([]byte, unix.PathMax)
 	p.Step(stepEscape)
 	p.Call(unix.SYS_GETCWD, linux.Bytes(buf), linux.N(len(buf))).Rooted(buf)
-
-	if e.hold != nil {
-		p.Step("wait to be started")
-		p.Notify()
-		if e.lateReport != nil { // from here on the parent does not listen any more
-			flags := unix.O_CLOEXEC
-			if e.small != nil {
-				flags = 0
-			}
-			p.Call(unix.SYS_DUP3, linux.N(e.lateNumber()), linux.N(e.reportNumber()), linux.N(flags))
-		}
-		p.Call(unix.SYS_READ, linux.N(e.holdNumber()), linux.Bytes(make([]byte, 1)), linux.N(1)).NeedsData()
+	if !e.sibling {
+		e.wait(p)
 	}
+	e.last(p, before, caps)
+}
 
-	// From here on every call may be one that the profile forbids: only what must come last does.
-	if pr.NoNewPrivileges {
+// last adds what is left to do. From here on every call may be one that the profile forbids: only what must come last does.
+// A sibling has no right that the container lacks, where the profile allows what it still has to do.
+func (e *execution) last(p *linux.Program, before, caps capSets) {
+	settled := e.process.NoNewPrivileges
+	if settled {
 		p.Step("set no_new_privs")
 		p.Call(unix.SYS_PRCTL, linux.N(unix.PR_SET_NO_NEW_PRIVS), linux.N(1), linux.N(0), linux.N(0), linux.N(0))
+	}
+	finish := func() {
+		if before != caps {
+			p.Step("set the capabilities")
+			capset(p, caps)
+		}
 		e.ambient(p, caps)
+	}
+	switch {
+	case e.sibling && settled && !e.lateDeadline():
+		finish()
+		e.enter(p)
 		e.loadFilter(p)
+	case e.sibling && !e.lateDeadline() && e.passes():
+		e.loadFilter(p)
+		finish()
+		e.enter(p)
+	case settled:
+		e.enter(p)
+		finish()
+		e.loadFilter(p)
+	default:
+		e.enter(p)
+		e.loadFilter(p)
+		finish()
+	}
+}
+
+// wait adds the wait for a byte.
+func (e *execution) wait(p *linux.Program) {
+	if e.hold == nil {
 		return
 	}
-	e.loadFilter(p)
-	if before != caps {
-		p.Step("set the capabilities")
-		capset(p, caps)
+	p.Step("wait to be started")
+	p.Notify()
+	if e.lateReport != nil { // from here on the parent does not listen any more
+		flags := unix.O_CLOEXEC
+		if e.small != nil {
+			flags = 0
+		}
+		p.Call(unix.SYS_DUP3, linux.N(e.lateNumber()), linux.N(e.reportNumber()), linux.N(flags))
 	}
-	e.ambient(p, caps)
+	p.Call(unix.SYS_READ, linux.N(e.holdNumber()), linux.Bytes(make([]byte, 1)), linux.N(1)).NeedsData()
 }
 
 // The steps whose failure the caller's user can do something about.
@@ -450,6 +510,7 @@ const (
 	stepCwd    = "chdir to cwd"
 	stepEscape = "current working directory is outside of container mount namespace root"
 	stepExec   = "exec"
+	stepEnter  = "enter the container"
 )
 
 func capset(p *linux.Program, caps capSets) {

@@ -37,9 +37,22 @@ func (e *execution) scheduling(p *linux.Program) error {
 			}
 			a.Flags |= 1 << bit
 		}
+		if e.sibling && (sc.Policy == specs.SchedDeadline || a.Flags&unix.SCHED_FLAG_RESET_ON_FORK != 0) {
+			// A fork stands between; what is only given up by it is set again by any process.
+			late := *a
+			e.lateSched = &late
+			a.Flags &^= unix.SCHED_FLAG_RESET_ON_FORK
+		}
+		if e.lateDeadline() {
+			return e.ioPriority(p)
+		}
 		p.Step("set the scheduler")
 		p.Call(unix.SYS_SCHED_SETATTR, linux.N(0), linux.Ptr(a), linux.N(0))
 	}
+	return e.ioPriority(p)
+}
+
+func (e *execution) ioPriority(p *linux.Program) error {
 	if io := e.process.IOPriority; io != nil {
 		class := slices.Index(ioClasses[:], io.Class)
 		if class < 0 {
