@@ -44,6 +44,9 @@ func sources(t *testing.T) []*source {
 				return fs.SkipDir
 			}
 			if _, err := os.Stat(filepath.Join(path, "go.mod")); path != "." && err == nil {
+				return fs.SkipDir // another module, which is not linked into this one
+			}
+			if _, err := os.Stat(filepath.Join(path, "go.mod")); path != "." && err == nil {
 				return fs.SkipDir // a module of its own has its own laws
 			}
 			return nil
