@@ -460,6 +460,9 @@ func publishedPorts(rec container.Record) network.PortMap {
 			continue
 		}
 		b := network.PortBinding{HostPort: strconv.Itoa(int(p.HostPort))}
+		if p.HostPort == 0 { // on a routed network: at the container's own address
+			b.HostPort = ""
+		}
 		b.HostIP, _ = netip.ParseAddr(p.HostIP)
 		m[key] = append(m[key], b)
 	}

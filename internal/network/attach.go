@@ -186,8 +186,12 @@ func (n *Networks) newEndpoint(er EndpointRequest, r AttachRequest, used map[str
 	case nw.rec.Driver != driverBridge:
 		return nil, failf(errdefs.ErrInvalidArgument, "network %q cannot be combined with others", nw.rec.Name)
 	}
-	for key := range er.DriverOpts {
-		return nil, failf(errdefs.ErrInvalidArgument, "unknown option %q of an endpoint", key)
+	o, err := parseEndpointOptions(er.DriverOpts)
+	if err != nil {
+		return nil, err
+	}
+	if o.ifname != "" && used[o.ifname] {
+		return nil, failf(errdefs.ErrConflict, "the container has an interface %q already", o.ifname)
 	}
 	if (er.IPv4.IsValid() || er.IPv6.IsValid()) && nw.rec.Name == defaultName {
 		return nil, failf(errdefs.ErrInvalidArgument, "user specified IP address is supported on user defined networks only")
@@ -205,13 +209,14 @@ func (n *Networks) newEndpoint(er EndpointRequest, r AttachRequest, used map[str
 	if err := n.addressEndpoint(e, er); err != nil {
 		return nil, err
 	}
-	for i := 0; ; i++ {
+	e.sysctls, e.state.Interface = o.sysctls, o.ifname
+	for i := 0; e.state.Interface == "" || o.ifname == ""; i++ {
 		e.state.Interface = fmt.Sprintf("%s%d", nw.options.prefix, i)
 		if !used[e.state.Interface] {
-			used[e.state.Interface] = true
 			break
 		}
 	}
+	used[e.state.Interface] = true
 	nw.enlist(e)
 	return e, nil
 }
@@ -231,33 +236,23 @@ func (n *Networks) addressEndpoint(e *endpoint, er EndpointRequest) error {
 		if e.state.IPv4, s, err = nw.addrs.take(false, er.IPv4, owner); err != nil {
 			return err
 		}
-		e.state.Gateway = s.Gateway
+		if e.state.Gateway = s.Gateway; nw.options.mode(ip4) == modeIsolated {
+			e.state.Gateway = netip.Addr{}
+		}
 	}
 	if nw.rec.IPv6 {
 		if e.state.IPv6, s, err = nw.addrs.take(true, er.IPv6, owner); err != nil {
 			nw.addrs.give(e.state.IPv4)
 			return err
 		}
-		e.state.Gateway6 = s.Gateway
-	}
-	var mac net.HardwareAddr
-	switch {
-	case er.MAC != "":
-		mac, err = net.ParseMAC(er.MAC)
-		if err == nil && (len(mac) != 6 || mac[0]&1 != 0) {
-			err = errors.New("it is not the hardware address of one Ethernet interface")
+		if e.state.Gateway6 = s.Gateway; nw.options.mode(ip6) == modeIsolated {
+			e.state.Gateway6 = netip.Addr{}
 		}
-		if err != nil {
-			nw.addrs.give(e.state.IPv4)
-			nw.addrs.give(e.state.IPv6)
-			return failf(errdefs.ErrInvalidArgument, "invalid MAC address %q: %w", er.MAC, err)
-		}
-	case e.state.IPv4.IsValid():
-		mac = macFor(e.state.IPv4.Addr())
-	default:
-		mac = macFor(e.state.IPv6.Addr())
 	}
-	e.state.MAC = mac.String()
+	if err := e.chooseMAC(er.MAC); err != nil {
+		n.freeAddresses(e)
+		return err
+	}
 	return n.linkLocal(e, er)
 }
 
@@ -387,6 +382,11 @@ func (n *Networks) plug(e *endpoint, ns *os.File, inside *rtnl, gw4, gw6, hairpi
 	if err != nil {
 		return fail(err)
 	}
+	for _, s := range e.sysctls {
+		if err := s.apply(e.state.Interface); err != nil {
+			return fail(err)
+		}
+	}
 	var r requests
 	if e.state.IPv4.IsValid() {
 		r.address(index, e.state.IPv4)
@@ -500,7 +500,7 @@ func (n *Networks) publish(h *holding, name string, ports []PortRequest, gw4, gw
 	if err != nil {
 		return fail(err)
 	}
-	for _, w := range wanted {
+	for _, w := range n.openRouted(h, wanted, gw4, gw6) {
 		if err := n.reservePort(h, w, to4, to6); err != nil {
 			return fail(err)
 		}

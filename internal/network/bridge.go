@@ -58,10 +58,7 @@ func (n *Networks) makeBridge(nw *network) (netlink.Link, error) {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU, attrs.TxQLen = nw.rec.Link, nw.wantMTU, -1
 	// With an address of its own the bridge does not change it with every port that comes and goes.
-	mac := make(net.HardwareAddr, 6)
-	_, _ = rand.Read(mac) // never fails
-	mac[0], mac[1] = 0x02, 0x42
-	attrs.HardwareAddr = mac
+	attrs.HardwareAddr = randomMAC()
 	if err := n.handle.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
 		if errors.Is(err, unix.EOPNOTSUPP) {
 			return nil, failf(errdefs.ErrNotImplemented, "the kernel has no bridges (CONFIG_BRIDGE): %w", err)
@@ -80,6 +77,13 @@ func (n *Networks) makeBridge(nw *network) (netlink.Link, error) {
 		return nil, err
 	}
 	return l, nil
+}
+
+func randomMAC() net.HardwareAddr {
+	mac := make(net.HardwareAddr, 6)
+	_, _ = rand.Read(mac) // never fails
+	mac[0], mac[1] = 0x02, 0x42
+	return mac
 }
 
 func (n *Networks) configureBridge(nw *network, l netlink.Link) error {
@@ -119,6 +123,10 @@ func (n *Networks) configureBridge(nw *network, l netlink.Link) error {
 func (n *Networks) setAddresses(nw *network, l netlink.Link) error {
 	want := map[netip.Prefix]bool{}
 	for _, s := range nw.rec.Subnets {
+		f := familyOf(s.Prefix.Addr())
+		if nw.options.mode(f) == modeIsolated || f == ip4 && nw.options.inhibit4 {
+			continue
+		}
 		want[netip.PrefixFrom(s.Gateway, s.Prefix.Bits())] = true
 	}
 	have, err := dumpAddrs(n.handle, l, netlink.FAMILY_ALL)
@@ -129,7 +137,7 @@ func (n *Networks) setAddresses(nw *network, l netlink.Link) error {
 		p := prefixFromNet(a.IPNet)
 		if want[p] {
 			delete(want, p)
-		} else if !p.Addr().IsLinkLocalUnicast() {
+		} else if !p.Addr().IsLinkLocalUnicast() && !(p.Addr().Is4() && nw.options.inhibit4) {
 			if err := n.handle.AddrDel(l, &a); err != nil {
 				return err
 			}

@@ -233,7 +233,6 @@ func (n *Networks) Disconnect(ctx context.Context, r DisconnectRequest) (*Attach
 func (n *Networks) reroute(h *holding, ns *os.File, name string, wanted []PortRequest) error {
 	n.mu.Lock()
 	gw4, gw6 := h.gateways()
-	was4, was6 := h.published()
 	gone := h.gone
 	n.mu.Unlock()
 	if gone {
@@ -251,6 +250,9 @@ func (n *Networks) reroute(h *holding, ns *os.File, name string, wanted []PortRe
 			return err
 		}
 	}
+	n.mu.Lock()
+	was4, was6 := h.published()
+	n.mu.Unlock()
 	if was4 {
 		gw4 = nil
 	}
@@ -328,7 +330,14 @@ func (n *Networks) movePorts(h *holding, gw4, gw6 *endpoint) (closed []heldPort,
 	var kept []heldPort
 	for _, p := range h.ports {
 		var to netip.Addr
+		f, gw := ip4, gw4
+		if p.to.Addr().Is6() {
+			f, gw = ip6, gw6
+		}
 		switch {
+		case gw != nil && gw.routed(f) != (p.host.Port() == 0): // another way in
+			closed = append(closed, p)
+			continue
 		case p.to.Addr().Is6() && gw6 != nil:
 			to = gw6.state.IPv6.Addr()
 		case p.to.Addr().Is4() && gw4 != nil:

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -200,6 +201,20 @@ func (n *Networks) newRecord(r CreateRequest) (record, error) {
 	o, err := parseBridgeOptions(r.Options)
 	if err != nil {
 		return record{}, err
+	}
+	for f, m := range o.modes {
+		if m == modeIsolated && !r.Internal {
+			return bad("gateway mode %q of %s is for internal networks only (--internal)", m, map[family]string{ip4: "IPv4", ip6: "IPv6"}[f])
+		}
+	}
+	for _, v := range []struct {
+		option string
+		flag   **bool
+	}{{optionIPv4, &r.IPv4}, {optionIPv6, &r.IPv6}} {
+		if text, ok := r.Options[v.option]; ok && *v.flag == nil {
+			on, _ := strconv.ParseBool(text) // was read above
+			*v.flag = &on
+		}
 	}
 	id := newID()
 	rec := record{ID: id, Name: r.Name, Driver: driverBridge, Created: time.Now().UTC(), Internal: r.Internal,

@@ -177,6 +177,7 @@ func (e *endpoint) called() []string {
 // enlist and delist keep the names of a network. Called with mu held.
 func (nw *network) enlist(e *endpoint) {
 	nw.endpoints[e] = struct{}{}
+	nw.macs[e.state.MAC] = e
 	if e.container == "" || !nw.named() {
 		return
 	}
@@ -187,6 +188,9 @@ func (nw *network) enlist(e *endpoint) {
 
 func (nw *network) delist(e *endpoint) {
 	delete(nw.endpoints, e)
+	if nw.macs[e.state.MAC] == e {
+		delete(nw.macs, e.state.MAC)
+	}
 	nw.unname(e)
 }
 

@@ -69,7 +69,8 @@ type network struct {
 	addrs     *addresses
 	endpoints map[*endpoint]struct{}
 	names     map[string][]*endpoint // in lower case; see called
-	busy      int                    // attachments under way
+	macs      map[string]*endpoint
+	busy      int // attachments under way
 	removing  bool
 }
 
@@ -80,6 +81,7 @@ type endpoint struct {
 	container string
 	name      string
 	host      string // the link on our side
+	sysctls   []sysctl
 }
 
 // identify gives the endpoint an ID, and from it its link on our side a name: by that a daemon knows the links of its
@@ -170,7 +172,7 @@ func (n *Networks) openAll(records []*record) error {
 			}
 		}
 		n.networks[rec.ID] = &network{rec: *rec, addrs: newAddresses(nil), endpoints: map[*endpoint]struct{}{},
-			names: map[string][]*endpoint{}}
+			names: map[string][]*endpoint{}, macs: map[string]*endpoint{}}
 	}
 	for _, rec := range records {
 		if rec.Driver != driverBridge || rec.Name == defaultName {
@@ -206,7 +208,7 @@ func find(records []*record, name string) *record {
 func (n *Networks) newNetwork(rec record) (*network, error) {
 	o, err := parseBridgeOptions(rec.Options)
 	nw := &network{rec: rec, options: o, addrs: newAddresses(rec.Subnets), endpoints: map[*endpoint]struct{}{},
-		names: map[string][]*endpoint{}}
+		names: map[string][]*endpoint{}, macs: map[string]*endpoint{}}
 	nw.wantMTU = cmp.Or(o.mtu, n.opts.MTU)
 	if nw.wantMTU == 0 {
 		nw.wantMTU = n.defaultMTU()
@@ -429,7 +431,8 @@ func (n *Networks) policy() policy {
 		if nw.rec.Driver != driverBridge || nw.broken != nil {
 			continue
 		}
-		q := policyNetwork{link: nw.rec.Link, internal: nw.rec.Internal, masquerade: nw.options.masquerade, icc: nw.options.icc}
+		q := policyNetwork{link: nw.rec.Link, internal: nw.rec.Internal, masquerade: nw.options.masquerade, icc: nw.options.icc,
+			modes: nw.options.modes, trusted: nw.options.trusted}
 		for _, s := range nw.rec.Subnets {
 			q.subnets = append(q.subnets, s.Prefix)
 		}
@@ -438,7 +441,7 @@ func (n *Networks) policy() policy {
 	slices.SortFunc(p.networks, func(a, b policyNetwork) int { return strings.Compare(a.link, b.link) })
 	for _, h := range n.held {
 		for _, port := range h.ports {
-			p.ports = append(p.ports, policyPort{host: port.host, proto: port.proto, to: port.to})
+			p.ports = append(p.ports, policyPort{host: port.host, proto: port.proto, to: port.to, direct: h.direct(port)})
 		}
 	}
 	return p

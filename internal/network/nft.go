@@ -356,6 +356,37 @@ func (toThisHost) exprs(family) []expr.Any {
 	}
 }
 
+// toPort matches packets whose destination address, protocol and port are in a set.
+type toPort struct{ set string }
+
+func (c toPort) text(f family) string {
+	return f.String() + " daddr . meta l4proto . th dport @" + c.set
+}
+
+func (c toPort) exprs(f family) []expr.Any {
+	return append(loadDestination(f, true), &expr.Lookup{SourceRegister: regWords, SetName: c.set})
+}
+
+// loadDestination puts address (if byAddr), protocol and port of where the packet goes into registers.
+func loadDestination(f family, byAddr bool) []expr.Any {
+	var es []expr.Any
+	reg := uint32(regWords)
+	if byAddr {
+		es = append(es, loadAddr(f, true, reg))
+		reg += addrWords(f)
+	}
+	return append(es,
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg},
+		&expr.Payload{DestRegister: reg + 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2})
+}
+
+func addrWords(f family) uint32 {
+	if f == ip6 {
+		return 4
+	}
+	return 1
+}
+
 // dnat sends the packet where a map says by protocol and port, or by address, protocol and port; where it says
 // nothing the rule does not match.
 type dnat struct {
@@ -372,22 +403,10 @@ func (c dnat) text(f family) string {
 }
 
 func (c dnat) exprs(f family) []expr.Any {
-	var es []expr.Any
-	words := uint32(1)
-	if f == ip6 {
-		words = 4
-	}
-	reg := uint32(regWords)
-	if c.byAddr {
-		es = append(es, loadAddr(f, true, reg))
-		reg += words
-	}
-	es = append(es,
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg},
-		&expr.Payload{DestRegister: reg + 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-		&expr.Lookup{SourceRegister: regWords, DestRegister: regWords, IsDestRegSet: true, SetName: c.to})
-	return append(es, &expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f), RegAddrMin: regWords, RegAddrMax: 0,
-		RegProtoMin: regWords + words, Specified: true})
+	return append(loadDestination(f, c.byAddr),
+		&expr.Lookup{SourceRegister: regWords, DestRegister: regWords, IsDestRegSet: true, SetName: c.to},
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f), RegAddrMin: regWords, RegAddrMax: 0,
+			RegProtoMin: regWords + addrWords(f), Specified: true})
 }
 
 // masquerade hides the source behind the address of the link the packet leaves by.

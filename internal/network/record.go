@@ -1,6 +1,7 @@
 package network
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -136,6 +137,12 @@ func readRecord(path, id string) (*record, error) {
 	return r, err
 }
 
+// The options that stand for --ipv4 and --ipv6 where those are not given.
+const (
+	optionIPv4 = "com.docker.network.enable_ipv4"
+	optionIPv6 = "com.docker.network.enable_ipv6"
+)
+
 func isID(s string) bool {
 	for _, c := range []byte(s) {
 		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
@@ -153,12 +160,42 @@ type bridgeOptions struct {
 	mtu        int    // 0: the daemon's
 	hostIP     string // "": the daemon's
 	prefix     string // of the interfaces inside
+	modes      map[family]gatewayMode
+	inhibit4   bool     // somebody else gives the bridge its IPv4 address
+	trusted    []string // links of the host from which published ports are reached at the containers' own addresses
+}
+
+func (o bridgeOptions) mode(f family) gatewayMode {
+	if m := o.modes[f]; m != "" {
+		return m
+	}
+	return modeNAT
+}
+
+// gatewayMode is how packets get into a bridge network and out of it, for one IP version.
+type gatewayMode string
+
+const (
+	modeNAT         = gatewayMode("nat")             // hidden behind the host's address, reached through published ports
+	modeUnprotected = gatewayMode("nat-unprotected") // the same, and every port is reached at the container's own address
+	modeRouted      = gatewayMode("routed")          // with their own addresses, reached there on published ports
+	modeIsolated    = gatewayMode("isolated")        // the bridge has no address; internal networks only
+)
+
+func parseGatewayMode(value string) (gatewayMode, error) {
+	switch m := gatewayMode(value); m {
+	case "":
+		return modeNAT, nil
+	case modeNAT, modeUnprotected, modeRouted, modeIsolated:
+		return m, nil
+	}
+	return "", errors.New(`it is "nat", "nat-unprotected", "routed" or "isolated"`)
 }
 
 // parseBridgeOptions reads Docker's options of the bridge driver. One that we do not know is an error: it would not have
 // the effect its giver counts on.
 func parseBridgeOptions(options map[string]string) (bridgeOptions, error) {
-	o := bridgeOptions{icc: true, masquerade: true, prefix: "eth"}
+	o := bridgeOptions{icc: true, masquerade: true, prefix: "eth", modes: map[family]gatewayMode{}}
 	for _, key := range slices.Sorted(maps.Keys(options)) {
 		value := options[key]
 		var err error
@@ -183,10 +220,19 @@ func parseBridgeOptions(options map[string]string) (bridgeOptions, error) {
 			err = checkLinkName(value + "999")
 		case "com.docker.network.bridge.default_bridge":
 			_, err = strconv.ParseBool(value)
-		case "com.docker.network.bridge.gateway_mode_ipv4", "com.docker.network.bridge.gateway_mode_ipv6":
-			if value != "" && value != "nat" {
-				err = errors.New(`only "nat" is supported`)
+		case "com.docker.network.bridge.gateway_mode_ipv4":
+			o.modes[ip4], err = parseGatewayMode(value)
+		case "com.docker.network.bridge.gateway_mode_ipv6":
+			o.modes[ip6], err = parseGatewayMode(value)
+		case "com.docker.network.bridge.inhibit_ipv4":
+			o.inhibit4, err = strconv.ParseBool(value)
+		case "com.docker.network.bridge.trusted_host_interfaces":
+			for _, l := range strings.Split(value, ":") {
+				err = cmp.Or(err, checkLinkName(l))
+				o.trusted = append(o.trusted, l)
 			}
+		case optionIPv4, optionIPv6:
+			_, err = strconv.ParseBool(value)
 		default:
 			return o, failf(errdefs.ErrInvalidArgument, "unknown option %q of a bridge network", key)
 		}

@@ -212,6 +212,10 @@ func (n *Networks) retainPort(h *holding, p PublishedPort, to4, to6 netip.Addr) 
 	if p.HostIP.Is6() {
 		to = to6
 	}
+	if proto != 0 && host.Addr().IsUnspecified() && host.Port() == 0 && to.IsValid() { // on a routed network
+		n.hold(h, heldPort{reservation: &reservation{proto: proto, host: host, fd: -1}, to: netip.AddrPortFrom(to, p.Container)})
+		return nil
+	}
 	if proto == 0 || !host.IsValid() || host.Port() == 0 || !to.IsValid() {
 		return fmt.Errorf("its published port %s/%s makes no sense", host, p.Proto)
 	}

@@ -2,6 +2,7 @@ package network
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -22,12 +23,16 @@ type policyNetwork struct {
 	internal   bool
 	masquerade bool
 	icc        bool
+	modes      map[family]gatewayMode // nothing is nat
+	trusted    []string               // links of the host
 }
 
 type policyPort struct {
 	host  netip.AddrPort // an unspecified address means every one
 	proto protocol
 	to    netip.AddrPort
+	// direct says that the port is also, and where the host's is 0 only, reached at the container's own address.
+	direct bool
 }
 
 // compile makes the rules of the whole daemon. It is a pure function: equal policies give equal documents, and the
@@ -70,6 +75,9 @@ func (p policy) compile(f family) table {
 	hidden := set{name: "hidden", key: types(f.addrType()), interval: true}
 	published := set{name: "published", key: types(proto, port), data: types(f.addrType(), port)}
 	publishedAt := set{name: "published_at", key: types(f.addrType(), proto, port), data: types(f.addrType(), port)}
+	routed, open := set{name: "routed", key: types(name)}, set{name: "open", key: types(name)}
+	trusted := set{name: "trusted", key: types(name, name)}
+	direct := set{name: "direct", key: types(f.addrType(), proto, port)}
 
 	for _, n := range p.networks {
 		links.elements = append(links.elements, element{key: []any{n.link}})
@@ -79,12 +87,21 @@ func (p policy) compile(f family) table {
 		if n.internal {
 			internal.elements = append(internal.elements, element{key: []any{n.link}})
 		}
+		switch n.modes[f] {
+		case modeRouted:
+			routed.elements = append(routed.elements, element{key: []any{n.link}})
+		case modeUnprotected:
+			open.elements = append(open.elements, element{key: []any{n.link}})
+		}
+		for _, l := range n.trusted {
+			trusted.elements = append(trusted.elements, element{key: []any{l, n.link}})
+		}
 		for _, s := range n.subnets {
 			if familyOf(s.Addr()) != f {
 				continue
 			}
 			subnets.elements = append(subnets.elements, element{key: []any{s}})
-			if n.masquerade && !n.internal {
+			if n.masquerade && !n.internal && n.modes[f] != modeRouted {
 				hidden.elements = append(hidden.elements, element{key: []any{s}})
 			}
 		}
@@ -94,6 +111,12 @@ func (p policy) compile(f family) table {
 			continue
 		}
 		to := []any{q.to.Addr(), q.to.Port()}
+		if q.direct {
+			direct.elements = append(direct.elements, element{key: []any{q.to.Addr(), q.proto, q.to.Port()}})
+		}
+		if q.host.Port() == 0 {
+			continue
+		}
 		if q.host.Addr().IsUnspecified() {
 			published.elements = append(published.elements, element{key: []any{q.proto, q.host.Port()}, data: to})
 		} else {
@@ -101,6 +124,9 @@ func (p policy) compile(f family) table {
 		}
 	}
 	sets := []set{links, same, internal, subnets, hidden, published, publishedAt}
+	if p.reachesInside(f) { // most hosts have no such network
+		sets = append(sets, routed, trusted, open, direct)
+	}
 	if len(p.closed[f]) > 0 {
 		closed := set{name: "closed", key: types(name)}
 		for _, l := range p.closed[f] {
@@ -108,10 +134,18 @@ func (p policy) compile(f family) table {
 		}
 		sets = append(sets, closed)
 	}
-	for _, s := range sets {
-		sortElements(s.elements)
+	for i := range sets {
+		sortElements(sets[i].elements)
+		sets[i].elements = slices.CompactFunc(sets[i].elements, func(a, b element) bool { return a.raw == b.raw })
 	}
 	return table{family: f, name: p.table, sets: sets, chains: p.chains(f)}
+}
+
+// reachesInside reports whether there are networks whose containers are reached at their own addresses.
+func (p policy) reachesInside(f family) bool {
+	return slices.ContainsFunc(p.networks, func(n policyNetwork) bool {
+		return n.modes[f] == modeRouted || n.modes[f] == modeUnprotected || len(n.trusted) > 0
+	})
 }
 
 func (p policy) chains(f family) []chain {
@@ -126,9 +160,16 @@ func (p policy) chains(f family) []chain {
 		when(link{dir: in, set: "internal"}, drop()).because("internal networks stay inside"),
 		when(link{dir: out, set: "internal"}, drop()),
 		when(translated{}, accept()).because("published ports"),
-		when(link{dir: out, set: "links"}, drop()).because("nothing else reaches a container, networks are apart"),
-		when(accept()),
 	}}
+	if p.reachesInside(f) {
+		ours.rules = append(ours.rules,
+			when(link{dir: out, set: "routed"}, toPort{"direct"}, accept()).because("routed networks: ports at the container's own address"),
+			when(linkPair{"trusted"}, toPort{"direct"}, accept()).because("trusted links of the host: the same"),
+			when(link{dir: out, set: "open"}, accept()).because("unprotected networks"))
+	}
+	ours.rules = append(ours.rules,
+		when(link{dir: out, set: "links"}, drop()).because("nothing else reaches a container, networks are apart"),
+		when(accept()))
 	forward := chain{name: "forward", hook: hookForward(), rules: []rule{
 		when(link{dir: in, set: "links"}, jump("ours")),
 		when(link{dir: out, set: "links"}, jump("ours")),

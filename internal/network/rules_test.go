@@ -70,6 +70,20 @@ func policies() map[string]policy {
 			port(unix.IPPROTO_TCP, "0.0.0.0:9001", "172.17.0.2:9001"),
 			port(unix.IPPROTO_TCP, "0.0.0.0:9002", "172.17.0.2:9002"),
 		}}),
+		"gateway-modes": table(policy{networks: []policyNetwork{standard,
+			{link: "br-routed", subnets: prefixes("10.3.0.0/24", "fd00:3::/64"), masquerade: true, icc: true,
+				modes: map[family]gatewayMode{ip4: modeRouted, ip6: modeRouted}},
+			{link: "br-open", subnets: prefixes("10.4.0.0/24", "fd00:4::/64"), masquerade: true, icc: true,
+				modes: map[family]gatewayMode{ip4: modeUnprotected}},
+			{link: "br-alone", subnets: prefixes("10.5.0.0/24"), masquerade: true, icc: true, internal: true,
+				modes: map[family]gatewayMode{ip4: modeIsolated}}},
+			ports: []policyPort{
+				{proto: unix.IPPROTO_TCP, host: netip.MustParseAddrPort("0.0.0.0:0"), to: netip.MustParseAddrPort("10.3.0.2:80"), direct: true},
+				{proto: unix.IPPROTO_TCP, host: netip.MustParseAddrPort("[::]:0"), to: netip.MustParseAddrPort("[fd00:3::2]:80"), direct: true},
+				port(unix.IPPROTO_TCP, "0.0.0.0:8080", "10.4.0.2:80")}}),
+		"trusted-links": table(policy{networks: []policyNetwork{with(func(n *policyNetwork) { n.trusted = []string{"eth1", "vpn0"} })},
+			ports: []policyPort{{proto: unix.IPPROTO_TCP, host: netip.MustParseAddrPort("0.0.0.0:8080"),
+				to: netip.MustParseAddrPort("172.17.0.2:80"), direct: true}}}),
 		"forwarding-was-off": table(policy{networks: []policyNetwork{standard}, closed: map[family][]string{ip4: {"eth0", "eth1"}}}),
 	}
 }
