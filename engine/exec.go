@@ -33,6 +33,7 @@ type Execs struct {
 type exec struct {
 	rec     ExecRecord
 	started bool
+	settled chan struct{} // closed when it runs, or will not: between that and its order the monitor does not know it
 	private bool          // of a health check: nobody asks for it once it has ended
 	over    chan struct{} // closed when it has ended
 }
@@ -63,7 +64,7 @@ func (x *Execs) Create(_ context.Context, ref string, cfg ExecConfig) (string, e
 	rand.Read(raw[:]) // never fails
 	id := hex.EncodeToString(raw[:])
 	x.mu.Lock()
-	x.byID[id] = &exec{rec: ExecRecord{ID: id, ContainerID: rec.ID, Config: cfg}, over: make(chan struct{})}
+	x.byID[id] = &exec{rec: ExecRecord{ID: id, ContainerID: rec.ID, Config: cfg}, settled: make(chan struct{}), over: make(chan struct{})}
 	x.mu.Unlock()
 	x.e.publish(rec, "exec_create: "+strings.Join(cfg.Argv, " "), map[string]string{"execID": id})
 	return id, nil
@@ -88,6 +89,7 @@ func (x *Execs) Start(ctx context.Context, id string, o ExecStartOptions, open O
 	ex.started = true
 	rec := ex.rec
 	x.mu.Unlock()
+	defer close(ex.settled)
 	err := x.start(ctx, rec, o, open)
 	if err != nil {
 		x.ended(id, startCode(err))
@@ -246,7 +248,7 @@ func (x *Execs) Inspect(ctx context.Context, id string) (ExecRecord, error) {
 	return ex.rec, nil
 }
 
-// Resize sets the size of its terminal.
+// Resize sets the size of its terminal. A client does so as soon as its stream is open, which is before the process runs.
 func (x *Execs) Resize(ctx context.Context, id string, rows, cols uint16) error {
 	x.mu.Lock()
 	ex := x.byID[id]
@@ -254,6 +256,16 @@ func (x *Execs) Resize(ctx context.Context, id string, rows, cols uint16) error 
 		x.mu.Unlock()
 		return noExec(id)
 	}
+	begun := ex.started
+	x.mu.Unlock()
+	if begun {
+		select {
+		case <-ex.settled:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	x.mu.Lock()
 	rec := ex.rec
 	x.mu.Unlock()
 	if !rec.Running {
@@ -283,7 +295,10 @@ func (x *Execs) List(containerID string) []string {
 func (x *Execs) exited(containerID, id string, code int) {
 	x.mu.Lock()
 	if x.byID[id] == nil { // an earlier daemon started it, and its client may come to ask us
-		x.byID[id] = &exec{rec: ExecRecord{ID: id, ContainerID: containerID, CanRemove: true}, started: true, over: make(chan struct{})}
+		ex := &exec{rec: ExecRecord{ID: id, ContainerID: containerID, CanRemove: true}, started: true,
+			settled: make(chan struct{}), over: make(chan struct{})}
+		close(ex.settled)
+		x.byID[id] = ex
 	}
 	x.mu.Unlock()
 	x.ended(id, code)

@@ -14,6 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// maxAttachBody is the longest body, in bytes, that a request for a stream may have.
+const maxAttachBody = 64 << 10
+
 // hijacker turns a request into a raw connection.
 type hijacker struct {
 	c   *call
@@ -28,6 +31,14 @@ func (c *call) hijack(tty bool) *hijacker { return &hijacker{c: c, tty: tty} }
 // else 200. The media type tells the client whether the output is framed.
 func (h *hijacker) open() (net.Conn, []byte, error) {
 	c := h.c
+	// Some clients (dockerode) repeat their options in a body. It is no part of the stream.
+	if n := c.r.ContentLength; n > maxAttachBody {
+		return nil, nil, invalid("a request for a stream has a body of %d bytes, which is too long", n)
+	} else if n > 0 {
+		if _, err := io.Copy(io.Discard, c.r.Body); err != nil {
+			return nil, nil, fmt.Errorf("read the request's body: %w", err)
+		}
+	}
 	conn, buffered, err := http.NewResponseController(c.w).Hijack()
 	if err != nil {
 		return nil, nil, fmt.Errorf("take over the connection: %w", err)

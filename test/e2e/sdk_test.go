@@ -1,0 +1,58 @@
+package e2e
+
+import (
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/berth-engine/berth/test/harness"
+)
+
+// dockerode is the release that is tried.
+const dockerode = "dockerode@4.0.9"
+
+// The libraries people write their tools with work unchanged. What they are asked is in testdata.
+func TestPythonSDK(t *testing.T) {
+	harness.Need(t)
+	harness.Tool(t, "/usr/bin/python3")
+	d := harness.Start(t)
+	runScript(t, d, exec.Command("/usr/bin/python3", "testdata/docker_py.py"))
+}
+
+func TestNodeSDK(t *testing.T) {
+	harness.Need(t)
+	harness.Tool(t, "node", "npm")
+	dir := t.TempDir()
+	install := exec.Command("npm", "install", "--prefix", dir, "--no-save", "--omit=optional", "--ignore-scripts", "--no-audit", "--no-fund",
+		"--loglevel=error", dockerode)
+	install.Env = append(os.Environ(), "npm_config_cache="+filepath.Join(dir, "cache"))
+	if out, err := install.CombinedOutput(); err != nil {
+		t.Fatalf("npm: %v\n%s", err, out)
+	}
+	script, err := os.ReadFile("testdata/dockerode.mjs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := filepath.Join(dir, "dockerode.mjs") // beside node_modules, where imports look
+	if err := os.WriteFile(at, script, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d := harness.Start(t)
+	runScript(t, d, exec.Command("node", at))
+}
+
+func runScript(t *testing.T, d *harness.Daemon, cmd *exec.Cmd) {
+	t.Helper()
+	bridge := netip.MustParsePrefix(d.Subnet)
+	apart := bridge.Addr().As4() // next to the bridge's own, which nobody else uses either
+	apart[2] ^= 1
+	subnet := netip.PrefixFrom(netip.AddrFrom4(apart), 24).Masked()
+	cmd.Env = append(d.Env(), "TEST_SUBNET="+subnet.String())
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.HasSuffix(string(out), "everything holds\n") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
