@@ -47,6 +47,9 @@ func start(c *cli, args []string) error {
 	if err := os.Remove(fifo); err != nil {
 		return fmt.Errorf("container %q is being started already: %w", id, err)
 	}
+	if err := ocirun.StartHooks(context.Background(), st); err != nil {
+		return errors.Join(err, end(st))
+	}
 	st.Held = false
 	if err := ocirun.WriteState(dir, st); err != nil {
 		return err
@@ -58,7 +61,11 @@ func start(c *cli, args []string) error {
 	if err := untilNoReader(fd); err != nil {
 		return err
 	}
-	return ocirun.ReadReport(filepath.Join(dir, reportFile), st)
+	if err := ocirun.ReadReport(filepath.Join(dir, reportFile), st); err != nil {
+		return err
+	}
+	c.warn(ocirun.Poststart(context.Background(), st))
+	return nil
 }
 
 func untilNoReader(fd int) error {
@@ -269,7 +276,7 @@ func remove(c *cli, args []string) error {
 	default:
 		return fmt.Errorf("cannot delete container %q that is not stopped: %s: %w", id, s, errdefs.ErrFailedPrecondition)
 	}
-	return destroy(st, dir)
+	return c.destroy(st, dir)
 }
 
 // end kills the container's first process and waits for its end, which is also the end of all others in its pid namespace.
@@ -305,7 +312,7 @@ func end(st *ocirun.State) error {
 }
 
 // destroy removes what is left of a container that has ended.
-func destroy(st *ocirun.State, dir string) error {
+func (c *cli) destroy(st *ocirun.State, dir string) error {
 	var errs []error
 	if st.CgroupPath != "" {
 		g, err := group(st)
@@ -314,7 +321,11 @@ func destroy(st *ocirun.State, dir string) error {
 		}
 		errs = append(errs, err)
 	}
-	return errors.Join(append(errs, os.RemoveAll(dir))...)
+	err := errors.Join(append(errs, os.RemoveAll(dir))...)
+	if err == nil {
+		c.warn(ocirun.Poststop(context.Background(), st))
+	}
+	return err
 }
 
 func list(c *cli, args []string) error {

@@ -45,7 +45,7 @@ func runContainer(c *cli, args []string) (err error) {
 	code, err := attend(p, n.consoleSocket == "")
 	if !keep {
 		if st, dir, loadErr := c.load(id); loadErr == nil {
-			err = errors.Join(err, destroy(st, dir))
+			err = errors.Join(err, c.destroy(st, dir))
 		}
 	}
 	if err != nil {

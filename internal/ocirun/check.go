@@ -39,10 +39,8 @@ func check(o *StartOptions) error {
 		return err
 	}
 	if s.Hooks != nil {
-		h := s.Hooks
-		//lint:ignore SA1019 the deprecated hooks are refused like the others
-		if len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer)+len(h.StartContainer)+len(h.Poststart)+len(h.Poststop) > 0 {
-			return missingFeature("hooks")
+		if err := checkHooks(s.Hooks); err != nil {
+			return err
 		}
 	}
 	if (o.HoldFile == nil) != (o.ReportFile == nil) || o.HoldFile != nil && !o.Hold {

@@ -26,6 +26,9 @@
 // step fails the thread and the child end, and nothing is left but a cgroup, which is removed, and mount points that were
 // made in the container's own files.
 //
+// With hooks that must run before pivot_root, it is the child that does that, once they have run; the targets are opened
+// below the root's own descriptor in any case, so what an image says leads nowhere else then either.
+//
 // # What holds between fork and execve
 //
 // The child is a copy of its parent and must show nothing of it. The parent is made not dumpable first, which the child

@@ -25,6 +25,8 @@ type ExecOptions struct {
 	Seccomp []byte // compiled filter; nil for none
 	// SeccompFlags are those of seccomp(2).
 	SeccompFlags uint32
+	// File is the program's file, in the container; "" for the process's first argument.
+	File string
 	// The rest is as in StartOptions.
 	Stdin, Stdout, Stderr *os.File
 	Terminal              bool
@@ -49,7 +51,8 @@ func Exec(ctx context.Context, o ExecOptions) (*Process, error) {
 	}
 	j := &joining{o: &o, pidfd: pidfd}
 	j.exec = execution{process: o.Process, filter: o.Seccomp, filterFlags: uint(o.SeccompFlags), preserve: o.PreserveFiles,
-		keepKeyring: o.NoNewKeyring, stdio: [3]*os.File{o.Stdin, o.Stdout, o.Stderr}, shield: exposed(), sibling: true}
+		keepKeyring: o.NoNewKeyring, stdio: [3]*os.File{o.Stdin, o.Stdout, o.Stderr}, shield: exposed(), sibling: true,
+		file: o.File}
 	defer j.close()
 	if err := linux.SetDumpable(false); err != nil {
 		return nil, err

@@ -13,7 +13,7 @@ func Features(version string) *features.Features {
 	*yes = true
 	f := &features.Features{
 		OCIVersionMin: "1.0.0", OCIVersionMax: specs.Version,
-		Hooks: []string{},
+		Hooks: []string{"prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"},
 		Linux: &features.Linux{
 			Capabilities:    capNames[:],
 			Cgroup:          &features.Cgroup{V1: yes, V2: yes, Systemd: no, SystemdUser: no},

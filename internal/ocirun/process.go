@@ -22,6 +22,7 @@ import (
 // that is executed in it.
 type execution struct {
 	process     *specs.Process
+	file        string // what is executed, where that is not the process's first argument
 	filter      []byte // compiled seccomp filter
 	filterFlags uint
 	stdio       [3]*os.File
@@ -73,6 +74,12 @@ func (e *execution) join(p *linux.Program) {
 	if !e.moved {
 		e.joinGroup(p)
 	}
+	e.enterNamespaces(p)
+	e.stdioOps(p)
+}
+
+// enterNamespaces adds the namespaces that are the child's to enter.
+func (e *execution) enterNamespaces(p *linux.Program) {
 	if e.newCgroupNS {
 		p.Step("make a cgroup namespace")
 		p.Call(unix.SYS_UNSHARE, linux.N(unix.CLONE_NEWCGROUP))
@@ -89,7 +96,6 @@ func (e *execution) join(p *linux.Program) {
 		p.Step("join the pid namespace")
 		p.Call(unix.SYS_SETNS, linux.FD(e.pidNS), linux.N(unix.CLONE_NEWPID))
 	}
-	e.stdioOps(p)
 }
 
 func (e *execution) session(p *linux.Program) {
@@ -546,6 +552,9 @@ func (e *execution) loadFilter(p *linux.Program) {
 // one that may not be executed there is passed over, as Docker's runtime does.
 func (e *execution) execute(p *linux.Program) error {
 	name := e.process.Args[0]
+	if e.file != "" {
+		name = e.file
+	}
 	files := []string{name}
 	if !strings.ContainsRune(name, '/') {
 		e.searched, files = true, e.candidates()

@@ -18,6 +18,9 @@ func (s *setup) program() error {
 	for i := range s.mounts {
 		s.lateMount(p, &s.mounts[i])
 	}
+	if err := s.pivotInChild(p); err != nil {
+		return err
+	}
 	s.lateMasks(p)
 	if err := personality(p, s.lin.Personality); err != nil {
 		return err
@@ -33,6 +36,44 @@ func (s *setup) program() error {
 		}
 	}
 	return s.exec.become(p)
+}
+
+// pivotInChild adds pivot for a child that hooks look at first.
+func (s *setup) pivotInChild(p *linux.Program) error {
+	if !s.latePivot {
+		return nil
+	}
+	r, w, err := linux.Pipe()
+	if err != nil {
+		return err
+	}
+	s.gate, s.gateWriter = s.keep(r), w
+	p.Step("wait for the hooks")
+	p.Notify()
+	p.Call(unix.SYS_CLOSE, linux.FD(w)) // or this end would keep it from hearing of the parent's end
+	p.Call(unix.SYS_READ, linux.FD(r), linux.Bytes(make([]byte, 1)), linux.N(1)).NeedsData()
+	p.Step("enter the root file system")
+	p.Call(unix.SYS_FCHDIR, linux.FD(s.rootfs))
+	if s.o.NoPivot {
+		p.Call(unix.SYS_CHROOT, linux.Str("."))
+	} else {
+		p.Step("pivot_root")
+		p.Call(unix.SYS_PIVOT_ROOT, linux.Str("."), linux.Str("."))
+		p.Step("leave the host's mounts")
+		p.Call(unix.SYS_UMOUNT2, linux.Str("."), linux.N(unix.MNT_DETACH))
+	}
+	p.Call(unix.SYS_CHDIR, linux.Str("/"))
+	if word := s.lin.RootfsPropagation; word != "" {
+		p.Step("propagation of the root file system")
+		prop, _ := parsePropagation(word)
+		flags := uintptr(unix.AT_EMPTY_PATH)
+		if prop.recursive {
+			flags |= unix.AT_RECURSIVE
+		}
+		a := &unix.MountAttr{Propagation: prop.flag}
+		p.Call(unix.SYS_MOUNT_SETATTR, linux.FD(s.rootfs), linux.Str(""), linux.N(flags), linux.Ptr(a), linux.N(unsafe.Sizeof(*a)))
+	}
+	return nil
 }
 
 func (s *setup) fork() (err error) {

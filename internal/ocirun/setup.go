@@ -29,6 +29,9 @@ type setup struct {
 	ptsMount *os.File // the container's devpts
 	proc     bool     // the container has a /proc of its own
 
+	latePivot  bool // the child leaves the host's mounts behind, when hooks have seen them
+	gate       *os.File
+	gateWriter *os.File
 	prog       linux.Program
 	master     *os.File
 	holdWriter *os.File
@@ -45,7 +48,7 @@ func (s *setup) close() {
 	for _, f := range append(s.files, s.exec.files...) {
 		_ = f.Close()
 	}
-	for _, f := range []*os.File{s.master, s.holdWriter} {
+	for _, f := range []*os.File{s.master, s.holdWriter, s.gateWriter} {
 		if f != nil {
 			_ = f.Close()
 		}
@@ -137,12 +140,16 @@ func verifyProc(f *os.File) error {
 	return nil
 }
 
+func (s *setup) rootPath() string {
+	if dir := s.spec.Root.Path; path.IsAbs(dir) {
+		return dir
+	}
+	return path.Join(s.o.Bundle, s.spec.Root.Path)
+}
+
 // cloneRoot copies the mount at the spec's root path.
 func (s *setup) cloneRoot() (*os.File, error) {
-	dir := s.spec.Root.Path
-	if !path.IsAbs(dir) {
-		dir = path.Join(s.o.Bundle, dir)
-	}
+	dir := s.rootPath()
 	f, err := linux.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.AT_RECURSIVE)
 	if err != nil {
 		return nil, fmt.Errorf("root file system: %w", err)
@@ -168,13 +175,21 @@ func (s *setup) pivot() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make the mounts private: %w", err)
 	}
-	at, err := os.OpenFile("/", unix.O_PATH|unix.O_DIRECTORY, 0)
+	place := "/"
+	if s.latePivot && s.o.Rootfs == nil { // where hooks look for it
+		place = s.rootPath()
+	}
+	at, err := os.OpenFile(place, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return err
 	}
 	defer at.Close()
 	if err := linux.MoveMount(s.rootfs, at); err != nil {
 		return fmt.Errorf("put the root file system in place: %w", err)
+	}
+	if s.latePivot {
+		s.root = confine.FromFile(s.rootfs)
+		return nil
 	}
 	if err := unix.Fchdir(int(s.rootfs.Fd())); err != nil {
 		return fmt.Errorf("enter the root file system: %w", err)
@@ -248,7 +263,7 @@ func (s *setup) makeCwd() {
 
 // finishRoot applies what holds for the root mount itself.
 func (s *setup) finishRoot() error {
-	if p := s.lin.RootfsPropagation; p != "" {
+	if p := s.lin.RootfsPropagation; p != "" && !s.latePivot {
 		word, _ := parsePropagation(p)
 		if err := linux.MountSetattr(s.rootfs, &unix.MountAttr{Propagation: word.flag}, word.recursive); err != nil {
 			return fmt.Errorf("propagation %q of the root file system: %w", p, err)

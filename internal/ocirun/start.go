@@ -69,14 +69,33 @@ type Process struct {
 	child *linux.Child
 	hold  *os.File
 	exec  *execution
+	hooks *State // of those to run when it is released; nil for none
 }
 
 // Release lets a held process go on into its program, and returns when it has, or with the *ExecError. It is called at most
-// once, and not when StartOptions.HoldFile was given.
+// once, and not when StartOptions.HoldFile was given. The hooks of a start are run before and after; when one that is run
+// before fails the process ends.
 func (p *Process) Release() error {
 	if p.hold == nil {
 		return fmt.Errorf("process %d is not held: %w", p.Pid, errdefs.ErrFailedPrecondition)
 	}
+	if p.hooks != nil {
+		if err := StartHooks(context.Background(), p.hooks); err != nil {
+			err = errors.Join(err, p.hold.Close())
+			p.hold = nil
+			return err
+		}
+	}
+	if err := p.letGo(); err != nil {
+		return err
+	}
+	if p.hooks != nil {
+		p.Warnings = append(p.Warnings, Poststart(context.Background(), p.hooks)...)
+	}
+	return nil
+}
+
+func (p *Process) letGo() error {
 	_, err := p.hold.Write([]byte{0})
 	err = errors.Join(err, p.hold.Close())
 	p.hold = nil
@@ -106,7 +125,10 @@ func Start(ctx context.Context, o StartOptions) (_ *Process, err error) {
 	if err := check(&o); err != nil {
 		return nil, err
 	}
-	s := &setup{o: &o, spec: o.Spec, lin: o.Spec.Linux}
+	hooks := hooksOf(o.Spec)
+	s := &setup{o: &o, spec: o.Spec, lin: o.Spec.Linux, latePivot: hooksBeforePivot(hooks)}
+	through := !o.Hold && len(hooks.StartContainer)+len(hooks.Poststart) > 0
+	o.Hold = o.Hold || through
 	if s.lin == nil {
 		s.lin = &specs.Linux{}
 	}
@@ -143,7 +165,20 @@ func Start(ctx context.Context, o StartOptions) (_ *Process, err error) {
 	if err := linux.OnThread(func() error { return s.run(ctx) }); err != nil {
 		return nil, err
 	}
-	return s.finish()
+	p, err := s.finish(ctx)
+	if err != nil || !through {
+		return p, err
+	}
+	o.Hold = false
+	if err := p.Release(); err != nil {
+		return nil, errors.Join(err, p.discard())
+	}
+	if o.StateDir != "" {
+		if err := WriteState(o.StateDir, NewState(&o, p)); err != nil {
+			return nil, errors.Join(err, p.discard())
+		}
+	}
+	return p, nil
 }
 
 // makeCgroup makes the group the spec asks for.
@@ -162,11 +197,22 @@ func (s *setup) makeCgroup() (undo func() error, err error) {
 }
 
 // finish waits for the child to be what it shall be.
-func (s *setup) finish() (*Process, error) {
+func (s *setup) finish(ctx context.Context) (*Process, error) {
 	p := &Process{Pid: s.child.Pid, Pidfd: s.child.Pidfd, Master: s.master, Cgroup: s.o.Cgroup, StartedAt: time.Now(),
 		child: s.child, hold: s.holdWriter, exec: &s.exec}
 	s.master, s.holdWriter = nil, nil
 	var err error
+	if s.latePivot {
+		if err = s.exec.explain(s.child.WaitMark()); err == nil {
+			err = s.createHooks(ctx, p)
+		}
+		if err == nil {
+			_, err = s.gateWriter.Write([]byte{0})
+		}
+		if err != nil {
+			return nil, errors.Join(err, p.discard())
+		}
+	}
 	if s.o.Hold {
 		err = s.exec.explain(s.child.WaitMark())
 	} else {
@@ -178,6 +224,9 @@ func (s *setup) finish() (*Process, error) {
 		}
 	}
 	p.Warnings = s.exec.warnings
+	if err == nil && s.o.Hold && s.spec.Hooks != nil {
+		p.hooks = NewState(s.o, p)
+	}
 	if err != nil {
 		return nil, errors.Join(err, p.discard())
 	}

@@ -32,7 +32,11 @@ type State struct {
 	ExecFrom    int               `json:"execFrom,omitempty"` // of ReadReport
 	CgroupPath  string            `json:"cgroupPath,omitempty"`
 	Annotations map[string]string `json:"annotations,omitempty"`
-	Owner       int               `json:"owner"` // user who made it
+	// What hooks to come need: the last two those in the container.
+	Hooks   *specs.Hooks        `json:"hooks,omitempty"`
+	Process *specs.Process      `json:"process,omitempty"`
+	Seccomp *specs.LinuxSeccomp `json:"seccomp,omitempty"`
+	Owner   int                 `json:"owner"` // user who made it
 }
 
 const stateFile = "state.json"
@@ -51,6 +55,7 @@ func NewState(o *StartOptions, p *Process) *State {
 	if p.Cgroup != nil {
 		st.CgroupPath = p.Cgroup.Path()
 	}
+	st.keepHooks(o.Spec)
 	return st
 }
 

@@ -1,0 +1,174 @@
+package ocirun
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/berth-engine/berth/internal/linux"
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+func hook(script string, args ...string) specs.Hook {
+	return specs.Hook{Path: "/bin/sh", Args: append([]string{"sh", "-c", script}, args...), Env: []string{"PATH=/usr/bin:/bin", "MARK=yes"}}
+}
+
+// Every hook runs when and where the specification says, with the state on its stdin.
+func TestHooks(t *testing.T) {
+	noLeaks(t)
+	for _, held := range []bool{false, true} {
+		t.Run(fmt.Sprint("held=", held), func(t *testing.T) {
+			dir := t.TempDir()
+			log := filepath.Join(dir, "log")
+			note := func(kind string) specs.Hook {
+				return hook(fmt.Sprintf(`read -r s; pid=$(echo "$s" | sed 's/.*"pid":\([0-9]*\).*/\1/')
+					echo "%s $MARK net=$(readlink /proc/self/ns/net) its=$(readlink /proc/$pid/ns/net) pid=$(readlink /proc/self/ns/pid) root=$(ls -d %s/rootmark) inside=$(ls /proc/$pid/root/rootmark) $s" >> %s`,
+					kind, "ROOT", log))
+			}
+			rootfs := newRootfs(t)
+			write(t, rootfs+"/rootmark", "")
+			fix := func(h specs.Hook) specs.Hook {
+				h.Args[2] = strings.ReplaceAll(h.Args[2], "ROOT", rootfs)
+				return h
+			}
+			o := StartOptions{ID: "hooked", Bundle: dir, Hold: held, Spec: newSpec(rootfs, "sh", "-c", "cat /tmp/log; echo process")}
+			o.Spec.Annotations = map[string]string{"a": "b"}
+			o.Spec.Hooks = &specs.Hooks{
+				//lint:ignore SA1019 deprecated, and still to be run
+				Prestart:        []specs.Hook{fix(note("prestart"))},
+				CreateRuntime:   []specs.Hook{fix(note("createRuntime"))},
+				CreateContainer: []specs.Hook{fix(note("createContainer"))},
+				StartContainer:  []specs.Hook{hook(`read -r s; echo "startContainer $MARK $(id -u) $$ $(readlink /proc/self/ns/net) $s" >> /tmp/log`)},
+				Poststart:       []specs.Hook{hook("exit 3"), fix(note("poststart"))},
+				Poststop:        []specs.Hook{fix(note("poststop"))},
+			}
+			r, w, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			o.Stdout, o.Stderr = w, w
+			o.StateDir = dir
+			p, err := Start(context.Background(), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer p.Close()
+			_ = w.Close()
+			if held {
+				if text, _ := os.ReadFile(log); strings.Contains(string(text), "poststart") {
+					t.Error("poststart before the start")
+				}
+				if err := p.Release(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if len(p.Warnings) != 1 || !strings.Contains(p.Warnings[0], "poststart hook 0") || !strings.Contains(p.Warnings[0], "exited with 3") {
+				t.Error(p.Warnings)
+			}
+			if _, err := linux.WaitPidfd(p.Pidfd); err != nil {
+				t.Fatal(err)
+			}
+			st, err := ReadState(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if warnings := Poststop(context.Background(), st); len(warnings) > 0 {
+				t.Error(warnings)
+			}
+			buf := make([]byte, 4096)
+			n, _ := r.Read(buf)
+			has(t, string(buf[:n]), "startContainer yes 0 ", `"status":"created"`, "process\n")
+			text, _ := os.ReadFile(log)
+			lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+			host, _ := os.Readlink("/proc/self/ns/net")
+			hostPid, _ := os.Readlink("/proc/self/ns/pid")
+			for i, want := range []struct{ kind, status string }{{"prestart", "creating"}, {"createRuntime", "creating"},
+				{"createContainer", "creating"}, {"poststart", "running"}, {"poststop", "stopped"}} {
+				if i >= len(lines) {
+					t.Fatalf("%d lines in %s", len(lines), text)
+				}
+				line := lines[i]
+				has(t, line, want.kind+" yes ")
+				var state specs.State
+				if err := json.Unmarshal([]byte(line[strings.IndexByte(line, '{'):]), &state); err != nil {
+					t.Fatal(line, err)
+				}
+				if string(state.Status) != want.status || state.ID != "hooked" || state.Bundle != dir || state.Annotations["a"] != "b" {
+					t.Error(want, line)
+				}
+				onHost := strings.Contains(line, "net="+host) && strings.Contains(line, "pid="+hostPid)
+				if onHost != (want.kind != "createContainer") {
+					t.Error("in the wrong namespaces:", line)
+				}
+				// Before pivot_root the host's files are seen, the root among them, also from the container's mount namespace.
+				if strings.Contains(line, "root="+rootfs) != true {
+					t.Error("the root is not where it was:", line)
+				}
+				if want.status == "creating" && strings.Contains(line, "inside=/") {
+					t.Error("after pivot_root:", line)
+				}
+				if want.kind == "prestart" && (strings.Contains(line, "its="+host) || !strings.Contains(line, "its=net:")) {
+					t.Error("the process is not in its namespaces:", line)
+				}
+			}
+			if len(lines) != 5 {
+				t.Error(string(text))
+			}
+		})
+	}
+}
+
+// A hook that changes the root before pivot_root changes the container's: the way devices are brought in by such hooks.
+func TestCreateContainerHookMounts(t *testing.T) {
+	noLeaks(t)
+	out := sh(t, "cat /tmp/f; cat /proc/self/mountinfo", func(o *StartOptions) {
+		root := o.Spec.Root.Path
+		o.Spec.Root.Readonly = true
+		o.Spec.Linux.RootfsPropagation = "shared"
+		o.Spec.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{hook("mount -t tmpfs none " + root + "/tmp && echo from the hook > " + root + "/tmp/f")}}
+	})
+	has(t, out, "from the hook", " / ro,relatime shared:")
+}
+
+func TestHookFailures(t *testing.T) {
+	noLeaks(t)
+	one := 1
+	for kind, set := range map[string]func(*specs.Hooks, specs.Hook){
+		//lint:ignore SA1019 deprecated, and still to be run
+		"prestart":        func(h *specs.Hooks, k specs.Hook) { h.Prestart = []specs.Hook{k} },
+		"createRuntime":   func(h *specs.Hooks, k specs.Hook) { h.CreateRuntime = []specs.Hook{k} },
+		"createContainer": func(h *specs.Hooks, k specs.Hook) { h.CreateContainer = []specs.Hook{k} },
+		"startContainer":  func(h *specs.Hooks, k specs.Hook) { h.StartContainer = []specs.Hook{k} },
+	} {
+		for name, c := range map[string]struct {
+			hook specs.Hook
+			want string
+		}{
+			"fails":   {hook("echo it is broken >&2; exit 9"), "exited with 9: it is broken"},
+			"slow":    {func() specs.Hook { h := hook("sleep 1000"); h.Timeout = &one; return h }(), "did not end within 1 s"},
+			"missing": {specs.Hook{Path: "/nowhere"}, "no such file"},
+		} {
+			o := StartOptions{Spec: newSpec(newRootfs(t), "true")}
+			o.Spec.Hooks = &specs.Hooks{}
+			set(o.Spec.Hooks, c.hook)
+			_, _, _, err := tryRun(t, o)
+			if err == nil || !strings.Contains(err.Error(), kind+" hook 0") || !strings.Contains(err.Error(), c.want) {
+				t.Error(kind, name, err)
+			}
+		}
+	}
+	zero := 0
+	for name, h := range map[string]specs.Hook{"relative": {Path: "true"}, "timeout": {Path: "/bin/true", Timeout: &zero}, "NUL": {Path: "/bin/true\x00"}} {
+		s := newSpec(t.TempDir(), "true")
+		s.Hooks = &specs.Hooks{Poststop: []specs.Hook{h}}
+		if err := Check(s); !errdefs.IsInvalidArgument(err) {
+			t.Error(name, err)
+		}
+	}
+}
