@@ -219,10 +219,10 @@ func (e *Engine) check(cfg *container.Config) ([]string, error) {
 	if len(cfg.Extra.StorageOpt) > 0 {
 		return bad("--storage-opt is not supported by this storage driver")
 	}
-	if len(cfg.Net.Links) > 0 || slices.ContainsFunc(cfg.Net.Endpoints, func(ep container.Endpoint) bool { return len(ep.Links) > 0 }) {
-		return bad("links are not supported: containers on a network of your own find each other by name")
-	}
 	if err := e.nameNetworks(cfg); err != nil {
+		return nil, err
+	}
+	if err := e.resolveLinks(cfg); err != nil {
 		return nil, err
 	}
 	if h := cfg.Health; h != nil && len(h.Test) > 0 && !slices.Contains([]string{"NONE", "CMD", "CMD-SHELL"}, h.Test[0]) {

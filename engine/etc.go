@@ -21,7 +21,7 @@ const etcDir = "etc"
 
 // writeEtc writes the hosts, hostname and resolv.conf files of one start into the container's run directory. att is nil
 // for a container that has no network of its own: it gets the host's files, or those of the container it joins.
-func (e *Engine) writeEtc(rec container.Record, att *network.Attachment) (string, error) {
+func (e *Engine) writeEtc(rec container.Record, att *network.Attachment, links []linked) (string, error) {
 	cfg := rec.Config
 	if id, ok := strings.CutPrefix(cfg.Net.Mode, "container:"); ok {
 		return filepath.Join(e.runDir(id), etcDir), nil
@@ -40,6 +40,10 @@ func (e *Engine) writeEtc(rec container.Record, att *network.Attachment) (string
 	extra, err := e.extraHosts(cfg.Net.ExtraHosts, att)
 	if err != nil {
 		return "", err
+	}
+	extra = append(extra, hostNames(cfg.Net, att)...)
+	for _, l := range links {
+		extra = append(extra, l.hosts())
 	}
 	if hosts == nil {
 		hosts = network.RenderHosts(ownNames(cfg), ownAddrs(att), extra)
@@ -61,6 +65,20 @@ func (e *Engine) writeEtc(rec container.Record, att *network.Attachment) (string
 func (e *Engine) resolvConf(cfg container.Config) network.ResolvConf {
 	return network.ResolvConf{Nameservers: first(cfg.Net.DNS, e.opts.DNS), Search: first(cfg.Net.DNSSearch, e.opts.DNSSearch),
 		Options: first(cfg.Net.DNSOptions, e.opts.DNSOptions)}
+}
+
+// hostNames is host.docker.internal, unless the user says what that is.
+func hostNames(cfg container.Network, att *network.Attachment) []network.Host {
+	addr := hostGateway(att)
+	if cfg.Mode == "host" {
+		addr = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	}
+	if !addr.IsValid() || slices.ContainsFunc(cfg.ExtraHosts, func(s string) bool {
+		return strings.HasPrefix(s, dockerHost+":") || strings.HasPrefix(s, dockerHost+"=")
+	}) {
+		return nil
+	}
+	return []network.Host{{Addr: addr, Names: []string{dockerHost}}}
 }
 
 // ownNames are what a container is called in its hosts file.
@@ -94,7 +112,13 @@ func (e *Engine) updateEtc(rec container.Record, before, after *network.Attachme
 	gone := slices.DeleteFunc(slices.Clone(was), func(a netip.Addr) bool { return slices.Contains(is, a) })
 	come := slices.DeleteFunc(slices.Clone(is), func(a netip.Addr) bool { return slices.Contains(was, a) })
 	err := editFile(filepath.Join(dir, "hosts"), func(text []byte) []byte {
-		return network.EditHosts(text, ownNames(rec.Config), gone, come)
+		text = network.EditHosts(text, ownNames(rec.Config), gone, come)
+		if from, to := hostGateway(before), hostGateway(after); from != to {
+			for _, name := range gatewayNames(rec.Config.Net) {
+				text = network.EditHosts(text, []string{name}, valid(from), valid(to))
+			}
+		}
+		return text
 	})
 	if err == nil && (before == nil || len(before.Resolvers) == 0) && len(after.Resolvers) > 0 {
 		var resolv []byte
@@ -110,6 +134,28 @@ func (e *Engine) updateEtc(rec container.Record, before, after *network.Attachme
 	if err != nil {
 		e.log.Warn("update the container's files below /etc", "container", rec.ID, "error", err)
 	}
+}
+
+// gatewayNames are the names that stand for the host.
+func gatewayNames(cfg container.Network) []string {
+	names := []string{dockerHost}
+	for _, entry := range cfg.ExtraHosts {
+		name, ok := strings.CutSuffix(entry, ":host-gateway")
+		switch {
+		case ok && name != dockerHost:
+			names = append(names, name)
+		case !ok && strings.HasPrefix(entry, dockerHost+":"):
+			names = slices.DeleteFunc(names, func(s string) bool { return s == dockerHost })
+		}
+	}
+	return names
+}
+
+func valid(a netip.Addr) []netip.Addr {
+	if !a.IsValid() {
+		return nil
+	}
+	return []netip.Addr{a}
 }
 
 // editFile replaces the text of a file that a container may write to, without making a new one.

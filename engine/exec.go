@@ -198,6 +198,11 @@ func (x *Execs) process(ctx context.Context, rec container.Record, c *monitor.Cl
 	own := rec.Config
 	own.Process.Tty = cfg.Tty
 	own.Process.Env = mergeEnv(rec.Config.Process.Env, cfg.Env)
+	if links, err := x.e.links(rec); err == nil { // a linked container that has ended is no hindrance
+		for _, l := range links {
+			own.Process.Env = mergeEnv(l.env(rec.Name), own.Process.Env)
+		}
+	}
 	if cfg.WorkingDir == "" {
 		cfg.WorkingDir = rec.Config.Process.WorkingDir
 	}

@@ -52,7 +52,7 @@ func attachRequest(rec container.Record, dns []string) (network.AttachRequest, e
 
 func endpointRequest(ep container.Endpoint) (network.EndpointRequest, error) {
 	e := network.EndpointRequest{Network: networkName(ep.Network), Aliases: ep.Aliases, MAC: ep.MacAddress,
-		GwPriority: ep.GwPriority, DriverOpts: ep.DriverOpts, LinkLocal: make([]netip.Addr, len(ep.LinkLocal))}
+		GwPriority: ep.GwPriority, DriverOpts: ep.DriverOpts, Links: endpointLinks(ep), LinkLocal: make([]netip.Addr, len(ep.LinkLocal))}
 	type field struct {
 		text string
 		to   *netip.Addr
@@ -72,6 +72,20 @@ func endpointRequest(ep container.Endpoint) (network.EndpointRequest, error) {
 		*f.to = addr
 	}
 	return e, nil
+}
+
+// endpointLinks are the names that only this container knows, and for whom they stand.
+func endpointLinks(ep container.Endpoint) map[string]string {
+	if len(ep.Links) == 0 {
+		return nil
+	}
+	links := map[string]string{}
+	for _, text := range ep.Links {
+		if target, alias, err := parseLink(text); err == nil {
+			links[alias] = target
+		}
+	}
+	return links
 }
 
 func networkName(mode string) string {
@@ -111,7 +125,7 @@ func attachedRecord(att *network.Attachment) ([]container.Attached, []container.
 	var eps []container.Attached
 	for _, ep := range att.Endpoints {
 		a := container.Attached{Network: ep.Network, NetworkID: ep.NetworkID, EndpointID: ep.EndpointID,
-			Interface: ep.Interface, MAC: ep.MAC, Aliases: ep.Aliases, GwPriority: ep.GwPriority}
+			Interface: ep.Interface, MAC: ep.MAC, Aliases: ep.Aliases, GwPriority: ep.GwPriority, Links: ep.Links}
 		for _, p := range ep.LinkLocal {
 			a.LinkLocal = append(a.LinkLocal, p.String())
 		}
@@ -142,7 +156,7 @@ func retained(rec container.Record) []network.EndpointState {
 	var out []network.EndpointState
 	for _, a := range rec.Endpoints {
 		ep := network.EndpointState{Network: a.Network, NetworkID: a.NetworkID, EndpointID: a.EndpointID,
-			Interface: a.Interface, MAC: a.MAC, Aliases: a.Aliases, GwPriority: a.GwPriority}
+			Interface: a.Interface, MAC: a.MAC, Aliases: a.Aliases, GwPriority: a.GwPriority, Links: a.Links}
 		for _, text := range a.LinkLocal {
 			if p, err := netip.ParsePrefix(text); err == nil {
 				ep.LinkLocal = append(ep.LinkLocal, p)
@@ -178,11 +192,12 @@ func (e *Engine) extraHosts(entries []string, att *network.Attachment) ([]networ
 			name, text = eq, rest
 		}
 		if text == "host-gateway" {
-			if att == nil || len(att.Endpoints) == 0 || !att.Endpoints[0].Gateway.IsValid() {
+			gw := hostGateway(att)
+			if !gw.IsValid() {
 				return nil, fmt.Errorf("unable to derive the IP value for host-gateway: the container has no gateway%w",
 					kind{errdefs.ErrInvalidArgument})
 			}
-			out = append(out, network.Host{Addr: att.Endpoints[0].Gateway, Names: []string{name}})
+			out = append(out, network.Host{Addr: gw, Names: []string{name}})
 			continue
 		}
 		addr, err := netip.ParseAddr(strings.Trim(text, "[]"))

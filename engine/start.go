@@ -157,7 +157,11 @@ func (e *Engine) launch(ctx context.Context, rec container.Record, attach []moni
 		return nil, fmt.Errorf("make the run directory of container %q: %w", rec.Name, err)
 	}
 	undo.add(func() { _ = os.RemoveAll(dir) })
-	if in.EtcFiles, err = e.writeEtc(rec, att); err != nil {
+	links, err := e.links(rec)
+	if err != nil {
+		return nil, err
+	}
+	if in.EtcFiles, err = e.writeEtc(rec, att, links); err != nil {
 		return nil, err
 	}
 	mounts, pinned, err := e.userMounts(ctx, rec)
@@ -186,6 +190,9 @@ func (e *Engine) launch(ctx context.Context, rec container.Record, attach []moni
 	spec, err := buildSpec(in, caps)
 	if err != nil {
 		return nil, err
+	}
+	for _, l := range links { // what the user set wins
+		spec.Process.Env = mergeEnv(l.env(rec.Name), spec.Process.Env)
 	}
 	spec.Process.ApparmorProfile = e.apparmorProfile(cfg.Security)
 	if in.Record.Config.Init || e.opts.Init {

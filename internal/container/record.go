@@ -97,6 +97,7 @@ type Attached struct {
 	Aliases    []string `json:"aliases,omitempty"`
 	GwPriority int      `json:"gwPriority,omitempty"`
 	LinkLocal  []string `json:"linkLocal,omitempty"` // CIDR
+	Links      Map      `json:"links,omitempty"`     // alias → container
 }
 
 // Published is one port that is open on the host.

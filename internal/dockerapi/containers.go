@@ -116,7 +116,10 @@ func (s *Server) containerRename(c *call) error {
 
 func (s *Server) containerRemove(c *call) error {
 	if c.flag("link") {
-		return unsupported("links are not supported, so there is none to remove")
+		if err := s.engine.Unlink(c.name()); err != nil {
+			return err
+		}
+		return c.noContent()
 	}
 	if err := s.engine.Remove(c.lasting(), c.name(), engine.RemoveOptions{
 		Force: c.flag("force"), Volumes: c.flag("v"),

@@ -257,10 +257,6 @@ func (q *createRequest) checkUnsupported(c *container.Config) ([]string, error) 
 		return nil, kindf(errdefs.ErrNotFound, "error looking up volume plugin %s: plugin %q not found",
 			hc.VolumeDriver, hc.VolumeDriver)
 	}
-	if len(hc.Links) > 0 {
-		return nil, unsupported("links are not supported: put the containers on a network of their own, " +
-			"where they find each other by name")
-	}
 	if len(hc.StorageOpt) > 0 {
 		return nil, unsupported("--storage-opt is not supported: a container's layer has no size of its own")
 	}
@@ -628,6 +624,12 @@ func (q *createRequest) network(c *container.Config) ([]string, error) {
 		return nil, err
 	}
 	n.Ports = ports
+	if err := checkLinks(hc.Links); err != nil {
+		return nil, err
+	}
+	if n.Links = hc.Links; len(n.Links) > 0 && (mode.IsHost() || mode.IsNone() || mode.IsContainer()) {
+		return nil, invalid("conflicting options: host type networking can't be used with links. This would result in undefined behavior")
+	}
 	if mode.IsContainer() {
 		if err := q.checkSharedNetwork(mode); err != nil {
 			return nil, err
@@ -774,12 +776,12 @@ func (q *createRequest) endpoints(mode api.NetworkMode) ([]container.Endpoint, e
 }
 
 func endpointOf(name string, s *network.EndpointSettings) (container.Endpoint, error) {
-	e := container.Endpoint{Network: name, Aliases: s.Aliases, DriverOpts: s.DriverOpts, GwPriority: s.GwPriority}
+	if err := checkLinks(s.Links); err != nil {
+		return container.Endpoint{}, err
+	}
+	e := container.Endpoint{Network: name, Aliases: s.Aliases, Links: s.Links, DriverOpts: s.DriverOpts, GwPriority: s.GwPriority}
 	if len(s.MacAddress) > 0 {
 		e.MacAddress = net.HardwareAddr(s.MacAddress).String()
-	}
-	if len(s.Links) > 0 {
-		return e, unsupported("links are not supported: containers on one network find each other by name")
 	}
 	if ipam := s.IPAMConfig; ipam != nil {
 		if ipam.IPv4Address.IsValid() {
@@ -810,6 +812,16 @@ func endpointOf(name string, s *network.EndpointSettings) (container.Endpoint, e
 		}
 	}
 	return e, nil
+}
+
+// checkLinks accepts "container" and "container:alias".
+func checkLinks(links []string) error {
+	for _, l := range links {
+		if parts := strings.Split(l, ":"); len(parts) > 2 || parts[0] == "" || parts[len(parts)-1] == "" {
+			return invalid("bad format for links: %s", l)
+		}
+	}
+	return nil
 }
 
 // isLocal says whether a subpath stays inside what it is relative to.

@@ -75,6 +75,7 @@ func (s *Server) inspect(rec container.Record) *api.InspectResponse {
 		Config:          configOf(cfg),
 		NetworkSettings: networkSettingsOf(rec),
 	}
+	r.HostConfig.Links = s.engine.Links(rec)
 	if lc := &r.HostConfig.LogConfig; lc.Type == "" { // the daemon's default, of which there are two
 		lc.Type = "none"
 		if r.LogPath != "" {
@@ -407,7 +408,7 @@ func networkSettingsOf(rec container.Record) *api.NetworkSettings {
 
 func endpointAsked(rec container.Record, e *container.Endpoint) *network.EndpointSettings {
 	s := &network.EndpointSettings{
-		Aliases: e.Aliases, DriverOpts: e.DriverOpts, GwPriority: e.GwPriority, Links: nil,
+		Aliases: e.Aliases, DriverOpts: e.DriverOpts, GwPriority: e.GwPriority, Links: e.Links,
 	}
 	if e.Network != network.NetworkBridge {
 		s.DNSNames = append(append([]string{rec.Name}, e.Aliases...), rec.ID[:min(12, len(rec.ID))])

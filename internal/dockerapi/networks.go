@@ -14,7 +14,8 @@ func networkOf(n network.Network) api.Network {
 		Name: n.Name, ID: n.ID, Created: n.Created, Scope: "local", Driver: n.Driver,
 		EnableIPv4: n.IPv4, EnableIPv6: n.IPv6, Internal: n.Internal, Attachable: n.Attachable,
 		Options: n.Options, Labels: n.Labels,
-		IPAM: api.IPAM{Driver: "default", Options: n.IPAMOptions, Config: []api.IPAMConfig{}},
+		ConfigOnly: n.ConfigOnly, ConfigFrom: api.ConfigReference{Network: n.ConfigFrom},
+		IPAM: api.IPAM{Driver: n.IPAMDriver, Options: n.IPAMOptions, Config: []api.IPAMConfig{}},
 	}
 	for _, s := range n.Subnets {
 		out.IPAM.Config = append(out.IPAM.Config, api.IPAMConfig{
@@ -115,17 +116,24 @@ func (s *Server) networkCreate(c *call) error {
 		return err
 	}
 	switch {
-	case q.ConfigOnly || q.ConfigFrom != nil && q.ConfigFrom.Network != "":
-		return unsupported("configuration-only networks are not supported")
 	case q.Ingress || q.Scope == "swarm":
 		return noCluster(s, c)
+	case q.Scope != "" && q.Scope != "local":
+		return invalid("invalid scope %q: Berth's networks have the scope \"local\"", q.Scope)
 	}
 	r := network.CreateRequest{
 		Name: q.Name, Driver: q.Driver, Internal: q.Internal, Attachable: q.Attachable,
 		IPv4: q.EnableIPv4, IPv6: q.EnableIPv6, Options: q.Options, Labels: q.Labels,
 	}
+	r.ConfigOnly = q.ConfigOnly
+	if q.ConfigFrom != nil {
+		r.ConfigFrom = q.ConfigFrom.Network
+	}
 	if ipam := q.IPAM; ipam != nil {
 		r.IPAMDriver, r.IPAMOptions = ipam.Driver, ipam.Options
+		if r.IPAMDriver == "default" && r.ConfigFrom != "" { // the command line always says so
+			r.IPAMDriver = ""
+		}
 		for _, cfg := range ipam.Config {
 			r.Subnets = append(r.Subnets, network.Subnet{
 				Prefix: cfg.Subnet, Range: cfg.IPRange, Gateway: cfg.Gateway, Aux: cfg.AuxAddress,

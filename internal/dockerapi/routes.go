@@ -37,7 +37,7 @@ func routes() []route {
 		{"POST", "/containers/{name}/update", 0, (*Server).containerUpdate},
 		{"POST", "/containers/{name}/attach", 0, (*Server).containerAttach},
 		{"GET", "/containers/{name}/attach/ws", 0, (*Server).containerAttachWS},
-		{"DELETE", "/containers/{name}", 0, (*Server).containerRemove},
+		{"DELETE", "/containers/{name...}", 0, (*Server).containerRemove},
 		{"GET", "/containers/{name}/checkpoints", 0, noCheckpoints},
 		{"POST", "/containers/{name}/checkpoints", 0, noCheckpoints},
 		{"DELETE", "/containers/{name}/checkpoints/{checkpoint}", 0, noCheckpoints},

@@ -183,6 +183,8 @@ func (n *Networks) newEndpoint(er EndpointRequest, r AttachRequest, used map[str
 		return nil, err
 	case nw.broken != nil:
 		return nil, failf(errdefs.ErrUnavailable, "network %q cannot be used: %w", nw.rec.Name, nw.broken)
+	case nw.rec.ConfigOnly:
+		return nil, failf(errdefs.ErrPermissionDenied, "network %q is a configuration-only network and has no containers", nw.rec.Name)
 	case nw.rec.Driver != driverBridge:
 		return nil, failf(errdefs.ErrInvalidArgument, "network %q cannot be combined with others", nw.rec.Name)
 	}
@@ -204,7 +206,8 @@ func (n *Networks) newEndpoint(er EndpointRequest, r AttachRequest, used map[str
 		return nil, failf(errdefs.ErrInvalidArgument, "invalid IP address %s: wrong version", cmpAddr(er.IPv4, er.IPv6))
 	}
 	e := &endpoint{network: nw, container: r.ContainerID, name: r.Name,
-		state: EndpointState{Network: nw.rec.Name, NetworkID: nw.rec.ID, Aliases: er.Aliases, GwPriority: er.GwPriority}}
+		state: EndpointState{Network: nw.rec.Name, NetworkID: nw.rec.ID, Aliases: er.Aliases, GwPriority: er.GwPriority,
+			Links: lowerKeys(er.Links)}}
 	e.identify()
 	if err := n.addressEndpoint(e, er); err != nil {
 		return nil, err
@@ -232,7 +235,8 @@ func (n *Networks) addressEndpoint(e *endpoint, er EndpointRequest) error {
 	nw, owner := e.network, "container "+e.name
 	var err error
 	var s Subnet
-	if nw.rec.IPv4 {
+	gives := nw.rec.IPAMDriver != ipamNull
+	if nw.rec.IPv4 && gives {
 		if e.state.IPv4, s, err = nw.addrs.take(false, er.IPv4, owner); err != nil {
 			return err
 		}
@@ -240,7 +244,7 @@ func (n *Networks) addressEndpoint(e *endpoint, er EndpointRequest) error {
 			e.state.Gateway = netip.Addr{}
 		}
 	}
-	if nw.rec.IPv6 {
+	if nw.rec.IPv6 && gives {
 		if e.state.IPv6, s, err = nw.addrs.take(true, er.IPv6, owner); err != nil {
 			nw.addrs.give(e.state.IPv4)
 			return err

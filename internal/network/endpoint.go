@@ -156,3 +156,15 @@ func (n *Networks) openRouted(h *holding, ports []wantedPort, gw4, gw6 *endpoint
 	}
 	return rest
 }
+
+// lowerKeys makes names comparable, as package dns asks for them.
+func lowerKeys(m map[string]string) map[string]string {
+	if len(m) == 0 {
+		return nil
+	}
+	lower := make(map[string]string, len(m))
+	for k, v := range m {
+		lower[strings.ToLower(k)] = strings.ToLower(v)
+	}
+	return lower
+}

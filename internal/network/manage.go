@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -105,6 +106,15 @@ func (n *Networks) Create(ctx context.Context, r CreateRequest) (CreateResult, e
 	if err != nil {
 		return CreateResult{}, err
 	}
+	if rec.ConfigOnly {
+		if err := n.save(&rec); err != nil {
+			return CreateResult{}, err
+		}
+		n.mu.Lock()
+		n.networks[rec.ID] = plainNetwork(rec)
+		n.mu.Unlock()
+		return CreateResult{ID: rec.ID}, nil
+	}
 	nw, err := n.newNetwork(rec)
 	if err != nil {
 		return CreateResult{}, err
@@ -175,8 +185,15 @@ func (n *Networks) newRecord(r CreateRequest) (record, error) {
 	default:
 		return record{}, failf(errdefs.ErrNotFound, "plugin %q not found: Berth's networks have the driver \"bridge\"", r.Driver)
 	}
-	if r.IPAMDriver != "" && r.IPAMDriver != "default" {
-		return record{}, failf(errdefs.ErrNotFound, "ipam driver %q not found: Berth has the driver \"default\"", r.IPAMDriver)
+	switch r.IPAMDriver {
+	case "", "default":
+		r.IPAMDriver = ""
+	case ipamNull:
+		if len(r.Subnets) > 0 {
+			return bad("the ipam driver %q gives no addresses and takes no subnet", ipamNull)
+		}
+	default:
+		return record{}, failf(errdefs.ErrNotFound, "ipam driver %q not found: Berth has the drivers \"default\" and \"null\"", r.IPAMDriver)
 	}
 	if len(r.IPAMOptions) > 0 {
 		return bad("the default ipam driver takes no options")
@@ -198,6 +215,14 @@ func (n *Networks) newRecord(r CreateRequest) (record, error) {
 		}
 	}
 	n.mu.Unlock()
+	if r.ConfigFrom != "" {
+		if err := n.takeConfig(&r); err != nil {
+			return record{}, err
+		}
+	}
+	if r.ConfigOnly {
+		return n.configRecord(r)
+	}
 	o, err := parseBridgeOptions(r.Options)
 	if err != nil {
 		return record{}, err
@@ -219,12 +244,64 @@ func (n *Networks) newRecord(r CreateRequest) (record, error) {
 	id := newID()
 	rec := record{ID: id, Name: r.Name, Driver: driverBridge, Created: time.Now().UTC(), Internal: r.Internal,
 		Attachable: r.Attachable, IPv4: r.IPv4 == nil || *r.IPv4, IPAMOptions: r.IPAMOptions, Options: r.Options,
-		Labels: r.Labels, Link: o.link, Configured: len(r.Subnets) > 0}
+		Labels: r.Labels, Link: o.link, Configured: len(r.Subnets) > 0, IPAMDriver: r.IPAMDriver, ConfigFrom: r.ConfigFrom}
 	if rec.Link == "" {
 		rec.Link = "br-" + id[:12]
 	}
 	if rec.Subnets, err = n.planSubnets(&rec, r); err != nil {
 		return record{}, err
+	}
+	return rec, nil
+}
+
+// takeConfig completes a request with the settings of a network made for that.
+func (n *Networks) takeConfig(r *CreateRequest) error {
+	if r.ConfigOnly {
+		return failf(errdefs.ErrInvalidArgument, "a configuration network cannot depend on another one")
+	}
+	if len(r.Subnets)+len(r.Options)+len(r.IPAMOptions) > 0 || r.IPAMDriver != "" || r.IPv4 != nil && !*r.IPv4 || r.IPv6 != nil && *r.IPv6 {
+		return failf(errdefs.ErrPermissionDenied, "user supplied configurations are not supported if the network depends on a "+
+			"configuration network")
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	from, err := n.lookup(r.ConfigFrom)
+	if err != nil {
+		return failf(errdefs.ErrNotFound, "configuration network %q does not exist", r.ConfigFrom)
+	}
+	if !from.rec.ConfigOnly {
+		return failf(errdefs.ErrPermissionDenied, "network %q is not a configuration network", r.ConfigFrom)
+	}
+	c := from.rec
+	labels := maps.Clone(c.Labels)
+	for k, v := range r.Labels {
+		if labels == nil {
+			labels = map[string]string{}
+		}
+		labels[k] = v
+	}
+	r.ConfigFrom, r.Subnets, r.Options, r.Labels = c.Name, slices.Clone(c.Subnets), maps.Clone(c.Options), labels
+	r.IPAMDriver, r.IPAMOptions, r.IPv4, r.IPv6 = c.IPAMDriver, maps.Clone(c.IPAMOptions), &c.IPv4, nil
+	if c.IPv6 {
+		r.IPv6 = &c.IPv6
+	}
+	return nil
+}
+
+// configRecord is settings for other networks; whether they fit each other is seen when one of those is made.
+func (n *Networks) configRecord(r CreateRequest) (record, error) {
+	rec := record{ID: newID(), Name: r.Name, Driver: driverNull, Created: time.Now().UTC(), IPv4: r.IPv4 == nil || *r.IPv4,
+		IPv6: r.IPv6 != nil && *r.IPv6, IPAMDriver: r.IPAMDriver, IPAMOptions: r.IPAMOptions, Options: r.Options, Labels: r.Labels,
+		Subnets: r.Subnets, ConfigOnly: true}
+	if len(r.Subnets) > 0 {
+		for _, s := range r.Subnets {
+			if !s.Prefix.IsValid() {
+				return record{}, failf(errdefs.ErrInvalidArgument, "every ip-range or gateway must have a corresponding subnet")
+			}
+		}
+		if _, err := completeSubnets(r.Subnets, true); err != nil {
+			return record{}, err
+		}
 	}
 	return rec, nil
 }
@@ -253,6 +330,9 @@ func (n *Networks) planSubnets(rec *record, r CreateRequest) ([]Subnet, error) {
 	}
 	if _, err := os.Stat("/proc/sys/net/ipv6"); rec.IPv6 && err != nil {
 		return nil, failf(errdefs.ErrNotImplemented, "the network cannot have IPv6: it is disabled in the kernel")
+	}
+	if r.IPAMDriver == ipamNull {
+		return nil, nil
 	}
 	subnets := slices.DeleteFunc(slices.Clone(r.Subnets), func(s Subnet) bool { return !s.Prefix.IsValid() })
 	_, local, err := n.hostPrefixes(nil)
@@ -288,6 +368,9 @@ func (n *Networks) checkOverlap(subnets []Subnet, local []netip.Prefix) error {
 	defer n.mu.Unlock()
 	for _, s := range subnets {
 		for _, nw := range n.networks {
+			if nw.rec.ConfigOnly {
+				continue
+			}
 			for _, other := range nw.rec.Subnets {
 				if other.Prefix.Overlaps(s.Prefix) {
 					return failf(errdefs.ErrPermissionDenied, "invalid pool request: Pool overlaps with other one on this address space: "+
@@ -313,6 +396,13 @@ func (n *Networks) Remove(ctx context.Context, nameOrID string) error {
 	nw, err := n.lookup(nameOrID)
 	if err == nil {
 		err = nw.removable()
+	}
+	if err == nil && nw.rec.ConfigOnly {
+		for _, other := range n.networks {
+			if other.rec.ConfigFrom == nw.rec.Name {
+				err = failf(errdefs.ErrPermissionDenied, "configuration network %q is in use by network %q", nw.rec.Name, other.rec.Name)
+			}
+		}
 	}
 	if err != nil {
 		n.mu.Unlock()
@@ -369,7 +459,7 @@ func (n *Networks) Prune(ctx context.Context, want func(Network) bool) ([]string
 	for _, v := range n.List() {
 		n.mu.Lock()
 		nw := n.networks[v.ID]
-		free := nw != nil && nw.removable() == nil
+		free := nw != nil && !nw.rec.ConfigOnly && nw.removable() == nil
 		n.mu.Unlock()
 		if !free || want != nil && !want(v) {
 			continue

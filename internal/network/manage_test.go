@@ -410,3 +410,67 @@ func TestCloseLeavesNothing(t *testing.T) {
 		t.Errorf("%+v, %v", v, err)
 	}
 }
+
+// TestConfigOnly: settings that stand for no network, and networks that have theirs from there.
+func TestConfigOnly(t *testing.T) {
+	n := room(t)
+	ctx := context.Background()
+	links := linkNames(t)
+	network1(t, n, CreateRequest{Name: "settings", ConfigOnly: true, Subnets: sub("10.213.170.0/24"), Labels: map[string]string{"a": "b"},
+		Options: map[string]string{"com.docker.network.driver.mtu": "1300"}})
+	if got := linkNames(t); len(got) != len(links) {
+		t.Errorf("settings made a link: %v", got)
+	}
+	_, err := n.Attach(ctx, AttachRequest{ContainerID: newID(), Endpoints: on("settings").Endpoints})
+	if !errors.Is(err, errdefs.ErrPermissionDenied) || !strings.Contains(err.Error(), "configuration-only") {
+		t.Errorf("attached to settings: %v", err)
+	}
+	v := network1(t, n, CreateRequest{Name: "real", ConfigFrom: "settings", Internal: true})
+	if v.Subnets[0].Prefix.String() != "10.213.170.0/24" || v.Options["com.docker.network.driver.mtu"] != "1300" || v.Labels["a"] != "b" ||
+		v.ConfigFrom != "settings" || v.Driver != "bridge" {
+		t.Errorf("%+v", v)
+	}
+	for _, c := range []struct {
+		r    CreateRequest
+		text string
+	}{
+		{CreateRequest{Name: "x", ConfigFrom: "nonexistent"}, `configuration network "nonexistent" does not exist`},
+		{CreateRequest{Name: "x", ConfigFrom: "real"}, "is not a configuration network"},
+		{CreateRequest{Name: "x", ConfigFrom: "settings", Subnets: sub("10.213.171.0/24")}, "user supplied configurations are not supported"},
+		{CreateRequest{Name: "x", ConfigFrom: "settings", ConfigOnly: true}, "cannot depend"},
+		{CreateRequest{Name: "x", ConfigFrom: "settings"}, "Pool overlaps"},
+		{CreateRequest{Name: "settings"}, "already exists"},
+	} {
+		if _, err := n.Create(ctx, c.r); err == nil || !strings.Contains(err.Error(), c.text) {
+			t.Errorf("%+v: %v", c.r, err)
+		}
+	}
+	if err := n.Remove(ctx, "settings"); !errors.Is(err, errdefs.ErrPermissionDenied) || !strings.Contains(err.Error(), "is in use") {
+		t.Errorf("settings in use were removed: %v", err)
+	}
+	must(t, n.Close())
+	m := reopen(t, n.opts)
+	if v, err := m.Inspect("settings"); err != nil || !v.ConfigOnly {
+		t.Errorf("after a restart: %+v %v", v, err)
+	}
+	must(t, m.Remove(ctx, "real"))
+	must(t, m.Remove(ctx, "settings"))
+}
+
+// TestNullIPAM: interfaces without addresses, which containers give themselves.
+func TestNullIPAM(t *testing.T) {
+	n := room(t)
+	network1(t, n, CreateRequest{Name: "bare", IPAMDriver: "null"})
+	a, b := attach(t, n, on("bare")), attach(t, n, on("bare"))
+	if e := a.Endpoints[0]; e.IPv4.IsValid() || e.IPv6.IsValid() || e.MAC == b.Endpoints[0].MAC {
+		t.Errorf("%+v", e)
+	}
+	for c, addr := range map[*Attachment]string{a: "10.213.172.2/24", b: "10.213.172.3/24"} {
+		inside(t, n, c.NetNS, func() error { return run("ip", "addr", "add", addr, "dev", "eth0") })
+	}
+	serve(t, n, b.NetNS, "tcp", ":80")
+	reaches(t, n, "each other", a.NetNS, "tcp", "10.213.172.3:80", "10.213.172.2")
+	if _, err := n.Create(context.Background(), CreateRequest{Name: "x", IPAMDriver: "null", Subnets: sub("10.213.173.0/24")}); err == nil {
+		t.Error("a subnet was accepted")
+	}
+}

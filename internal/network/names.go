@@ -213,7 +213,7 @@ type view struct {
 	h *holding
 }
 
-// Addresses knows "name" on any of the networks and "name.network".
+// Addresses knows "name" on any of the networks and "name.network", and the container's own links first.
 func (v *view) Addresses(name string) (addrs []netip.Addr, known bool) {
 	v.n.mu.Lock()
 	defer v.n.mu.Unlock()
@@ -223,6 +223,9 @@ func (v *view) Addresses(name string) (addrs []netip.Addr, known bool) {
 			continue
 		}
 		found := nw.names[name]
+		if target, ok := own.state.Links[name]; ok {
+			found = nw.names[target]
+		}
 		if short, ok := strings.CutSuffix(name, "."+strings.ToLower(nw.rec.Name)); ok && len(found) == 0 {
 			found = nw.names[short]
 		}

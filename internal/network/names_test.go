@@ -164,3 +164,18 @@ func TestServerAddrs(t *testing.T) {
 		t.Errorf("%v", got)
 	}
 }
+
+// TestLinkNames: a link is a name that only the container that has it can ask for.
+func TestLinkNames(t *testing.T) {
+	n := room(t)
+	network1(t, n, CreateRequest{Name: "a"})
+	db := attach(t, n, AttachRequest{Name: "postgres", Endpoints: on("a").Endpoints})
+	web := attach(t, n, AttachRequest{Name: "web", Endpoints: []EndpointRequest{{Network: "a", Links: map[string]string{"DB": "Postgres"}}}})
+	other := attach(t, n, AttachRequest{Name: "other", Endpoints: on("a").Endpoints})
+	if a, _ := dig(t, n, web.NetNS, "udp", "db.", dns.TypeA); !strings.Contains(a, addrOf(db)) {
+		t.Errorf("db is %q", a)
+	}
+	if a, _ := dig(t, n, other.NetNS, "udp", "db.", dns.TypeA); strings.Contains(a, addrOf(db)) {
+		t.Error("another container knows the link")
+	}
+}

@@ -171,10 +171,12 @@ func (n *Networks) openAll(records []*record) error {
 				return err
 			}
 		}
-		n.networks[rec.ID] = &network{rec: *rec, addrs: newAddresses(nil), endpoints: map[*endpoint]struct{}{},
-			names: map[string][]*endpoint{}, macs: map[string]*endpoint{}}
+		n.networks[rec.ID] = plainNetwork(*rec)
 	}
 	for _, rec := range records {
+		if rec.ConfigOnly {
+			n.networks[rec.ID] = plainNetwork(*rec)
+		}
 		if rec.Driver != driverBridge || rec.Name == defaultName {
 			continue
 		}
@@ -195,6 +197,12 @@ func (n *Networks) openAll(records []*record) error {
 		return nil
 	}
 	return n.openDefault(find(records, defaultName))
+}
+
+// plainNetwork is one without a link of its own.
+func plainNetwork(rec record) *network {
+	return &network{rec: rec, addrs: newAddresses(nil), endpoints: map[*endpoint]struct{}{}, names: map[string][]*endpoint{},
+		macs: map[string]*endpoint{}}
 }
 
 func find(records []*record, name string) *record {
@@ -316,6 +324,9 @@ func (n *Networks) used(except func(link string) bool) ([]netip.Prefix, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, nw := range n.networks {
+		if nw.rec.ConfigOnly {
+			continue
+		}
 		for _, s := range nw.rec.Subnets {
 			used = append(used, s.Prefix)
 		}

@@ -47,12 +47,21 @@ type record struct {
 	Options     map[string]string `json:"options,omitempty"`
 	Labels      map[string]string `json:"labels,omitempty"`
 	Link        string            `json:"link,omitempty"`
+	// IPAMDriver is "" for ours, or "null": no addresses.
+	IPAMDriver string `json:"ipamDriver,omitempty"`
+	// ConfigOnly marks what is no network but the settings of others, and ConfigFrom names the one this has its from.
+	ConfigOnly bool   `json:"configOnly,omitempty"`
+	ConfigFrom string `json:"configFrom,omitempty"`
 }
+
+// ipamNull is the IPAM driver that gives no addresses.
+const ipamNull = "null"
 
 func (r *record) view() Network {
 	return Network{ID: r.ID, Name: r.Name, Driver: r.Driver, Created: r.Created, Internal: r.Internal,
 		Attachable: r.Attachable, IPv4: r.IPv4, IPv6: r.IPv6, Subnets: slices.Clone(r.Subnets),
-		IPAMOptions: maps.Clone(r.IPAMOptions), Options: maps.Clone(r.Options), Labels: maps.Clone(r.Labels), Link: r.Link}
+		IPAMOptions: maps.Clone(r.IPAMOptions), Options: maps.Clone(r.Options), Labels: maps.Clone(r.Labels), Link: r.Link,
+		IPAMDriver: cmp.Or(r.IPAMDriver, "default"), ConfigOnly: r.ConfigOnly, ConfigFrom: r.ConfigFrom}
 }
 
 // predefined networks are made by Open and cannot be removed.

@@ -274,6 +274,9 @@ func (n *Networks) recognize(s *EndpointState, p netip.Prefix) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, nw := range n.networks {
+		if nw.rec.ConfigOnly {
+			continue
+		}
 		for _, sub := range nw.rec.Subnets {
 			if !p.IsValid() || p.Masked() != sub.Prefix {
 				continue

@@ -21,7 +21,11 @@ type Network struct {
 	Options     map[string]string
 	Labels      map[string]string
 	// Link is the bridge's name on the host; "" for the drivers without one.
-	Link string
+	Link       string
+	IPAMDriver string // "default" or "null"
+	// ConfigOnly is no network but settings for others, ConfigFrom the name of the one whose settings this has.
+	ConfigOnly bool
+	ConfigFrom string
 	// Endpoints are the running containers attached, by container ID; only Inspect fills it in.
 	Endpoints map[string]Endpoint
 }
@@ -52,7 +56,9 @@ type CreateRequest struct {
 	IPv4        *bool // nil is true
 	IPv6        *bool // nil is false, or true when a subnet of version 6 is given
 	Subnets     []Subnet
-	IPAMDriver  string // "" or "default"
+	IPAMDriver  string // "" or "default"; "null" gives no addresses
+	ConfigOnly  bool   // keep the settings for others, make nothing
+	ConfigFrom  string // take subnets, options and versions from this one
 	IPAMOptions map[string]string
 	Options     map[string]string
 	Labels      map[string]string
@@ -75,6 +81,8 @@ type EndpointRequest struct {
 	DriverOpts map[string]string
 	// LinkLocal are further addresses of the interface, in 169.254.0.0/16 or fe80::/10.
 	LinkLocal []netip.Addr
+	// Links are names that only this container can ask for, and the names they stand for on this network.
+	Links map[string]string
 }
 
 // PortRequest is one port to publish. HostPort "" or "0" is any free one, "8000-8010" the first free one of them.
@@ -121,6 +129,7 @@ type EndpointState struct {
 	Aliases            []string
 	GwPriority         int
 	LinkLocal          []netip.Prefix
+	Links              map[string]string
 
 	host string // the link on our side, where its name does not come from EndpointID
 }

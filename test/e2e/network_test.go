@@ -71,3 +71,40 @@ func TestNetworkConnect(t *testing.T) {
 		{line: `$D network rm a in`, out: "a\nin\n"},
 	})
 }
+
+// TestLinks: names and variables of linked containers, and the host's name in every container.
+func TestLinks(t *testing.T) {
+	d := harness.Start(t)
+	obey(t, d, d.Berth(), []step{
+		{line: `$D run -d --name db -e PASSWORD=x -e PATH=/bin --expose 5432 -h dbhost berth/box sh -c 'while :; do echo db | nc -l -p 5432; done' | wc -c`, out: "65\n"},
+		{line: `$D run --rm --name web --link db:my-db berth/box sh -c 'env | grep MY_DB | sort | sed "s/[0-9.]*:5432/IP:5432/; s/ADDR=.*/ADDR=/"'`,
+			out: "MY_DB_ENV_PASSWORD=x\nMY_DB_NAME=/web/my-db\nMY_DB_PORT=tcp://IP:5432\nMY_DB_PORT_5432_TCP=tcp://IP:5432\n" +
+				"MY_DB_PORT_5432_TCP_ADDR=\nMY_DB_PORT_5432_TCP_PORT=5432\nMY_DB_PORT_5432_TCP_PROTO=tcp\n"},
+		{line: `$D run --rm --link db:my-db berth/box sh -c 'nc my-db 5432 </dev/null; grep -c "my-db.dbhost.db" /etc/hosts'`, out: "db\n1\n"},
+		{line: `$D create --name linked --link db berth/box env | wc -c; $D inspect -f '{{.HostConfig.Links}}' linked`, out: "65\n[/db:/linked/db]\n"},
+		{line: `$D start -a linked | grep -c DB_`, out: "7\n"},
+		{line: `$D rm --link linked/db; $D start -a linked | grep -c DB_`, code: 1, out: "linked/db\n0\n"},
+		{line: `$D rm --link linked/db`, code: 1, err: "no link"},
+		{line: `$D create --name gone --link db berth/box true | wc -c; $D stop -t 0 db >/dev/null; $D start gone`, code: 1, out: "65\n", err: "Cannot link to a non running container: /db AS /gone/db"},
+		{line: `$D rm -f db >/dev/null; $D start gone`, out: "gone\n"},
+		{line: `$D run --rm --link nonexistent berth/box true`, code: 125, err: "could not get container for nonexistent"},
+
+		{line: `$D network create n >/dev/null; $D run -d --name db --network n berth/box sh -c 'while :; do echo db | nc -l -p 80; done' | wc -c`, out: "65\n"},
+		{line: `$D run --rm --network n --link db:alias berth/box nc alias 80 </dev/null`, out: "db\n"},
+		{line: `$D run --rm --network n berth/box nc alias 80 </dev/null`, code: 1, err: "alias"},
+		{line: `$D run -d --name late berth/box sleep 100 | wc -c; $D network connect --link db:x n late; $D exec late nc x 80 </dev/null`, out: "65\ndb\n"},
+
+		{line: `$D run --rm berth/box sh -c 'ping -c 1 -W 5 host.docker.internal >/dev/null && echo up'`, out: "up\n"},
+		{line: `$D run --rm --network n --add-host gw:host-gateway berth/box sh -c '[ "$(grep gw /etc/hosts | cut -f 1)" = "$(grep host.docker.internal /etc/hosts | cut -f 1)" ] && ping -c 1 -W 5 gw >/dev/null && echo same'`, out: "same\n"},
+		{line: `$D run --rm --network host berth/box grep host.docker.internal /etc/hosts`, out: "127.0.0.1\thost.docker.internal\n"},
+		{line: `$D run --rm --add-host host.docker.internal:1.2.3.4 berth/box grep host.docker.internal /etc/hosts`, out: "1.2.3.4\thost.docker.internal\n"},
+		{line: `$D exec late grep -c host.docker.internal /etc/hosts; $D network disconnect bridge late`, out: "1\n"},
+		{line: `[ "$($D exec late grep host.docker.internal /etc/hosts | cut -f 1)" = "$($D network inspect -f '{{(index .IPAM.Config 0).Gateway}}' n)" ] && echo n`, out: "n\n"},
+
+		{line: `$D network create --config-only --subnet 10.254.77.0/24 cfg | wc -c; $D network create --config-from cfg real | wc -c`, out: "65\n65\n"},
+		{line: `$D network inspect -f '{{(index .IPAM.Config 0).Subnet}} {{.ConfigFrom.Network}}' real; $D network inspect -f '{{.ConfigOnly}}' cfg`, out: "10.254.77.0/24 cfg\ntrue\n"},
+		{line: `$D network rm cfg`, code: 1, err: "is in use"},
+		{line: `$D run --rm --network name=real,ip=10.254.77.9,driver-opt=com.docker.network.endpoint.ifname=lan0,driver-opt=com.docker.network.endpoint.sysctls=net.ipv4.conf.IFNAME.log_martians=1 berth/box sh -c 'ip addr show lan0 | grep -c 10.254.77.9; cat /proc/sys/net/ipv4/conf/lan0/log_martians'`, out: "1\n1\n"},
+		{line: `$D rm -f db late linked gone | wc -l; $D network rm real cfg n`, out: "4\nreal\ncfg\nn\n"},
+	})
+}

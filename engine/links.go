@@ -1,0 +1,219 @@
+package engine
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/berth-engine/berth/internal/container"
+	"github.com/berth-engine/berth/internal/network"
+	"github.com/containerd/errdefs"
+)
+
+// A link is Docker's old way for containers of the default network to find each other: "container:alias" gives the
+// container that has it a line of its hosts file and a set of variables. On networks of the users' a link is a name that
+// only the container that has it can ask for.
+
+// parseLink reads "container", "container:alias", or what inspect shows: "/container:/own-name/alias".
+func parseLink(text string) (target, alias string, err error) {
+	target, alias, both := strings.Cut(text, ":")
+	target = strings.TrimPrefix(target, "/")
+	if !both {
+		alias = target
+	}
+	alias = path.Base(alias)
+	if target == "" || alias == "." || alias == "/" || strings.ContainsAny(alias, ": \t\n") {
+		return "", "", fmt.Errorf("bad format for links: %s%w", text, kind{errdefs.ErrInvalidArgument})
+	}
+	return target, alias, nil
+}
+
+// resolveLinks puts the IDs of containers in the place of their names in the links of the default network, and hands
+// those that were given beside a network of the user's to that.
+func (e *Engine) resolveLinks(cfg *container.Config) error {
+	n := &cfg.Net
+	for i := range n.Endpoints {
+		for _, l := range n.Endpoints[i].Links {
+			if _, _, err := parseLink(l); err != nil {
+				return err
+			}
+		}
+	}
+	if len(n.Links) == 0 {
+		return nil
+	}
+	links := make([]string, 0, len(n.Links))
+	for _, text := range n.Links {
+		target, alias, err := parseLink(text)
+		if err != nil {
+			return err
+		}
+		rec, err := e.Containers.Get(target)
+		if err != nil {
+			return fmt.Errorf("could not get container for %s: %w", target, err)
+		}
+		if rec.Config.Net.Mode == "host" {
+			return fmt.Errorf("conflicting options: host type networking can't be used with links. This would result in "+
+				"undefined behavior%w", kind{errdefs.ErrInvalidArgument})
+		}
+		links = append(links, rec.ID+":"+alias)
+	}
+	switch {
+	case len(n.Endpoints) == 0:
+		return fmt.Errorf("links need a network: this container has none of its own%w", kind{errdefs.ErrInvalidArgument})
+	case n.Endpoints[0].Network == "bridge":
+		n.Links = links
+	default:
+		n.Endpoints[0].Links = append(slices.Clone(n.Endpoints[0].Links), n.Links...)
+		n.Links = nil
+	}
+	return nil
+}
+
+// linked is one link of a container that is about to start.
+type linked struct {
+	alias string
+	rec   container.Record
+	addr  netip.Addr
+}
+
+// links are the container's, each to one that runs on the default network. One that has been removed is no link any more.
+func (e *Engine) links(rec container.Record) ([]linked, error) {
+	var all []linked
+	for _, text := range rec.Config.Net.Links {
+		target, alias, err := parseLink(text)
+		if err != nil {
+			return nil, err
+		}
+		other, err := e.Containers.Get(target)
+		if errdefs.IsNotFound(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if !e.opts.Network.ICC {
+			return nil, fmt.Errorf("cannot link to %s: containers of the default network cannot reach each other (--icc=false)%w",
+				"/"+other.Name, kind{errdefs.ErrInvalidArgument})
+		}
+		i := slices.IndexFunc(other.Endpoints, attachedTo("bridge"))
+		if !other.State.Alive() || i < 0 {
+			return nil, fmt.Errorf("Cannot link to a non running container: /%s AS /%s/%s%w", other.Name, rec.Name, alias,
+				kind{errdefs.ErrInvalidArgument})
+		}
+		p, err := netip.ParsePrefix(cmp.Or(other.Endpoints[i].IPv4, other.Endpoints[i].IPv6))
+		if err != nil {
+			continue
+		}
+		all = append(all, linked{alias, other, p.Addr()})
+	}
+	return all, nil
+}
+
+// hosts is the link's line of the hosts file.
+func (l linked) hosts() network.Host {
+	names := []string{l.alias, l.rec.Config.Hostname}
+	if l.alias != l.rec.Name {
+		names = append(names, l.rec.Name)
+	}
+	return network.Host{Addr: l.addr, Names: slices.DeleteFunc(names, func(s string) bool { return s == "" })}
+}
+
+// env are the link's variables, by Docker's names.
+func (l linked) env(own string) []string {
+	prefix := strings.ReplaceAll(strings.ToUpper(l.alias), "-", "_")
+	env := []string{prefix + "_NAME=/" + own + "/" + l.alias}
+	ports, err := exposedPorts(l.rec.Config.Exposed, nil)
+	if err != nil {
+		ports = nil
+	}
+	for _, p := range l.rec.Config.Net.Ports {
+		ports = append(ports, network.PortRequest{Container: p.Container, Proto: p.Proto})
+	}
+	slices.SortFunc(ports, func(a, b network.PortRequest) int {
+		return cmp.Or(cmp.Compare(a.Container, b.Container), cmp.Compare(a.Proto, b.Proto))
+	})
+	ports = slices.CompactFunc(ports, func(a, b network.PortRequest) bool { return a.Container == b.Container && a.Proto == b.Proto })
+	for i, p := range ports {
+		proto := cmp.Or(p.Proto, "tcp")
+		number := strconv.Itoa(int(p.Container))
+		url := proto + "://" + netip.AddrPortFrom(l.addr, p.Container).String()
+		name := prefix + "_PORT_" + number + "_" + strings.ToUpper(proto)
+		if i == 0 {
+			env = append(env, prefix+"_PORT="+url)
+		}
+		env = append(env, name+"="+url, name+"_ADDR="+l.addr.String(), name+"_PORT="+number, name+"_PROTO="+proto)
+	}
+	for _, kv := range l.rec.Config.Process.Env {
+		k, v, ok := strings.Cut(kv, "=")
+		if ok && k != "" && k != "HOME" && k != "PATH" {
+			env = append(env, prefix+"_ENV_"+k+"="+v)
+		}
+	}
+	return env
+}
+
+// Unlink takes a link away from a container: ref is "container/alias".
+func (e *Engine) Unlink(ref string) error {
+	name, alias, ok := strings.Cut(strings.Trim(ref, "/"), "/")
+	if !ok || alias == "" {
+		return fmt.Errorf("cannot remove the link %s: it is named as container/alias%w", ref, kind{errdefs.ErrInvalidArgument})
+	}
+	rec, err := e.Containers.Get(name)
+	if err != nil {
+		return err
+	}
+	is := func(text string) bool { _, a, err := parseLink(text); return err == nil && a == alias }
+	if !slices.ContainsFunc(rec.Config.Net.Links, is) {
+		return fmt.Errorf("cannot get name for link %s: container %s has no link %q%w", ref, rec.Name, alias, kind{errdefs.ErrNotFound})
+	}
+	_, err = e.Containers.Change(rec.ID, func(r *container.Record) error {
+		r.Config.Net.Links = slices.DeleteFunc(slices.Clone(r.Config.Net.Links), is)
+		return nil
+	})
+	return err
+}
+
+// Links are the container's as inspect shows them: "/container:/own-name/alias".
+func (e *Engine) Links(rec container.Record) []string {
+	var out []string
+	for _, text := range rec.Config.Net.Links {
+		target, alias, err := parseLink(text)
+		if err != nil {
+			continue
+		}
+		if other, err := e.Containers.Get(target); err == nil {
+			out = append(out, "/"+other.Name+":/"+rec.Name+"/"+alias)
+		}
+	}
+	return out
+}
+
+// dockerHost is the name by which containers reach the host, with Docker Desktop and Podman as here.
+const dockerHost = "host.docker.internal"
+
+// hostGateway is the address by which a container reaches its host: the gateway it leaves by, or where it cannot leave
+// the first of its networks'.
+func hostGateway(att *network.Attachment) netip.Addr {
+	var best netip.Addr
+	var most int
+	if att == nil {
+		return best
+	}
+	for _, v6 := range []bool{false, true} {
+		for i, ep := range att.Endpoints {
+			gw := ep.Gateway
+			if v6 {
+				gw = ep.Gateway6
+			}
+			if gw.IsValid() && (!best.IsValid() || ep.GwPriority > most && best.Is6() == gw.Is6()) {
+				best, most = gw, att.Endpoints[i].GwPriority
+			}
+		}
+	}
+	return best
+}
