@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/berth-engine/berth/internal/cgroup"
+	"github.com/berth-engine/berth/internal/linux"
 	"github.com/containerd/errdefs"
 )
 
@@ -21,17 +22,11 @@ import (
 type Stats struct {
 	Read     time.Time
 	Cgroup   *cgroup.Stats
-	Networks map[string]LinkStats // by interface name inside the container
+	Networks map[string]linux.LinkCounters // by interface name inside the container
 	// SystemCPU is the time all processors together have spent since boot, in nanoseconds; OnlineCPUs their number.
 	SystemCPU   uint64
 	OnlineCPUs  int
 	MemoryTotal uint64 // bytes of the machine
-}
-
-// LinkStats are the counters of one interface.
-type LinkStats struct {
-	RxBytes, RxPackets, RxErrors, RxDropped uint64
-	TxBytes, TxPackets, TxErrors, TxDropped uint64
 }
 
 // Stats takes a sample; a container that does not run has an empty one.
@@ -40,7 +35,7 @@ func (e *Engine) Stats(_ context.Context, ref string) (*Stats, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Stats{Read: time.Now().UTC(), OnlineCPUs: e.cpus, Networks: map[string]LinkStats{}}
+	s := &Stats{Read: time.Now().UTC(), OnlineCPUs: e.cpus, Networks: map[string]linux.LinkCounters{}}
 	if !rec.State.Alive() {
 		s.Cgroup = &cgroup.Stats{}
 		return s, nil
@@ -62,34 +57,17 @@ func (e *Engine) Stats(_ context.Context, ref string) (*Stats, error) {
 		s.Cgroup.Memory.Limit = s.MemoryTotal
 	}
 	if rec.Config.Net.Mode != "host" {
-		s.Networks, err = linkStats(rec.State.Pid)
+		links, err := linux.NetDev(rec.State.Pid)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
+		for _, l := range links {
+			if l.Name != "lo" {
+				s.Networks[l.Name] = l
+			}
+		}
 	}
 	return s, nil
-}
-
-// linkStats reads /proc/PID/net/dev (proc(5)): name, then eight counters received and eight sent.
-func linkStats(pid int) (map[string]LinkStats, error) {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/net/dev", pid))
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	out := map[string]LinkStats{}
-	for s := bufio.NewScanner(f); s.Scan(); {
-		name, rest, ok := strings.Cut(s.Text(), ":")
-		name = strings.TrimSpace(name)
-		v := strings.Fields(rest)
-		if !ok || name == "lo" || len(v) < 12 {
-			continue
-		}
-		n := func(i int) uint64 { n, _ := strconv.ParseUint(v[i], 10, 64); return n }
-		out[name] = LinkStats{RxBytes: n(0), RxPackets: n(1), RxErrors: n(2), RxDropped: n(3),
-			TxBytes: n(8), TxPackets: n(9), TxErrors: n(10), TxDropped: n(11)}
-	}
-	return out, nil
 }
 
 // systemCPU adds up the first line of /proc/stat, whose unit is a hundredth of a second; the time of guests is already

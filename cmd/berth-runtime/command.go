@@ -29,7 +29,7 @@ func verbs() []verb {
 	return []verb{
 		{"create", "ID", "make a container whose process waits for start", create},
 		{"delete", "ID", "remove what a container that has ended leaves", remove},
-		{"events", "ID", "not there yet", unavailable("events")},
+		{"events", "ID", "print a container's counters and its lacks of memory, as JSON", events},
 		{"exec", "ID COMMAND [ARGS…]", "run a process in a container", execute},
 		{"features", "", "tell what this runtime can do, as JSON", features},
 		{"kill", "ID [SIGNAL]", "send a signal to a container's first process", kill},

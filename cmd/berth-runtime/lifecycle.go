@@ -79,11 +79,16 @@ func untilNoReader(fd int) error {
 	}
 }
 
-// status is the container's status, with "paused", which only this command's own file knows.
+// status is the container's status, with "paused" as runc has it, whoever paused it: the kernel is asked.
 func status(st *ocirun.State) specs.ContainerState {
 	s := st.Status()
-	if s == specs.StateRunning && st.Paused {
-		return "paused"
+	if s == specs.StateStopped || st.CgroupPath == "" {
+		return s
+	}
+	if g, err := group(st); err == nil {
+		if frozen, err := g.Frozen(); err == nil && frozen {
+			return "paused"
+		}
 	}
 	return s
 }
@@ -286,7 +291,7 @@ func end(st *ocirun.State) error {
 		return nil // ended meanwhile
 	}
 	defer pidfd.Close()
-	if st.Paused {
+	if status(st) == "paused" {
 		if g, err := group(st); err == nil {
 			if err := g.KillAll(); err != nil {
 				return err
@@ -377,7 +382,7 @@ func freeze(c *cli, name string, args []string, frozen bool) error {
 	if err != nil {
 		return err
 	}
-	st, dir, err := c.load(id)
+	st, _, err := c.load(id)
 	if err != nil {
 		return err
 	}
@@ -392,16 +397,10 @@ func freeze(c *cli, name string, args []string, frozen bool) error {
 	if err != nil {
 		return err
 	}
-	if frozen {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		err = g.Freeze(ctx)
-	} else {
-		err = g.Thaw(context.Background())
+	if !frozen {
+		return g.Thaw(context.Background())
 	}
-	if err != nil {
-		return err
-	}
-	st.Paused = frozen
-	return ocirun.WriteState(dir, st)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	return g.Freeze(ctx)
 }

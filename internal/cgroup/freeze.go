@@ -149,3 +149,24 @@ func cancelFile(ctx context.Context) (fd int, release func(), err error) {
 		unix.Close(fd)
 	}, nil
 }
+
+// Frozen tells whether all processes of the group stand still, whoever froze it or a group above it. On a host without a
+// freezer none does.
+func (g *Group) Frozen() (bool, error) {
+	if g.host.version == 2 {
+		n, _, err := readPair(g.dir(&g.host.trees[0])+"/cgroup.events", "frozen")
+		if err != nil {
+			return false, fmt.Errorf("ask whether cgroup %q is frozen: %w", g.path, err)
+		}
+		return n != 0, nil
+	}
+	t := g.host.tree("freezer")
+	if t == nil {
+		return false, nil
+	}
+	state, err := readLine(g.dir(t) + "/freezer.state")
+	if err != nil {
+		return false, fmt.Errorf("ask whether cgroup %q is frozen: %w", g.path, err)
+	}
+	return state == "FROZEN", nil
+}

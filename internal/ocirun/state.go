@@ -26,7 +26,6 @@ type State struct {
 	Rootfs      string            `json:"rootfs"`
 	Created     time.Time         `json:"created"`
 	Held        bool              `json:"held"`               // created and not started
-	Paused      bool              `json:"paused,omitempty"`   // by the command's pause
 	Program     string            `json:"program"`            // args[0]
 	Searched    bool              `json:"searched,omitempty"` // in PATH
 	ExecFrom    int               `json:"execFrom,omitempty"` // of ReadReport

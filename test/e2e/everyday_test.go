@@ -226,7 +226,7 @@ func lifeSteps() []step {
 		{line: `$D inspect -f '{{.Name}}' dd`, out: "/dd\n"},
 		{line: `$D rm dd`, out: "dd\n"},
 		{line: `$D rm dd`, code: 1, err: "No such container: dd"},
-		{line: `$D run -d --name deaf berth/box sh -c 'trap "" TERM; while :; do sleep 0.2; done' | wc -c; $D stop -t 1 deaf; $D wait deaf`, out: "65\ndeaf\n137\n"},
+		{line: `$D run -d --name deaf berth/box sh -c 'trap "" TERM; touch /up; while :; do sleep 0.2; done' | wc -c; $D exec deaf sh -c 'until test -f /up; do sleep 0.01; done'; $D stop -t 1 deaf; $D wait deaf`, out: "65\ndeaf\n137\n"},
 		{line: `$D run -d --name live berth/box sleep 100 | wc -c; $D rm live`, code: 1, out: "65\n", err: "running"},
 		{line: `$D rm -f live`, out: "live\n"},
 		{line: `$D run -d --restart on-failure:2 --name again berth/box sh -c 'exit 4' | wc -c`, out: "65\n"},

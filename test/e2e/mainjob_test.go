@@ -116,7 +116,7 @@ func registry(t *testing.T, dir string) string {
 		_ = cmd.Wait()
 		log.Close()
 	})
-	harness.Eventually(t, 10*time.Second, "the registry answers", func() bool {
+	harness.Eventually(t, time.Minute, "the registry answers", func() bool {
 		resp, err := http.Get("http://" + host + "/v2/")
 		if err != nil {
 			return false

@@ -25,18 +25,18 @@ func TestContainersSurviveTheDaemon(t *testing.T) {
 
 	// A client that is attached keeps its stream while the daemon dies.
 	attached := make(chan harness.Result, 1)
-	go func() { attached <- d.Shell(b, `timeout 4 $D attach --no-stdin --sig-proxy=false runs >attached`) }()
-	harness.Eventually(t, 10*time.Second, "the attached client sees lines", func() bool { return lastLine(d) >= 0 })
-	before := lastLine(d)
+	go func() { attached <- d.Shell(b, `$D attach --no-stdin --sig-proxy=false runs >attached`) }()
+	harness.Eventually(t, time.Minute, "the attached client sees lines", func() bool { return lastLine(d) >= 0 })
 	d.Kill()
 	time.Sleep(1500 * time.Millisecond) // while nobody looks, one container ends and the others go on
 	if err := d.Launch(); err != nil {
 		t.Fatal(err)
 	}
-	<-attached
-	if after := lastLine(d); after < before+10 {
-		t.Errorf("the attached client saw line %d before the daemon was killed and %d at the end", before, after)
+	var now int
+	if _, err := fmt.Sscanf(d.Must(`$D logs --tail 1 runs`), "line %d", &now); err != nil {
+		t.Fatal(err)
 	}
+	harness.Eventually(t, time.Minute, "the attached client sees lines that came after the restart", func() bool { return lastLine(d) > now })
 	d.Shell(b, `$D inspect -f '{{.State.Status}} {{.State.Pid}}' runs`).Prints("running " + pid + "\n")
 	d.Shell(b, `$D inspect -f '{{.State.Status}} {{.State.ExitCode}}' ends`).Prints("exited 42\n")
 	d.Shell(b, `$D logs ends`).Prints("last words\n")
@@ -44,10 +44,10 @@ func TestContainersSurviveTheDaemon(t *testing.T) {
 	d.Shell(b, `$D unpause asleep && $D exec asleep echo awake`).Prints("asleep\nawake\n")
 	d.Shell(b, `$D inspect -f '{{.State.Status}}' fresh`).Prints("created\n")
 	d.Shell(b, `$D start -a fresh`).Prints("never started\n")
-	harness.Eventually(t, 5*time.Second, "the container with a restart policy runs", func() bool {
+	harness.Eventually(t, time.Minute, "the container with a restart policy runs", func() bool {
 		return d.Shell(b, `$D inspect -f '{{.State.Running}}' back`).Out == "true\n"
 	})
-	harness.Eventually(t, 5*time.Second, "the --rm container that ended meanwhile is removed", func() bool {
+	harness.Eventually(t, time.Minute, "the --rm container that ended meanwhile is removed", func() bool {
 		return d.Shell(b, `$D inspect remove-me`).Code == 1
 	})
 	// Its log has no gap.
@@ -61,6 +61,7 @@ func TestContainersSurviveTheDaemon(t *testing.T) {
 	// And it is still ours: exec, network, stop.
 	d.Shell(b, `$D exec runs sh -c 'ip addr show eth0 | grep -c "inet "'`).Prints("1\n")
 	d.Shell(b, `$D stop -t 1 runs`).Prints("runs\n")
+	<-attached
 }
 
 // lastLine is the number in the last whole line the attached client has written; -1 is none.

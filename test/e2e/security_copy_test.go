@@ -57,7 +57,7 @@ func hostileCopies(t *testing.T, h *hostile) {
 		step{line: `$D rm -f copies still; $D volume rm copied`, out: "copies\nstill\ncopied\n"},
 		step{line: `$D run -d --name swap copies sh -c 'mkdir -p /t/a/sub; echo own >/t/a/file; ln -s ` + h.bait + ` /t/b; exec /probe swap /t/a /t/b' | wc -c`, out: "65\n"},
 	)
-	harness.Eventually(t, 5*time.Second, "the names are being swapped", func() bool { return h.run(t, `$D logs swap`).Out == "swapping\n" })
+	harness.Eventually(t, time.Minute, "the names are being swapped", func() bool { return h.run(t, `$D logs swap`).Out == "swapping\n" })
 	r := h.run(t, `for i in $(seq 40); do $D cp in swap:/t/a/file; $D cp in swap:/t/a/sub/new; $D cp - swap:/t/a <modes.tar; $D cp swap:/t/a/file -; $D cp -L swap:/t/b/file back && cat back; done; $D exec swap touch /stop; $D rm -f swap`)
 	if !strings.Contains(r.Out, "data") {
 		t.Errorf("no copy ever came through, so this shows nothing: %q %q", r.Out, r.Err)
@@ -81,7 +81,7 @@ func hostileCopies(t *testing.T, h *hostile) {
 // for a link all the time (the race of CVE-2021-30465, by way of a volume).
 func swappedSubpath(t *testing.T, h *hostile) {
 	h.obey(t, step{line: `$D run -d --name swap -v swapped:/t plain sh -c 'mkdir -p /t/a/sub; echo own >/t/a/sub/file; ln -s ` + h.bait + ` /t/b; exec /probe swap /t/a /t/b' | wc -c`, out: "65\n"})
-	harness.Eventually(t, 5*time.Second, "the names are being swapped", func() bool { return h.run(t, `$D logs swap`).Out == "swapping\n" })
+	harness.Eventually(t, time.Minute, "the names are being swapped", func() bool { return h.run(t, `$D logs swap`).Out == "swapping\n" })
 	r := h.run(t, `for i in $(seq 40); do $D run --rm --mount type=volume,source=swapped,target=/p,volume-subpath=a/sub plain cat /p/file; done; $D exec swap touch /stop; $D rm -f swap; $D volume rm swapped`)
 	if !strings.Contains(r.Out, "own") {
 		t.Errorf("no container ever got its part, so this shows nothing: %q %q", r.Out, r.Err)

@@ -143,7 +143,7 @@ func foreignLayers(t *testing.T, h *hostile) {
 // CVE-2021-41103, CVE-2024-25621), and no socket has a name that needs no file (CVE-2020-15257).
 func privateFiles(t *testing.T, h *hostile) {
 	h.obey(t, step{line: `$D run -d --name private -v private:/v plain sh -c 'cp /bin/box /v/setuid; cp /bin/box /setuid; chmod 4755 /v/setuid /setuid; echo ready; sleep 100' | wc -c`, out: "65\n"})
-	harness.Eventually(t, 5*time.Second, "the container is ready", func() bool { return h.run(t, `$D logs private`).Out == "ready\n" })
+	harness.Eventually(t, time.Minute, "the container is ready", func() bool { return h.run(t, `$D logs private`).Out == "ready\n" })
 	// The harness keeps others out of its folder; here it must be the daemon's doing.
 	if err := os.Chmod(h.d.Dir, 0o711); err != nil {
 		t.Fatal(err)
@@ -301,9 +301,9 @@ func oversizedRequests(t *testing.T, h *hostile) {
 		t.Errorf("a long list of processors took %v: %.100q", took, answer)
 	}
 	h.bounded(t, "many processors", 32, func() {
-		h.obey(t, step{line: `timeout 10 $D create --cpuset-cpus 0-4294967295 plain`, code: 1, err: "cpu"},
-			step{line: `timeout 10 $D create --cpuset-cpus 0-18446744073709551615 plain`, code: 1, err: "cpu"},
-			step{line: `timeout 10 $D create --cpuset-mems 0-999999999 plain`, code: 1, err: ""})
+		h.obey(t, step{line: `timeout 60 $D create --cpuset-cpus 0-4294967295 plain`, code: 1, err: "cpu"},
+			step{line: `timeout 60 $D create --cpuset-cpus 0-18446744073709551615 plain`, code: 1, err: "cpu"},
+			step{line: `timeout 60 $D create --cpuset-mems 0-999999999 plain`, code: 1, err: ""})
 	})
 	h.run(t, `$D rm -f cpus 2>/dev/null`)
 }
@@ -359,7 +359,7 @@ func floods(t *testing.T, h *hostile) {
 	}
 	goAway() // the threads that so many clients need are made once
 	before, threads := 0, h.statusOf(t, "Threads")
-	harness.Eventually(t, 10*time.Second, "the daemon's files are closed", func() bool {
+	harness.Eventually(t, time.Minute, "the daemon's files are closed", func() bool {
 		now := files()
 		same := now == before
 		before = now
@@ -384,7 +384,7 @@ func floods(t *testing.T, h *hostile) {
 		}
 	})
 	client.CloseIdleConnections()
-	harness.Eventually(t, 10*time.Second, fmt.Sprintf("the daemon has %d files again", before), func() bool { return files() <= before+3 })
+	harness.Eventually(t, time.Minute, fmt.Sprintf("the daemon has %d files again", before), func() bool { return files() <= before+3 })
 	if now := h.statusOf(t, "Threads"); now > threads+20 {
 		t.Errorf("the daemon has %d threads, had %d", now, threads)
 	}
@@ -439,7 +439,7 @@ func hostileNeighbours(t *testing.T, h *hostile) {
 	t.Cleanup(func() { _ = box.Process.Kill(); _ = box.Wait() })
 	pid := strconv.Itoa(box.Process.Pid)
 	own, _ := os.Readlink("/proc/self/ns/net")
-	harness.Eventually(t, 5*time.Second, "the neighbour has a network of its own", func() bool {
+	harness.Eventually(t, time.Minute, "the neighbour has a network of its own", func() bool {
 		its, err := os.Readlink("/proc/" + pid + "/ns/net")
 		return err == nil && its != own
 	})
@@ -468,7 +468,7 @@ func hostileNeighbours(t *testing.T, h *hostile) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = serve.Process.Kill(); _ = serve.Wait() })
-	harness.Eventually(t, 5*time.Second, "everybody answers", func() bool {
+	harness.Eventually(t, time.Minute, "everybody answers", func() bool {
 		return h.run(t, tool+` connect 127.0.0.1:`+local+` 127.0.0.1:`+public+` 198.18.77.2:`+public).Out == "answer\nanswer\nneighbour\n"
 	})
 	refused := "~^(refused\n)+$"

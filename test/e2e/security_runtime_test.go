@@ -117,11 +117,11 @@ func overwrittenRuntime(t *testing.T, h *hostile) {
 	h.image(t, "selfexe", map[string]any{"Entrypoint": []string{"/script"}},
 		entry{name: "script", kind: tar.TypeReg, text: "#!/proc/self/exe\n"},
 		entry{name: "bin/linked", kind: tar.TypeSymlink, link: "/proc/self/exe"}, h.probe)
-	h.run(t, `timeout 10 $D run --rm selfexe; timeout 10 $D run --rm --entrypoint /proc/self/exe selfexe; timeout 10 $D run --rm --entrypoint linked selfexe`)
+	h.run(t, `timeout 60 $D run --rm selfexe; timeout 60 $D run --rm --entrypoint /proc/self/exe selfexe; timeout 60 $D run --rm --entrypoint linked selfexe`)
 	for _, flags := range []string{"", "--init"} {
 		h.obey(t, step{line: `$D run -d --name hunter ` + flags + ` selfexe --help >/dev/null; $D rm -f hunter; $D run -d --name hunter ` + flags +
 			` --entrypoint /probe selfexe hunt | wc -c`, out: "~65\n$"})
-		harness.Eventually(t, 5*time.Second, "the hunter hunts", func() bool {
+		harness.Eventually(t, time.Minute, "the hunter hunts", func() bool {
 			return strings.Contains(h.run(t, `$D logs hunter`).Out, "hunting")
 		})
 		h.run(t, `for i in 1 2 3 4 5 6 7 8 9 10; do $D exec hunter true; $D exec hunter /proc/self/exe; $D exec hunter /script; $D exec hunter linked; done; $D exec -t hunter true </dev/null`)
@@ -272,16 +272,16 @@ func identityFiles(t *testing.T, h *hostile) {
 		name := fmt.Sprintf("identity%d", i)
 		h.image(t, name, nil, e)
 		start := time.Now()
-		h.run(t, `timeout 10 $D run --rm -u x `+name+` true`).Exits(125)
+		h.run(t, `timeout 60 $D run --rm -u x `+name+` true`).Exits(125)
 		if took := time.Since(start); took > 5*time.Second {
 			t.Errorf("%v %q took %v", e.kind, e.name, took)
 		}
 	}
 	// The container itself puts a pipe there, then somebody comes in by exec, with a user to look up, or without HOME.
 	h.obey(t, step{line: `$D run -d --name pipes plain sh -c 'rm /etc/passwd /etc/group; mkfifo /etc/passwd /etc/group; echo ready; sleep 100' | wc -c`, out: "65\n"})
-	harness.Eventually(t, 5*time.Second, "the pipes are there", func() bool { return h.run(t, `$D logs pipes`).Out == "ready\n" })
-	h.run(t, `timeout 10 $D exec -u someone pipes true`).Exits(126)
-	if r := h.run(t, `timeout 10 $D exec pipes true`); r.Code == 124 {
+	harness.Eventually(t, time.Minute, "the pipes are there", func() bool { return h.run(t, `$D logs pipes`).Out == "ready\n" })
+	h.run(t, `timeout 60 $D exec -u someone pipes true`).Exits(126)
+	if r := h.run(t, `timeout 60 $D exec pipes true`); r.Code == 124 {
 		t.Error("exec without a user waits for a pipe")
 	}
 	h.obey(t, step{line: `$D rm -f pipes`, out: "pipes\n"})
