@@ -31,7 +31,8 @@ func findArch(name specs.Arch) (a arch, ok bool) {
 	case specs.ArchX86_64:
 		return arch{name, unix.AUDIT_ARCH_X86_64, &amd64Calls, 64}, true
 	case specs.ArchX32:
-		return arch{name, unix.AUDIT_ARCH_X86_64, &amd64Calls, 64}, true
+		// Its programs have 32-bit words, whatever else they leave in the registers.
+		return arch{name, unix.AUDIT_ARCH_X86_64, &amd64Calls, 32}, true
 	case specs.ArchX86:
 		return arch{name, unix.AUDIT_ARCH_I386, &i386Calls, 32}, true
 	case specs.ArchAARCH64:

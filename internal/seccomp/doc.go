@@ -17,7 +17,7 @@
 //   - A call through an architecture that the profile does not list kills the process. The machine's own one
 //     is always listed.
 //
-// On 32-bit architectures only the lower half of a value is compared. There, 386 has two ways into the calls for
+// On 32-bit architectures, and for x32, only the lower half of a value is compared. There, 386 has two ways into the calls for
 // sockets and System V IPC: by their own numbers, and by socketcall(2) and ipc(2) with the number of the
 // call as the first argument. A rule about such a call covers both. Since the arguments proper are not visible in the
 // second way, a rule with conditions extends to it only if it is stricter than the default, and then whatever
