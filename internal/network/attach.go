@@ -53,6 +53,12 @@ func (n *Networks) Attach(ctx context.Context, r AttachRequest) (*Attachment, er
 	} else if err := a.furnish(); err != nil {
 		return nil, err
 	}
+	n.mu.Lock()
+	err := a.holding.keepLAN(a.ns)
+	n.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
 	if err := n.applySysctls(a.ns, r.Sysctls); err != nil {
 		return nil, err
 	}
@@ -185,7 +191,7 @@ func (n *Networks) newEndpoint(er EndpointRequest, r AttachRequest, used map[str
 		return nil, failf(errdefs.ErrUnavailable, "network %q cannot be used: %w", nw.rec.Name, nw.broken)
 	case nw.rec.ConfigOnly:
 		return nil, failf(errdefs.ErrPermissionDenied, "network %q is a configuration-only network and has no containers", nw.rec.Name)
-	case nw.rec.Driver != driverBridge:
+	case !joins(nw.rec.Driver):
 		return nil, failf(errdefs.ErrInvalidArgument, "network %q cannot be combined with others", nw.rec.Name)
 	}
 	o, err := parseEndpointOptions(er.DriverOpts)
@@ -361,26 +367,12 @@ func (n *Networks) plug(e *endpoint, ns *os.File, inside *rtnl, gw4, gw6, hairpi
 	if err := setSysctlIfThere(knob, off); err != nil {
 		return fail(err)
 	}
-	mac, err := net.ParseMAC(e.state.MAC)
-	if err != nil {
-		return fail(err)
+	add := n.addPair
+	if isLAN(e.network.rec.Driver) {
+		add = func(e *endpoint, ns *os.File, _ *rtnl, _ bool) error { return n.addLAN(e, ns) }
 	}
-	for {
-		var r requests
-		r.add(veth{host: e.host, inner: e.state.Interface, bridge: e.network.index, mtu: e.network.mtu, mac: mac,
-			ns: int(ns.Fd()), isolated: !e.network.options.icc, hairpin: hairpin})
-		err := n.rt.send(&r)
-		if err == nil {
-			break
-		}
-		if errors.Is(err, unix.EEXIST) {
-			if there, lookErr := inside.index(e.state.Interface); lookErr == nil && there > 0 {
-				return fail(failf(errdefs.ErrConflict, "the container has an interface of this name already: %w", err))
-			}
-			e.identify()
-			continue
-		}
-		return fail(explainPlug(err))
+	if err := add(e, ns, inside, hairpin); err != nil {
+		return fail(err)
 	}
 	index, err := inside.index(e.state.Interface)
 	if err != nil {
@@ -403,12 +395,15 @@ func (n *Networks) plug(e *endpoint, ns *os.File, inside *rtnl, gw4, gw6, hairpi
 	}
 	r.linkUp(index, "")
 	if gw4 {
-		r.defaultRoute(index, e.state.Gateway)
+		r.defaultRoute(index, e.gateway(ip4))
 	}
 	if gw6 {
-		r.defaultRoute(index, e.state.Gateway6)
+		r.defaultRoute(index, e.gateway(ip6))
 	}
 	if err := inside.send(&r); err != nil {
+		if errors.Is(err, unix.EADDRINUSE) {
+			err = failf(errdefs.ErrConflict, "another interface beside link %q has the MAC address %s: %w", e.network.rec.Link, e.state.MAC, err)
+		}
 		return fail(err)
 	}
 	// Links that the container itself makes have the kernel's own defaults.
@@ -416,6 +411,30 @@ func (n *Networks) plug(e *endpoint, ns *os.File, inside *rtnl, gw4, gw6, hairpi
 		return fail(err)
 	}
 	return nil
+}
+
+// addPair makes the pair of links between bridge and namespace.
+func (n *Networks) addPair(e *endpoint, ns *os.File, inside *rtnl, hairpin bool) error {
+	mac, err := net.ParseMAC(e.state.MAC)
+	if err != nil {
+		return err
+	}
+	for {
+		var r requests
+		r.add(veth{host: e.host, inner: e.state.Interface, bridge: e.network.index, mtu: e.network.mtu, mac: mac,
+			ns: int(ns.Fd()), isolated: !e.network.options.icc, hairpin: hairpin})
+		err := n.rt.send(&r)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, unix.EEXIST) {
+			return explainPlug(err)
+		}
+		if there, lookErr := inside.index(e.state.Interface); lookErr == nil && there > 0 {
+			return failf(errdefs.ErrConflict, "the container has an interface of this name already: %w", err)
+		}
+		e.identify()
+	}
 }
 
 func explainPlug(err error) error {
@@ -472,6 +491,7 @@ func (a *attaching) publish() error {
 }
 
 func (n *Networks) publish(h *holding, name string, ports []PortRequest, gw4, gw6 *endpoint) error {
+	gw4, gw6 = gw4.bridged(), gw6.bridged()
 	target := gw4
 	if target == nil {
 		target = gw6
@@ -576,6 +596,9 @@ func (n *Networks) openPorts(h *holding) error {
 		return err
 	}
 	for _, e := range h.endpoints {
+		if e.bridged() == nil {
+			continue
+		}
 		if !e.network.routesLoopback.Swap(true) {
 			// The guard chain keeps containers from using this to reach what listens on the host's loopback.
 			if err := setSysctl("net/ipv4/conf/"+e.network.rec.Link+"/route_localnet", "1"); err != nil {
@@ -647,11 +670,11 @@ func (n *Networks) letGo(id string) error {
 	}
 	delete(n.held, id)
 	h.gone = true // a Connect under way sees it and takes back what it did
-	had := &holding{endpoints: h.endpoints, ports: h.ports, resolver: h.resolver}
-	h.endpoints, h.ports, h.resolver = nil, nil, nil
+	had := &holding{endpoints: h.endpoints, ports: h.ports, resolver: h.resolver, lan: h.lan}
+	h.endpoints, h.ports, h.resolver, h.lan = nil, nil, nil, nil
 	n.mu.Unlock()
 	had.resolver.close() // its sockets are the last that keep the namespace
-	err := n.closePorts(had.ports)
+	err := errors.Join(n.closePorts(had.ports), n.dropLAN(had))
 	n.mu.Lock()
 	for _, e := range had.endpoints {
 		n.freeEndpoint(e)

@@ -36,7 +36,7 @@ func (n *Networks) Connect(ctx context.Context, r ConnectRequest) (*Attachment, 
 	}
 	res, err := n.plugMore(r, h, e)
 	if err == nil {
-		err = n.addTo(h, e, res)
+		err = n.addTo(h, e, res, r.NetNS)
 	}
 	if err == nil {
 		if err = n.reroute(h, r.NetNS, r.Name, r.Ports); err == nil {
@@ -44,7 +44,7 @@ func (n *Networks) Connect(ctx context.Context, r ConnectRequest) (*Attachment, 
 		}
 		n.takeFrom(h, e)
 	}
-	err = errors.Join(err, n.unplug(e))
+	err = errors.Join(err, n.unplug(e, r.NetNS))
 	n.mu.Lock()
 	n.freeEndpoint(e)
 	if len(h.endpoints) == 0 && n.held[r.ContainerID] == h && h.resolver == nil {
@@ -154,13 +154,16 @@ func keepSysctls(names ...string) (restore func() error) {
 }
 
 // addTo makes the endpoint one of the container's, unless that has ended meanwhile.
-func (n *Networks) addTo(h *holding, e *endpoint, res *resolver) error {
+func (n *Networks) addTo(h *holding, e *endpoint, res *resolver, ns *os.File) error {
 	n.mu.Lock()
 	gone := h.gone || n.shut
 	if !gone {
 		h.endpoints = append(slices.Clone(h.endpoints), e)
 		if res != nil {
 			h.resolver = res
+		}
+		if err := h.keepLAN(ns); err != nil {
+			n.log.Warn("connect", "container", e.container, "error", err)
 		}
 	}
 	n.mu.Unlock()
@@ -186,7 +189,10 @@ func errNotRunning(endpoints []*endpoint) error {
 }
 
 // unplug deletes the endpoint's links. Where somebody did so already there is nothing to do.
-func (n *Networks) unplug(e *endpoint) error {
+func (n *Networks) unplug(e *endpoint, ns *os.File) error {
+	if isLAN(e.network.rec.Driver) {
+		return n.unplugLAN(e, ns)
+	}
 	var r requests
 	r.removeLink(e.host)
 	if err := n.rt.send(&r); err != nil && !errors.Is(err, unix.ENODEV) {
@@ -217,7 +223,7 @@ func (n *Networks) Disconnect(ctx context.Context, r DisconnectRequest) (*Attach
 	h.endpoints = slices.DeleteFunc(slices.Clone(h.endpoints), func(o *endpoint) bool { return o == e })
 	e.network.unname(e) // nobody shall be told an address that is going away
 	n.mu.Unlock()
-	err := n.unplug(e)
+	err := n.unplug(e, r.NetNS)
 	n.mu.Lock()
 	n.freeEndpoint(e)
 	n.mu.Unlock()
@@ -241,6 +247,7 @@ func (n *Networks) reroute(h *holding, ns *os.File, name string, wanted []PortRe
 	if err := n.setRoutes(ns, gw4, gw6); err != nil {
 		return err
 	}
+	gw4, gw6 = gw4.bridged(), gw6.bridged()
 	closed, moved := n.movePorts(h, gw4, gw6)
 	if err := n.closePorts(closed); err != nil {
 		return err
@@ -297,13 +304,10 @@ func (n *Networks) setRoutes(ns *os.File, gw4, gw6 *endpoint) error {
 		}
 		defer rt.Close()
 		for _, to := range []struct {
-			e       *endpoint
-			gateway func(*endpoint) netip.Addr
-		}{
-			{gw4, func(e *endpoint) netip.Addr { return e.state.Gateway }},
-			{gw6, func(e *endpoint) netip.Addr { return e.state.Gateway6 }},
-		} {
-			if to.e == nil || !to.gateway(to.e).IsValid() {
+			e *endpoint
+			f family
+		}{{gw4, ip4}, {gw6, ip6}} {
+			if to.e == nil || !to.e.gateway(to.f).IsValid() {
 				continue
 			}
 			index, err := rt.index(to.e.state.Interface)
@@ -314,7 +318,7 @@ func (n *Networks) setRoutes(ns *os.File, gw4, gw6 *endpoint) error {
 				return err
 			}
 			var r requests
-			r.defaultRoute(index, to.gateway(to.e))
+			r.defaultRoute(index, to.e.gateway(to.f))
 			if err := rt.send(&r); err != nil {
 				return fmt.Errorf("set the default route through network %q: %w", to.e.network.rec.Name, err)
 			}

@@ -28,6 +28,12 @@
 // advertisements are ignored inside (CVE-2020-10749) and on the bridge outside (CVE-2020-13401); any program may listen
 // on low ports and send pings, as with Docker.
 //
+// # Macvlan and ipvlan
+//
+// On these networks an interface of a container stands beside a link of the host and is a neighbour of whatever that is
+// connected to; lan.go says how. The host's rules have no part in it, and ports are not published. Here Detach does delete
+// the links, from inside the namespace, which it keeps for that: as long as one lingers nobody else can have its address.
+//
 // # Addresses
 //
 // Addresses go round the subnet, so that one just freed rests. Who has which is not saved: the engine's records say so,

@@ -80,6 +80,15 @@ func (s sysctl) apply(link string) error {
 // chooseMAC takes the hardware address that was asked for, or makes one that nobody on the network has. Called with mu
 // held.
 func (e *endpoint) chooseMAC(want string) error {
+	nw := e.network
+	if nw.rec.Driver == driverIpvlan || nw.rec.Driver == driverMacvlan && nw.lan.mode == macvlanPassthru {
+		if want != "" {
+			return failf(errdefs.ErrInvalidArgument, "a MAC address cannot be chosen on network %q: its containers have that of the link %q",
+				nw.rec.Name, nw.rec.Link)
+		}
+		e.state.MAC = nw.mac.String()
+		return nil
+	}
 	if want == "" {
 		addr := e.state.IPv4.Addr()
 		if !addr.IsValid() {
@@ -108,6 +117,26 @@ func (e *endpoint) chooseMAC(want string) error {
 	}
 	e.state.MAC = mac.String()
 	return nil
+}
+
+// bridged is the endpoint if the host has a say in what reaches it, and nil otherwise.
+func (e *endpoint) bridged() *endpoint {
+	if e == nil || e.network.rec.Driver != driverBridge {
+		return nil
+	}
+	return e
+}
+
+// gateway is where packets to elsewhere go; the zero address of a version stands for the link itself.
+func (e *endpoint) gateway(f family) netip.Addr {
+	gw, none := e.state.Gateway, netip.IPv4Unspecified()
+	if f == ip6 {
+		gw, none = e.state.Gateway6, netip.IPv6Unspecified()
+	}
+	if e.network.lan.layer3 {
+		return none
+	}
+	return gw
 }
 
 // routed reports whether packets come to the endpoint with its own address.

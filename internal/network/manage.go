@@ -119,7 +119,7 @@ func (n *Networks) Create(ctx context.Context, r CreateRequest) (CreateResult, e
 	if err != nil {
 		return CreateResult{}, err
 	}
-	if rec.IPv6 {
+	if rec.IPv6 && rec.Driver == driverBridge {
 		if err := n.enableForwarding(ip6); err != nil {
 			return CreateResult{}, err
 		}
@@ -135,6 +135,11 @@ func (n *Networks) Create(ctx context.Context, r CreateRequest) (CreateResult, e
 	defer undo(func() error { return n.removeBridge(nw) })
 	if err := n.ensureBridge(nw, false); err != nil {
 		return CreateResult{}, err
+	}
+	if isLAN(rec.Driver) {
+		if err := n.tryLAN(nw); err != nil {
+			return CreateResult{}, err
+		}
 	}
 	defer undo(func() error { return n.removeRecord(rec.ID) })
 	if err := n.save(&nw.rec); err != nil {
@@ -179,11 +184,14 @@ func (n *Networks) newRecord(r CreateRequest) (record, error) {
 		return record{}, failf(errdefs.ErrInvalidArgument, format, args...)
 	}
 	switch r.Driver {
-	case "", driverBridge, "default":
+	case "", "default":
+		r.Driver = driverBridge
+	case driverBridge, driverMacvlan, driverIpvlan:
 	case driverHost, driverNull:
 		return record{}, failf(errdefs.ErrPermissionDenied, "only one instance of %q network is allowed", r.Driver)
 	default:
-		return record{}, failf(errdefs.ErrNotFound, "plugin %q not found: Berth's networks have the driver \"bridge\"", r.Driver)
+		return record{}, failf(errdefs.ErrNotFound, "plugin %q not found: Berth's networks have the drivers "+
+			"\"bridge\", \"macvlan\" and \"ipvlan\"", r.Driver)
 	}
 	switch r.IPAMDriver {
 	case "", "default":
@@ -223,7 +231,14 @@ func (n *Networks) newRecord(r CreateRequest) (record, error) {
 	if r.ConfigOnly {
 		return n.configRecord(r)
 	}
-	o, err := parseBridgeOptions(r.Options)
+	var o bridgeOptions
+	var lan lanOptions
+	var err error
+	if isLAN(r.Driver) {
+		lan, err = parseLANOptions(r.Driver, r.Options)
+	} else {
+		o, err = parseBridgeOptions(r.Options)
+	}
 	if err != nil {
 		return record{}, err
 	}
@@ -242,10 +257,21 @@ func (n *Networks) newRecord(r CreateRequest) (record, error) {
 		}
 	}
 	id := newID()
-	rec := record{ID: id, Name: r.Name, Driver: driverBridge, Created: time.Now().UTC(), Internal: r.Internal,
+	rec := record{ID: id, Name: r.Name, Driver: r.Driver, Created: time.Now().UTC(), Internal: r.Internal,
 		Attachable: r.Attachable, IPv4: r.IPv4 == nil || *r.IPv4, IPAMOptions: r.IPAMOptions, Options: r.Options,
 		Labels: r.Labels, Link: o.link, Configured: len(r.Subnets) > 0, IPAMDriver: r.IPAMDriver, ConfigFrom: r.ConfigFrom}
-	if rec.Link == "" {
+	switch {
+	case isLAN(r.Driver) && lan.parent == "":
+		rec.Link, rec.Internal = "dm-"+id[:12], true // nothing leads out
+	case isLAN(r.Driver):
+		rec.Link = lan.parent
+		n.mu.Lock()
+		err := n.checkParent(&rec)
+		n.mu.Unlock()
+		if err != nil {
+			return record{}, err
+		}
+	case rec.Link == "":
 		rec.Link = "br-" + id[:12]
 	}
 	if rec.Subnets, err = n.planSubnets(&rec, r); err != nil {
@@ -359,6 +385,9 @@ func (n *Networks) planSubnets(rec *record, r CreateRequest) ([]Subnet, error) {
 	}
 	if subnets, err = completeSubnets(subnets, true); err != nil {
 		return nil, err
+	}
+	if isLAN(rec.Driver) { // such a network is where its parent is
+		local = nil
 	}
 	return subnets, n.checkOverlap(subnets, local)
 }

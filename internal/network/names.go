@@ -158,7 +158,7 @@ func (n *Networks) leaves(h *holding) bool {
 }
 
 // named is true for the networks on which containers find each other by name.
-func (nw *network) named() bool { return nw.rec.Driver == driverBridge && nw.rec.Name != defaultName }
+func (nw *network) named() bool { return joins(nw.rec.Driver) && nw.rec.Name != defaultName }
 
 // called lists what the endpoint is called on its network: the container's name, the beginning of its ID, its aliases.
 func (e *endpoint) called() []string {

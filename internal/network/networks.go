@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -58,8 +59,10 @@ type Networks struct {
 type network struct {
 	rec     record
 	options bridgeOptions
-	index   int  // of the bridge
-	foreign bool // the bridge is the administrator's
+	lan     lanOptions       // of macvlan and ipvlan
+	mac     net.HardwareAddr // of the parent, where containers have the same
+	index   int              // of the bridge or parent
+	foreign bool             // the bridge is the administrator's
 	wantMTU int
 	mtu     int
 	broken  error // why it cannot be used
@@ -98,6 +101,7 @@ type holding struct {
 	endpoints []*endpoint
 	ports     []heldPort
 	resolver  *resolver // nil without a network of the users'
+	lan       *os.File  // the namespace, where Detach has links to delete in it
 	gone      bool      // it has been let go of
 }
 
@@ -177,11 +181,11 @@ func (n *Networks) openAll(records []*record) error {
 		if rec.ConfigOnly {
 			n.networks[rec.ID] = plainNetwork(*rec)
 		}
-		if rec.Driver != driverBridge || rec.Name == defaultName {
+		if !joins(rec.Driver) || rec.Name == defaultName {
 			continue
 		}
 		nw, err := n.newNetwork(*rec)
-		if err == nil && nw.rec.IPv6 {
+		if err == nil && nw.rec.IPv6 && rec.Driver == driverBridge {
 			err = n.enableForwarding(ip6)
 		}
 		if err == nil {
@@ -214,6 +218,12 @@ func find(records []*record, name string) *record {
 }
 
 func (n *Networks) newNetwork(rec record) (*network, error) {
+	if isLAN(rec.Driver) {
+		o, err := parseLANOptions(rec.Driver, rec.Options)
+		nw := plainNetwork(rec)
+		nw.lan, nw.addrs, nw.options.prefix, nw.wantMTU = o, newAddresses(rec.Subnets), "eth", n.defaultMTU()
+		return nw, err
+	}
 	o, err := parseBridgeOptions(rec.Options)
 	nw := &network{rec: rec, options: o, addrs: newAddresses(rec.Subnets), endpoints: map[*endpoint]struct{}{},
 		names: map[string][]*endpoint{}, macs: map[string]*endpoint{}}
@@ -418,6 +428,9 @@ func (n *Networks) release() {
 	}
 	for _, h := range n.held {
 		h.resolver.close()
+		if h.lan != nil {
+			h.lan.Close()
+		}
 		for _, p := range h.ports {
 			p.close()
 		}

@@ -133,7 +133,7 @@ func readRecord(path, id string) (*record, error) {
 	case r.ID != id || !isID(id):
 		return nil, fmt.Errorf("it says its ID is %q", r.ID)
 	}
-	if r.Driver != driverBridge {
+	if !joins(r.Driver) {
 		return r, nil
 	}
 	if err := checkLinkName(r.Link); err != nil {
@@ -142,7 +142,11 @@ func readRecord(path, id string) (*record, error) {
 	if r.Subnets, err = completeSubnets(r.Subnets, true); err != nil {
 		return nil, err
 	}
-	_, err = parseBridgeOptions(r.Options)
+	if isLAN(r.Driver) {
+		_, err = parseLANOptions(r.Driver, r.Options)
+	} else {
+		_, err = parseBridgeOptions(r.Options)
+	}
 	return r, err
 }
 

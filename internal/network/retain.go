@@ -65,6 +65,7 @@ func (n *Networks) retain(l Live) error {
 			return err
 		}
 	}
+	endpoints = n.retainLAN(l, endpoints)
 	h := &holding{}
 	var errs []error
 	n.mu.Lock()
@@ -74,12 +75,14 @@ func (n *Networks) retain(l Live) error {
 	}
 	for _, s := range endpoints {
 		nw := n.networks[s.NetworkID]
-		if nw == nil || nw.rec.Driver != driverBridge {
+		if nw == nil || !joins(nw.rec.Driver) {
 			errs = append(errs, fmt.Errorf("its network %q is gone", s.Network))
 			continue
 		}
 		e := &endpoint{state: s, network: nw, container: l.ContainerID, name: l.Name, host: cmp.Or(s.host, hostLink(s.EndpointID))}
-		if on, there := n.found[e.host]; there && on == nil { // the bridge was gone and is made anew
+		if isLAN(nw.rec.Driver) {
+			e.host = ""
+		} else if on, there := n.found[e.host]; there && on == nil { // the bridge was gone and is made anew
 			if err := n.putOn(e.host, nw); err != nil {
 				errs = append(errs, err)
 			}
@@ -104,6 +107,7 @@ func (n *Networks) retain(l Live) error {
 	}
 	var to4, to6 netip.Addr
 	gw4, gw6 := h.gateways()
+	gw4, gw6 = gw4.bridged(), gw6.bridged()
 	if gw4 != nil {
 		to4 = gw4.state.IPv4.Addr()
 	}
@@ -111,6 +115,10 @@ func (n *Networks) retain(l Live) error {
 		to6 = gw6.state.IPv6.Addr()
 	}
 	n.held[l.ContainerID] = h
+	if ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", l.Pid)); err == nil {
+		errs = append(errs, h.keepLAN(ns))
+		ns.Close()
+	}
 	for _, p := range l.Ports {
 		if err := n.retainPort(h, p, to4, to6); err != nil {
 			errs = append(errs, err)
@@ -127,7 +135,7 @@ func (n *Networks) findLinks() error {
 	}
 	bridges := map[int]*network{}
 	for _, nw := range n.networks {
-		if nw.index > 0 {
+		if nw.index > 0 && nw.rec.Driver == driverBridge {
 			bridges[nw.index] = nw
 		}
 	}

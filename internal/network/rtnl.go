@@ -102,8 +102,12 @@ func (r *requests) address(index int, p netip.Prefix) {
 	r.end()
 }
 
-// defaultRoute sends everything without a better route to gw, in place of where it went before.
+// defaultRoute sends everything without a better route to gw, in place of where it went before; through the link itself
+// where gw is the zero address of its version. Without an address it does nothing.
 func (r *requests) defaultRoute(index int, gw netip.Addr) {
+	if !gw.IsValid() {
+		return
+	}
 	family := byte(unix.AF_INET)
 	if gw.Is6() {
 		family = unix.AF_INET6
@@ -111,7 +115,9 @@ func (r *requests) defaultRoute(index int, gw netip.Addr) {
 	r.begin(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE)
 	r.buf = append(r.buf, family, 0, 0, 0, unix.RT_TABLE_MAIN, unix.RTPROT_BOOT, unix.RT_SCOPE_UNIVERSE, unix.RTN_UNICAST)
 	r.u32(0)
-	r.attrIP(unix.RTA_GATEWAY, gw)
+	if !gw.IsUnspecified() {
+		r.attrIP(unix.RTA_GATEWAY, gw)
+	}
 	r.attr32(unix.RTA_OIF, uint32(index))
 	r.end()
 }

@@ -1,0 +1,245 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/miekg/dns"
+)
+
+// macvlan makes a network of neighbours of the outside host, or skips where the kernel cannot.
+func macvlan(t *testing.T, n *Networks, name string, options map[string]string) Network {
+	t.Helper()
+	options["parent"] = "btout"
+	r := CreateRequest{Name: name, Driver: driverMacvlan, Options: options, Subnets: []Subnet{{Prefix: netip.MustParsePrefix("10.213.250.0/24"),
+		Gateway: netip.MustParseAddr(outsideAddr), Range: netip.MustParsePrefix("10.213.250.64/26")}}}
+	res, err := n.Create(context.Background(), r)
+	if errdefs.IsNotImplemented(err) {
+		t.Skip(err)
+	}
+	must(t, err)
+	v, err := n.Inspect(res.ID)
+	must(t, err)
+	return v
+}
+
+// TestMacvlan: containers that are neighbours of what is outside, and not of the host.
+func TestMacvlan(t *testing.T) {
+	n := room(t)
+	out := outside(t, n)
+	ctx := context.Background()
+	v := macvlan(t, n, "lan", map[string]string{})
+	if v.Link != "btout" || v.Driver != driverMacvlan {
+		t.Errorf("%+v", v)
+	}
+	id := newID()
+	a := attach(t, n, AttachRequest{ContainerID: id, Name: "a", Endpoints: on("lan").Endpoints, Ports: []PortRequest{{Container: 80, HostPort: "18121"}}})
+	b := attach(t, n, AttachRequest{Name: "b", Endpoints: on("lan").Endpoints})
+	serve(t, n, out, "tcp", ":82")
+	serve(t, n, b.NetNS, "tcp", ":80")
+	reaches(t, n, "outside", a.NetNS, "tcp", outsideAddr+":82", addrOf(a))
+	reaches(t, n, "from outside", out, "tcp", at(b, 80), outsideAddr)
+	reaches(t, n, "each other", a.NetNS, "tcp", at(b, 80), addrOf(a))
+	doesNotReach(t, n, "the host, as with every macvlan", n.hostNS, "tcp", at(b, 80))
+	if via := defaultVia(t, n, a.NetNS); via != outsideAddr || len(a.Ports) != 0 {
+		t.Errorf("default route via %q, ports %v", via, a.Ports)
+	}
+	if got, _ := dig(t, n, a.NetNS, "udp", "b.", dns.TypeA); !strings.Contains(got, addrOf(b)) {
+		t.Errorf("b is %q", got)
+	}
+	_, err := n.Create(ctx, CreateRequest{Name: "second", Driver: driverMacvlan, Options: map[string]string{"parent": "btout"}})
+	if !errors.Is(err, errdefs.ErrPermissionDenied) || !strings.Contains(err.Error(), "network lan is already using parent interface btout") {
+		t.Errorf("two networks beside one link: %v", err)
+	}
+
+	// Connected and disconnected while it runs, with a bridge that publishes its port meanwhile.
+	ports := []PortRequest{{Container: 80, HostPort: "18121"}}
+	connected, err := n.Connect(ctx, ConnectRequest{ContainerID: id, Name: "a", NetNS: a.NetNS,
+		Endpoint: EndpointRequest{Network: defaultName, GwPriority: 1}, Ports: ports})
+	must(t, err)
+	if len(connected.Ports) != 1 {
+		t.Errorf("%+v", connected)
+	}
+	_, err = n.Disconnect(ctx, DisconnectRequest{ContainerID: id, Name: "a", NetNS: a.NetNS, Network: "lan", Ports: ports})
+	must(t, err)
+	if got := interfacesIn(t, n, a.NetNS); got != "lo eth1" {
+		t.Errorf("interfaces %q", got)
+	}
+	again, err := n.Connect(ctx, ConnectRequest{ContainerID: id, Name: "a", NetNS: a.NetNS, Endpoint: EndpointRequest{Network: "lan"}, Ports: ports})
+	must(t, err)
+	reaches(t, n, "outside, again", a.NetNS, "tcp", outsideAddr+":82", "")
+
+	// A daemon that dies knows them again; an interface that no record knows goes.
+	pid := sleeper(t, n, a.NetNS)
+	pidB := sleeper(t, n, b.NetNS)
+	die(n)
+	m, err := Open(ctx, n.opts)
+	must(t, err)
+	defer m.Close()
+	must(t, m.Retain(ctx, []Live{{ContainerID: id, Name: "a", Pid: pid, Endpoints: again.Endpoints[:1], Ports: again.Ports},
+		{ContainerID: "b", Name: "b", Pid: pidB, Endpoints: b.Endpoints}}))
+	if got := interfacesIn(t, m, a.NetNS); got != "lo eth1" {
+		t.Errorf("interfaces %q", got)
+	}
+	if at := m.Attached("b"); at == nil || len(at.Endpoints) != 1 {
+		t.Errorf("%+v", at)
+	}
+	must(t, m.Detach(ctx, id))
+	must(t, m.Detach(ctx, "b"))
+	must(t, m.Remove(ctx, "lan"))
+	if !linkNames(t)["btout"] {
+		t.Error("the parent was removed with the network")
+	}
+}
+
+func TestMacvlanModes(t *testing.T) {
+	n := room(t)
+	out := outside(t, n)
+	serve(t, n, out, "tcp", ":82")
+	for _, mode := range []string{"private", "vepa", "passthru"} {
+		macvlan(t, n, mode, map[string]string{"macvlan_mode": mode})
+		a := attach(t, n, on(mode))
+		if mode == "passthru" { // it takes the link over, the host is off the air meanwhile
+			if _, err := n.Attach(context.Background(), AttachRequest{ContainerID: newID(), Name: "x", Endpoints: on(mode).Endpoints}); !errors.Is(err, errdefs.ErrConflict) {
+				t.Errorf("a second interface in passthru mode: %v", err)
+			}
+			_, err := n.Attach(context.Background(), AttachRequest{ContainerID: newID(), Name: "x",
+				Endpoints: []EndpointRequest{{Network: mode, MAC: "02:00:00:00:00:01"}}})
+			if !errors.Is(err, errdefs.ErrInvalidArgument) {
+				t.Errorf("a hardware address in passthru mode: %v", err)
+			}
+		} else {
+			b := attach(t, n, on(mode))
+			serve(t, n, b.NetNS, "tcp", ":80")
+			doesNotReach(t, n, mode+", each other", a.NetNS, "tcp", at(b, 80))
+			must(t, n.Detach(context.Background(), n.owner(t, b)))
+		}
+		reaches(t, n, mode, a.NetNS, "tcp", outsideAddr+":82", addrOf(a))
+		must(t, n.Detach(context.Background(), n.owner(t, a)))
+		must(t, n.Remove(context.Background(), mode))
+	}
+}
+
+// TestMacvlanAlone: without a parent containers reach each other and nothing else.
+func TestMacvlanAlone(t *testing.T) {
+	n := room(t)
+	res, err := n.Create(context.Background(), CreateRequest{Name: "alone", Driver: driverMacvlan})
+	if errdefs.IsNotImplemented(err) {
+		t.Skip(err)
+	}
+	must(t, err)
+	v, err := n.Inspect(res.ID)
+	must(t, err)
+	if !v.Internal || !linkNames(t)[v.Link] {
+		t.Errorf("%+v", v)
+	}
+	a, b := attach(t, n, on("alone")), attach(t, n, on("alone"))
+	serve(t, n, b.NetNS, "tcp", ":80")
+	reaches(t, n, "each other", a.NetNS, "tcp", at(b, 80), "")
+	if via := defaultVia(t, n, a.NetNS); via != "" {
+		t.Errorf("default route via %s", via)
+	}
+	for _, c := range []*Attachment{a, b} {
+		must(t, n.Detach(context.Background(), n.owner(t, c)))
+	}
+	must(t, n.Remove(context.Background(), "alone"))
+	if linkNames(t)[v.Link] {
+		t.Errorf("link %s was left behind", v.Link)
+	}
+}
+
+// TestLANRefuses wants a clear sentence, and no link left.
+func TestLANRefuses(t *testing.T) {
+	n := room(t)
+	outside(t, n)
+	before := linkNames(t)
+	for _, c := range []struct {
+		driver  string
+		options map[string]string
+		text    string
+	}{
+		{driverMacvlan, map[string]string{"parent": "nonexistent"}, `needs the link "nonexistent", which the host does not have`},
+		{driverMacvlan, map[string]string{"parent": "nonexistent.7"}, `needs VLAN 7 of the link "nonexistent"`},
+		{driverMacvlan, map[string]string{"parent": "btout.5000"}, `needs the link "btout.5000"`},
+		{driverMacvlan, map[string]string{"parent": "lo"}, "loopback link can be no parent"},
+		{driverMacvlan, map[string]string{"parent": "../x"}, `"../x"`},
+		{driverMacvlan, map[string]string{"macvlan_mode": "loud"}, `invalid value "loud"`},
+		{driverMacvlan, map[string]string{"ipvlan_mode": "l2"}, `unknown option "ipvlan_mode"`},
+		{driverIpvlan, map[string]string{"ipvlan_mode": "l4"}, `invalid value "l4"`},
+		{driverIpvlan, map[string]string{"ipvlan_flag": "l4"}, `invalid value "l4"`},
+	} {
+		_, err := n.Create(context.Background(), CreateRequest{Name: "x", Driver: c.driver, Options: c.options})
+		if err == nil || !strings.Contains(err.Error(), c.text) {
+			t.Errorf("%v: %v", c.options, err)
+		}
+	}
+	after := linkNames(t)
+	for l := range after {
+		if !before[l] {
+			t.Errorf("link %s was left behind", l)
+		}
+	}
+}
+
+// TestIpvlanAndVLAN make networks where the kernel can, and where it cannot want its module named and nothing left.
+func TestIpvlanAndVLAN(t *testing.T) {
+	n := room(t)
+	out := outside(t, n)
+	before := linkNames(t)
+	serve(t, n, out, "tcp", ":82")
+	subnets := []Subnet{{Prefix: netip.MustParsePrefix("10.213.250.0/24"), Gateway: netip.MustParseAddr(outsideAddr),
+		Range: netip.MustParsePrefix("10.213.250.64/26")}}
+	for _, mode := range []string{"l2", "l3", "l3s"} {
+		_, err := n.Create(context.Background(), CreateRequest{Name: mode, Driver: driverIpvlan, Subnets: subnets,
+			Options: map[string]string{"parent": "btout", "ipvlan_mode": mode}})
+		if errdefs.IsNotImplemented(err) {
+			if !strings.Contains(err.Error(), "module ipvlan") {
+				t.Errorf("%v", err)
+			}
+			continue
+		}
+		must(t, err)
+		a := attach(t, n, on(mode))
+		if parent, err := net.InterfaceByName("btout"); err != nil || parent.HardwareAddr.String() != a.Endpoints[0].MAC {
+			t.Errorf("%+v %v", a.Endpoints[0], err)
+		}
+		reaches(t, n, mode, a.NetNS, "tcp", outsideAddr+":82", "")
+		must(t, n.Detach(context.Background(), n.owner(t, a)))
+		a.NetNS.Close()
+		must(t, n.Remove(context.Background(), mode))
+	}
+	_, err := n.Create(context.Background(), CreateRequest{Name: "vlan", Driver: driverMacvlan, Options: map[string]string{"parent": "btout.10"}})
+	if errdefs.IsNotImplemented(err) {
+		if !strings.Contains(err.Error(), "module 8021q") {
+			t.Errorf("%v", err)
+		}
+	} else {
+		must(t, err)
+		if !linkNames(t)["btout.10"] {
+			t.Error("the VLAN was not made")
+		}
+		must(t, n.Remove(context.Background(), "vlan"))
+	}
+	for l := range linkNames(t) {
+		if !before[l] {
+			t.Errorf("link %s was left behind", l)
+		}
+	}
+}
+
+func FuzzVLANName(f *testing.F) {
+	f.Add("eth0.10")
+	f.Add(".1")
+	f.Add("eth0.01")
+	f.Fuzz(func(t *testing.T, s string) {
+		base, tag, ok := vlanName(s)
+		if ok && (base == "" || tag < 1 || tag > 4094) {
+			t.Errorf("%q is VLAN %d of %q", s, tag, base)
+		}
+	})
+}
