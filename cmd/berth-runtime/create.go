@@ -187,8 +187,10 @@ func (n *creation) hold() (closeFiles func(), err error) {
 }
 
 const (
-	startFile  = "start"
-	reportFile = "report"
+	startFile   = "start"
+	reportFile  = "report"
+	groupMaking = "cgroup.making"
+	groupMade   = "cgroup"
 )
 
 // makeCgroup makes the container's group: the spec's, or one named after the container.
@@ -207,9 +209,20 @@ func (n *creation) makeCgroup() (*cgroup.Group, error) {
 	if strings.Count(name, ":") == 2 && !strings.Contains(name, "/") {
 		return nil, fmt.Errorf("cgroup path %q in systemd's form: %w", name, errdefs.ErrNotImplemented)
 	}
-	g, warnings, err := host.Create(filepath.Clean("/"+name), withDefaultDevices(n.spec.Linux.Resources))
+	name = filepath.Clean("/" + name)
+	making, made := filepath.Join(n.dir, groupMaking), filepath.Join(n.dir, groupMade)
+	if err := os.Symlink(name, making); err != nil {
+		return nil, err
+	}
+	g, warnings, err := host.Create(name, withDefaultDevices(n.spec.Linux.Resources))
 	n.c.warn(warnings)
-	return g, err
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Rename(making, made); err != nil {
+		return nil, errors.Join(err, g.Delete())
+	}
+	return g, nil
 }
 
 // withDefaultDevices adds to a spec's list the devices that every container has: what makes them must let them be opened, whatever

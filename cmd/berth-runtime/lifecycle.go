@@ -255,22 +255,15 @@ func remove(c *cli, args []string) error {
 		return err
 	}
 	st, dir, err := c.load(id)
-	if errdefs.IsNotFound(err) {
-		// A create that was killed in the middle leaves a directory without a state.
-		if dir, err := c.dir(id); err == nil && force {
-			return os.RemoveAll(dir)
+	if err != nil && force {
+		// A create that was killed in the middle leaves a directory without a state; and what is damaged is removed as far as it can be.
+		if dir, err = c.dir(id); err != nil {
+			return err
 		}
-		return err
+		return removeRemains(dir)
 	}
-	if err != nil && !force {
+	if err != nil {
 		return err
-	}
-	if err != nil { // damaged: what can be removed is
-		dir, dirErr := c.dir(id)
-		if dirErr != nil {
-			return dirErr
-		}
-		return os.RemoveAll(dir)
 	}
 	switch s := status(st); {
 	case s == specs.StateStopped:
@@ -282,6 +275,48 @@ func remove(c *cli, args []string) error {
 		return fmt.Errorf("cannot delete container %q that is not stopped: %s: %w", id, s, errdefs.ErrFailedPrecondition)
 	}
 	return c.destroy(st, dir)
+}
+
+// removeRemains removes a container of which no state tells: the processes in the group that was made for it, the group, the directory.
+func removeRemains(dir string) error {
+	host, err := cgroup.Detect()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	if name, err := os.Readlink(filepath.Join(dir, groupMade)); err == nil {
+		errs = append(errs, endGroup(host.Open(name)))
+	} else if name, err := os.Readlink(filepath.Join(dir, groupMaking)); err == nil {
+		// Whether the group was found empty is not known: one that has processes is somebody else's, and stays.
+		g := host.Open(name)
+		if pids, err := g.Pids(); err == nil && len(pids) == 0 {
+			errs = append(errs, g.Delete())
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err // the directory knows what is left, so that it can be tried again
+	}
+	return os.RemoveAll(dir)
+}
+
+// endGroup kills what is in a group and removes it. A process that was forked when its parent was killed may be on its way into the
+// group still: it is killed when it has come, and one that comes too late ends for want of the group.
+func endGroup(g *cgroup.Group) error {
+	if err := g.KillAll(); err != nil {
+		return err
+	}
+	deleted := make(chan error, 1)
+	go func() { deleted <- g.Delete() }() // which waits for the processes' end
+	for {
+		select {
+		case err := <-deleted:
+			return err
+		case <-time.After(20 * time.Millisecond):
+			if err := g.KillAll(); err != nil {
+				return err
+			}
+		}
+	}
 }
 
 // end kills the container's first process and waits for its end, which is also the end of all others in its pid namespace.

@@ -518,3 +518,109 @@ func TestDefaultDevicesCanBeOpened(t *testing.T) {
 		t.Error(out)
 	}
 }
+
+// A create that is killed, wherever it was, leaves nothing that "delete --force" does not take away.
+func TestCreateIsKilled(t *testing.T) {
+	b := newBundle(t, "sleep", "999")
+	ours := func() (list []string) {
+		dirs, err := filepath.Glob("/proc/[0-9]*")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, dir := range dirs {
+			// Until it has become its program the container's process has the command line of the command.
+			cmdline, _ := os.ReadFile(dir + "/cmdline")
+			group, _ := os.ReadFile(dir + "/cgroup")
+			if strings.Contains(string(cmdline), b.root) || strings.Contains(string(group), b.spec.Linux.CgroupsPath) {
+				list = append(list, dir+" "+strings.ReplaceAll(string(cmdline), "\x00", " "))
+			}
+		}
+		return list
+	}
+	mounts := func() int {
+		data, err := os.ReadFile("/proc/self/mountinfo")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Count(string(data), b.dir)
+	}
+	before, without := mounts(), 0
+	for i := range 60 {
+		args := [][]string{{"create", "c"}, {"run", "--detach", "c"}}[i%2]
+		cmd := b.command(args...)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Duration(i) * 400 * time.Microsecond) // the moment is the subject
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if _, err := os.Stat(b.root + "/c/state.json"); err != nil {
+			without++
+		}
+		b.ok("delete", "--force", "c")
+		if left, err := os.ReadDir(b.root); err != nil || len(left) > 0 {
+			t.Fatalf("killed after %d steps: %v, %v are left", i, left, err)
+		}
+		if n := mounts(); n != before {
+			t.Fatalf("killed after %d steps: %d mounts are left", i, n-before)
+		}
+		for end := time.Now().Add(30 * time.Second); len(ours()) > 0; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("killed after %d steps: these go on: %q", i, ours())
+			}
+		}
+		if dirs, _ := filepath.Glob("/sys/fs/cgroup/*" + b.spec.Linux.CgroupsPath); len(dirs) > 0 {
+			t.Fatalf("killed after %d steps: %q are left", i, dirs)
+		}
+	}
+	t.Logf("%d of 60 were killed before they had written a state", without)
+}
+
+// A group in which somebody else's processes are is never ended.
+func TestDeleteSparesAGroupThatIsNotOurs(t *testing.T) {
+	b := newBundle(t, "sleep", "999")
+	b.ok("run", "--detach", "c")
+	b.fails("already exists", "run", "--detach", "d")
+	if err := os.MkdirAll(b.root+"/d", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(b.spec.Linux.CgroupsPath, b.root+"/d/"+groupMaking); err != nil {
+		t.Fatal(err)
+	}
+	b.ok("delete", "--force", "d")
+	if s := b.status(); s != "running" {
+		t.Error("the container is", s)
+	}
+}
+
+// What the rootfs has in the places of /dev, /proc and /sys leads nowhere outside of it.
+func TestHostileRootfs(t *testing.T) {
+	for _, place := range []string{"dev", "proc", "sys"} {
+		for _, to := range []string{"OUTSIDE", "../../../../..OUTSIDE", "/etc", "proc", "/proc/self/root", "loop"} {
+			t.Run(place+"→"+strings.ReplaceAll(to, "/", "⁄"), func(t *testing.T) {
+				b := newBundle(t, "true")
+				outside := t.TempDir()
+				if err := os.Remove(b.dir + "/rootfs/" + place); err != nil {
+					t.Fatal(err)
+				}
+				target := strings.ReplaceAll(to, "OUTSIDE", outside)
+				if to == "loop" {
+					target = place
+				}
+				if err := os.Symlink(target, b.dir+"/rootfs/"+place); err != nil {
+					t.Fatal(err)
+				}
+				out, code := b.run("run", "c")
+				if code != 0 && !strings.Contains(out, "berth-runtime: ") {
+					t.Errorf("exit code %d: %s", code, out)
+				}
+				if left, err := os.ReadDir(outside); err != nil || len(left) > 0 {
+					t.Errorf("outside of the root there is now %v, %v", left, err)
+				}
+				if left, _ := os.ReadDir(b.root); len(left) > 0 {
+					t.Error("left behind:", left)
+				}
+			})
+		}
+	}
+}
