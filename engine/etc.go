@@ -177,11 +177,13 @@ func editFile(name string, edit func([]byte) []byte) error {
 	if bytes.Equal(edited, text) {
 		return nil
 	}
-	if err := f.Truncate(0); err != nil {
+	// The new text comes over the old one in one piece, and only then goes the rest: a daemon that is killed in between
+	// leaves empty lines and no empty file.
+	padded := append(bytes.Clone(edited), bytes.Repeat([]byte("\n"), max(0, len(text)-len(edited)))...)
+	if _, err := f.WriteAt(padded, 0); err != nil {
 		return err
 	}
-	_, err = f.WriteAt(edited, 0)
-	return err
+	return f.Truncate(int64(len(edited)))
 }
 
 func first(a, b []string) []string {

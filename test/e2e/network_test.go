@@ -1,7 +1,15 @@
 package e2e
 
 import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/berth-engine/berth/test/harness"
 )
@@ -113,4 +121,58 @@ func TestLinks(t *testing.T) {
 		{line: `$D run --rm --network name=real,ip=10.254.77.9,driver-opt=com.docker.network.endpoint.ifname=lan0,driver-opt=com.docker.network.endpoint.sysctls=net.ipv4.conf.IFNAME.log_martians=1 berth/box sh -c 'ip addr show lan0 | grep -c 10.254.77.9; cat /proc/sys/net/ipv4/conf/lan0/log_martians'`, out: "1\n1\n"},
 		{line: `$D rm -f db late linked gone | wc -l; $D network rm real cfg n`, out: "4\nreal\ncfg\nn\n"},
 	})
+}
+
+// TestConnectKilled kills the daemon at random moments while containers are connected and disconnected. Afterwards they
+// have what inspect says, and no link is left. Short form: 4 rounds; BERTH_SOAK makes it long.
+func TestConnectKilled(t *testing.T) {
+	rounds := 4
+	if n, err := strconv.Atoi(os.Getenv("BERTH_SOAK")); err == nil {
+		rounds = n
+	}
+	d := harness.Start(t)
+	b := d.Berth()
+	d.Must(`$D network create a; $D network create b; $D run -d --name c0 berth/box sleep 100000; $D run -d --name c1 berth/box sleep 100000`)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	var workers sync.WaitGroup
+	var done atomic.Int64
+	for w := range 2 {
+		workers.Go(func() {
+			for i := 0; ctx.Err() == nil; i++ {
+				n := "ab"[i%2 : i%2+1]
+				if d.Shell(b, fmt.Sprintf(`$D network connect %s c%d; $D network disconnect %s c%d`, n, w, n, w)).Code == 0 {
+					done.Add(1)
+				}
+			}
+		})
+	}
+	for round := range rounds {
+		before := done.Load()
+		harness.Eventually(t, 60*time.Second, "somebody is connected and disconnected", func() bool { return done.Load() > before })
+		time.Sleep(time.Duration(rand.IntN(200)) * time.Millisecond)
+		d.Kill()
+		if err := d.Launch(); err != nil {
+			cancel()
+			workers.Wait()
+			t.Fatalf("round %d: the daemon does not start again: %v", round, err)
+		}
+	}
+	cancel()
+	workers.Wait()
+	t.Logf("%d times in %d rounds", done.Load(), rounds)
+	for _, c := range []string{"c0", "c1"} {
+		d.Shell(b, `for n in a b; do $D network disconnect $n `+c+` 2>/dev/null; done; true`)
+		d.Shell(b, `$D inspect -f '{{range $k, $v := .NetworkSettings.Networks}}{{$k}} {{end}}' `+c).Prints("bridge \n")
+		d.Shell(b, `$D exec `+c+` sh -c 'ls /sys/class/net | tr "\n" " "'`).Prints("eth0 lo ")
+		d.Shell(b, `$D exec `+c+` sh -c 'ping -c 1 -W 5 host.docker.internal >/dev/null && echo up'`).Prints("up\n")
+	}
+	for _, n := range []string{"a", "b"} {
+		link := `/sys/class/net/br-` + d.Must(`$D network inspect -f '{{.Id}}' ` + n)[:12] + `/brif`
+		harness.Eventually(t, 30*time.Second, "no link is left on network "+n, func() bool {
+			left, err := os.ReadDir(link)
+			return err == nil && len(left) == 0
+		})
+		d.Shell(b, `$D network rm `+n).Prints(n + "\n")
+	}
 }
