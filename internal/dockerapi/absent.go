@@ -29,10 +29,6 @@ func noSearch(*Server, *call) error {
 	return unsupported("searching a registry is not supported: pull the image by its name")
 }
 
-func noPush(*Server, *call) error {
-	return unsupported("pushing is not supported yet: use \"save\" and a tool such as skopeo")
-}
-
 func noDistribution(*Server, *call) error {
 	return unsupported("looking into a registry is not supported yet: pull the image and inspect it")
 }

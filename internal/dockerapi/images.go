@@ -12,6 +12,7 @@ import (
 	"github.com/berth-engine/berth/internal/image"
 	"github.com/distribution/reference"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
+	"github.com/moby/moby/api/types/auxprogress"
 	api "github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/api/types/jsonstream"
 	"github.com/opencontainers/go-digest"
@@ -372,6 +373,56 @@ func (s *Server) imagePull(c *call) error {
 		s.publish("image", "pull", reference.FamiliarString(ref), map[string]string{"name": reference.FamiliarName(ref)})
 	}
 	return p.fail(err)
+}
+
+func (s *Server) imagePush(c *call) error {
+	ref, err := reference.ParseNormalizedNamed(c.name())
+	if err != nil {
+		return invalid("%w", err)
+	}
+	if tag := c.text("tag"); tag != "" {
+		if ref, err = reference.WithTag(reference.TrimNamed(ref), tag); err != nil {
+			return invalid("%w", err)
+		}
+	}
+	platform, err := platformJSON(c.text("platform"))
+	if err != nil {
+		return err
+	}
+	auth, err := authOf(c.r.Header.Get("X-Registry-Auth"))
+	if err != nil {
+		return err
+	}
+	c.w.Header().Set("Content-Type", "application/json")
+	p := progress{newStream(c.w)}
+	pushed, err := s.engine.Images.Push(c.ctx(), ref.String(), image.PushOptions{
+		Platform: platform, AllTags: reference.IsNameOnly(ref), Auth: auth,
+		Progress: func(pr image.Progress) { p.line(progressLine(pr)) },
+	})
+	for _, done := range pushed {
+		if done.InsteadOf != nil {
+			p.aux(auxprogress.ManifestPushedInsteadOfIndex{ManifestPushedInsteadOfIndex: true,
+				OriginalIndex: *done.InsteadOf, SelectedManifest: done.Target})
+		}
+		p.aux(struct {
+			Tag, Digest string
+			Size        int64
+		}{done.Tag, done.Target.Digest.String(), done.Target.Size})
+	}
+	if err == nil {
+		s.publish("image", "push", reference.FamiliarString(ref), map[string]string{"name": reference.FamiliarName(ref)})
+	}
+	return p.fail(err)
+}
+
+// aux tells what a program wants to know.
+func (p progress) aux(v any) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return // of plain values there is none
+	}
+	raw := json.RawMessage(data)
+	p.line(jsonstream.Message{Aux: &raw})
 }
 
 func progressLine(p image.Progress) jsonstream.Message {

@@ -61,7 +61,7 @@ func routes() []route {
 		{"GET", "/images/{name...}/history", 0, (*Server).imageHistory},
 		{"GET", "/images/{name...}/attestations", 55, (*Server).imageAttestations},
 		{"POST", "/images/{name...}/tag", 0, (*Server).imageTag},
-		{"POST", "/images/{name...}/push", 0, noPush},
+		{"POST", "/images/{name...}/push", 0, (*Server).imagePush},
 		{"DELETE", "/images/{name...}", 0, (*Server).imageRemove},
 		{"GET", "/distribution/{name...}/json", 30, noDistribution},
 

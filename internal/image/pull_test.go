@@ -408,7 +408,8 @@ func TestAddressesInManifestsAreNotAsked(t *testing.T) {
 	}
 }
 
-func TestPullForPlatform(t *testing.T) {
+// severalPlatforms is an index of three platforms, with an attestation before them.
+func severalPlatforms(t *testing.T) *built {
 	b := &built{blobs: map[digest.Digest][]byte{}}
 	ix := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
 	for _, arch := range []string{"arm64", "amd64", "s390x"} {
@@ -421,6 +422,11 @@ func TestPullForPlatform(t *testing.T) {
 	d.Platform = &ocispec.Platform{OS: "unknown", Architecture: "unknown"}
 	ix.Manifests = append([]ocispec.Descriptor{d}, ix.Manifests...)
 	b.target = b.addJSON(t, ocispec.MediaTypeImageIndex, ix)
+	return b
+}
+
+func TestPullForPlatform(t *testing.T) {
+	b := severalPlatforms(t)
 	f := serve(t, b)
 	im := open(t)
 	ctx := t.Context()

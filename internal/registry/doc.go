@@ -15,7 +15,12 @@
 //
 // # Who gets the credentials
 //
-// The registry that the name says, and nobody else: neither a mirror nor an address that a manifest names.
+// The registry that the name says, and nobody else: neither a mirror nor an address that a manifest names, nor where an
+// answer redirects or sends an upload to, be it another port of the same host.
+//
+// # What is pushed
+//
+// Goes to the registry itself. The bytes are those that came in. push.go draws the way of a blob.
 //
 // # What is refused
 //

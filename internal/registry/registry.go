@@ -114,6 +114,7 @@ func (c *Client) Repository(ctx context.Context, name reference.Named, auth *Aut
 		Credentials: r.credentials,
 		UpdateClient: func(hc *http.Client) error {
 			r.clients = append(r.clients, hc)
+			hc.CheckRedirect = redirect
 			return nil
 		},
 	}
@@ -140,7 +141,7 @@ func (c *Client) Repository(ctx context.Context, name reference.Named, auth *Aut
 		}
 		for i := range hosts {
 			if r.auth != nil && r.auth.RegistryToken != "" && r.trusted(hosts[i].Host) {
-				hosts[i].Authorizer = bearer(r.auth.RegistryToken)
+				hosts[i].Authorizer = &bearer{r.auth.RegistryToken, hosts[i].Host}
 			}
 		}
 		known[host] = hosts
@@ -200,17 +201,19 @@ func (r *Repository) credentials(host string) (user, secret string, err error) {
 	return r.auth.Username, r.auth.Password, nil
 }
 
-// bearer is an authorizer with a token of the client's own.
-type bearer string
+// bearer is an authorizer with a token of the client's own, which is for one host.
+type bearer struct{ token, host string }
 
 // Authorize implements docker.Authorizer.
-func (b bearer) Authorize(_ context.Context, req *http.Request) error {
-	req.Header.Set("Authorization", "Bearer "+string(b))
+func (b *bearer) Authorize(_ context.Context, req *http.Request) error {
+	if req.URL.Host == b.host {
+		req.Header.Set("Authorization", "Bearer "+b.token)
+	}
 	return nil
 }
 
 // AddResponses implements docker.Authorizer: a token that is refused cannot be renewed.
-func (b bearer) AddResponses(context.Context, []*http.Response) error {
+func (b *bearer) AddResponses(context.Context, []*http.Response) error {
 	return docker.ErrInvalidAuthorization
 }
 
