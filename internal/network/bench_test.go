@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"sync"
@@ -177,4 +178,45 @@ func burst(b *testing.B, n *Networks, ports int) (files []*os.File, wall time.Du
 		_ = n.Detach(context.Background(), id)
 	}
 	return files, wall, each
+}
+
+// BenchmarkCrowd puts 1,000 containers on one network, as many as a bridge has ports for, and compares the last hundred
+// with the first: the cost of one must not grow with those that are there.
+func BenchmarkCrowd(b *testing.B) {
+	const crowd, part = 1000, 100
+	var first, last time.Duration
+	rounds := 0
+	for b.Loop() {
+		rounds++
+		n := room(b, func(o *Options) { o.Pools = []Pool{{netip.MustParsePrefix("10.213.128.0/17"), 21}} })
+		if _, err := n.Create(context.Background(), CreateRequest{Name: "crowd"}); err != nil {
+			b.Fatal(err)
+		}
+		var files []*os.File
+		var ids []string
+		for i := range crowd {
+			r := AttachRequest{ContainerID: newID(), Name: fmt.Sprint("c", i), Endpoints: []EndpointRequest{{Network: "crowd"}}}
+			t := time.Now()
+			a, err := n.Attach(context.Background(), r)
+			if err != nil {
+				b.Fatalf("container %d: %v", i, err)
+			}
+			switch took := time.Since(t); {
+			case i < part:
+				first += took
+			case i >= crowd-part:
+				last += took
+			}
+			files, ids = append(files, a.NetNS), append(ids, r.ContainerID)
+		}
+		for i := range ids {
+			files[i].Close()
+			if err := n.Detach(context.Background(), ids[i]); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(float64(first.Microseconds())/float64(part*rounds), "µs-first-hundred")
+	b.ReportMetric(float64(last.Microseconds())/float64(part*rounds), "µs-last-hundred")
 }

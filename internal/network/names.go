@@ -178,6 +178,11 @@ func (e *endpoint) called() []string {
 func (nw *network) enlist(e *endpoint) {
 	nw.endpoints[e] = struct{}{}
 	nw.macs[e.state.MAC] = e
+	for _, p := range []netip.Prefix{e.state.IPv4, e.state.IPv6} {
+		if p.IsValid() {
+			nw.byAddr[p.Addr()] = e
+		}
+	}
 	if e.container == "" || !nw.named() {
 		return
 	}
@@ -190,6 +195,11 @@ func (nw *network) delist(e *endpoint) {
 	delete(nw.endpoints, e)
 	if nw.macs[e.state.MAC] == e {
 		delete(nw.macs, e.state.MAC)
+	}
+	for _, p := range []netip.Prefix{e.state.IPv4, e.state.IPv6} {
+		if nw.byAddr[p.Addr()] == e {
+			delete(nw.byAddr, p.Addr())
+		}
 	}
 	nw.unname(e)
 }
@@ -251,10 +261,8 @@ func (v *view) Name(a netip.Addr) (name string, known bool) {
 			continue
 		}
 		known = true
-		for e := range nw.endpoints {
-			if nw.named() && e.container != "" && (e.state.IPv4.Addr() == a || e.state.IPv6.Addr() == a) {
-				return e.name + "." + nw.rec.Name, true
-			}
+		if e := nw.byAddr[a]; e != nil && nw.named() && e.container != "" {
+			return e.name + "." + nw.rec.Name, true
 		}
 	}
 	return "", known

@@ -73,6 +73,7 @@ type network struct {
 	endpoints map[*endpoint]struct{}
 	names     map[string][]*endpoint // in lower case; see called
 	macs      map[string]*endpoint
+	byAddr    map[netip.Addr]*endpoint
 	busy      int // attachments under way
 	removing  bool
 }
@@ -206,7 +207,7 @@ func (n *Networks) openAll(records []*record) error {
 // plainNetwork is one without a link of its own.
 func plainNetwork(rec record) *network {
 	return &network{rec: rec, addrs: newAddresses(nil), endpoints: map[*endpoint]struct{}{}, names: map[string][]*endpoint{},
-		macs: map[string]*endpoint{}}
+		macs: map[string]*endpoint{}, byAddr: map[netip.Addr]*endpoint{}}
 }
 
 func find(records []*record, name string) *record {
@@ -226,7 +227,7 @@ func (n *Networks) newNetwork(rec record) (*network, error) {
 	}
 	o, err := parseBridgeOptions(rec.Options)
 	nw := &network{rec: rec, options: o, addrs: newAddresses(rec.Subnets), endpoints: map[*endpoint]struct{}{},
-		names: map[string][]*endpoint{}, macs: map[string]*endpoint{}}
+		names: map[string][]*endpoint{}, macs: map[string]*endpoint{}, byAddr: map[netip.Addr]*endpoint{}}
 	nw.wantMTU = cmp.Or(o.mtu, n.opts.MTU)
 	if nw.wantMTU == 0 {
 		nw.wantMTU = n.defaultMTU()
