@@ -76,6 +76,10 @@ soak: build ## Kill the daemon again and again under load (ROUNDS=100)
 bench: setup build ## Measure Berth beside Docker, Podman and the bare kernel; writes bench/RESULTS.md
 	go run ./bench $(if $(ROUNDS),-rounds $(ROUNDS)) -o bench/RESULTS.md
 
+.PHONY: bench-runtime
+bench-runtime: setup build ## Measure berth-runtime alone beside crun, runc and unshare; writes bench/RUNTIME.md (ROUNDS=40)
+	go run ./bench/runtime $(if $(ROUNDS),-rounds $(ROUNDS)) -o bench/RUNTIME.md
+
 .PHONY: bench-smoke
 bench-smoke: build ## The benchmark with few rounds, to see that it works; writes nothing
 	go run ./bench -smoke
