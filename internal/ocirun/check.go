@@ -38,6 +38,12 @@ func check(o *StartOptions) error {
 	if err := checkProcess(s.Process); err != nil {
 		return err
 	}
+	for name, there := range map[string]bool{"solaris": s.Solaris != nil, "windows": s.Windows != nil, "vm": s.VM != nil,
+		"zos": s.ZOS != nil, "freebsd": s.FreeBSD != nil} {
+		if there {
+			return missingFeature(name + ", which is of another platform,")
+		}
+	}
 	if s.Hooks != nil {
 		if err := checkHooks(s.Hooks); err != nil {
 			return err
@@ -104,10 +110,15 @@ func checkProcess(p *specs.Process) error {
 		return invalid("the process has no arguments")
 	case !path.IsAbs(p.Cwd):
 		return invalid("the working directory %q is not an absolute path", p.Cwd)
+	case p.CommandLine != "":
+		return missingFeature("commandLine, which is for Windows")
 	case p.User.Username != "":
 		return missingFeature("a user by name")
 	case p.User.UID > maxID || p.User.GID > maxID:
 		return invalid("user %d:%d is out of range", p.User.UID, p.User.GID)
+	}
+	if err := checkAffinity(p.ExecCPUAffinity); err != nil {
+		return err
 	}
 	for _, list := range [][]string{p.Args, p.Env, {p.Cwd}} {
 		for _, s := range list {
@@ -133,17 +144,18 @@ func checkLinux(l *specs.Linux) error {
 	case len(l.UIDMappings)+len(l.GIDMappings) > 0:
 		return missingFeature("user namespaces")
 	case l.IntelRdt != nil:
-		return missingFeature("Intel RDT")
-	case l.MemoryPolicy != nil:
-		return missingFeature("memory policy")
+		return missingFeature("Intel RDT (linux.intelRdt)")
 	case len(l.NetDevices) > 0:
 		return missingFeature("moving network devices")
 	case l.MountLabel != "":
 		return missingFeature("SELinux mount labels")
-	case l.Seccomp != nil && l.Seccomp.ListenerPath != "":
-		return missingFeature("a seccomp listener")
 	case l.RootfsPropagation != "" && !isPropagation(l.RootfsPropagation):
 		return invalid("root file system propagation %q is unknown", l.RootfsPropagation)
+	}
+	if l.MemoryPolicy != nil {
+		if _, _, err := memoryPolicy(l.MemoryPolicy); err != nil {
+			return err
+		}
 	}
 	seen := map[specs.LinuxNamespaceType]bool{}
 	for _, n := range l.Namespaces {

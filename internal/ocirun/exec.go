@@ -41,6 +41,9 @@ func Exec(ctx context.Context, o ExecOptions) (*Process, error) {
 	if err := checkProcess(o.Process); err != nil {
 		return nil, err
 	}
+	if o.SeccompFlags&unix.SECCOMP_FILTER_FLAG_NEW_LISTENER != 0 {
+		return nil, missingFeature("a process executed under a seccomp profile with a listener")
+	}
 	pidfd := o.Pidfd
 	if pidfd == nil {
 		var err error

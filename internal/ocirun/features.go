@@ -21,7 +21,7 @@ func Features(version string) *features.Features {
 			Apparmor:        &features.Apparmor{Enabled: yes},
 			Selinux:         &features.Selinux{Enabled: no},
 			IntelRdt:        &features.IntelRdt{Enabled: no},
-			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: no}},
+			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: yes}},
 		},
 		Annotations: map[string]string{"dev.berth.runtime.version": version},
 	}
@@ -35,7 +35,8 @@ func Features(version string) *features.Features {
 		f.MountOptions = append(f.MountOptions, word, "r"+word)
 	}
 	f.MountOptions = append(f.MountOptions, "bind", "rbind", "defaults", "async", "sync", "dirsync", "lazytime", "nolazytime",
-		"mand", "nomand", "silent", "loud", "acl", "noacl", "iversion", "noiversion")
+		"mand", "nomand", "silent", "loud", "acl", "noacl", "iversion", "noiversion",
+		"remount", "tmpcopyup", "idmap", "ridmap")
 	slices.Sort(f.MountOptions)
 	slices.Sort(f.Linux.Namespaces)
 	return f

@@ -40,6 +40,7 @@ const (
 	kindProc              // belongs to the child's pid namespace
 	kindCgroup1           // the container's part of every hierarchy
 	kindCgroup2
+	kindRemount // of what an earlier entry mounted
 )
 
 // groupMount is one hierarchy of a cgroup mount.
@@ -52,6 +53,8 @@ type groupMount struct {
 // mountOptions are a mount's options, parsed.
 type mountOptions struct {
 	bind, recursive bool
+	remount, copyUp bool
+	idmap           string // "idmap" or "ridmap"
 	set, clr        uint64 // MOUNT_ATTR_ bits of the mount
 	rset, rclr      uint64 // of the mount and all below it
 	propagation     []propagationWord
@@ -130,8 +133,15 @@ func parseOptions(options []string) (o mountOptions, err error) {
 		case "nolazytime", "nomand", "iversion", "noiversion", "acl", "noacl":
 			o.data = append(o.data, linux.FsOption{Key: word})
 			continue
-		case "remount", "tmpcopyup", "idmap", "ridmap":
-			return o, fmt.Errorf("mount option %q: %w", word, errdefs.ErrNotImplemented)
+		case "remount":
+			o.remount = true
+			continue
+		case "tmpcopyup":
+			o.copyUp = true
+			continue
+		case "idmap", "ridmap":
+			o.idmap = word
+			continue
 		}
 		if a, there := findAttr(word); there {
 			apply(a, &o.set, &o.clr)
@@ -169,8 +179,11 @@ func parseMounts(list []specs.Mount) ([]mount, error) {
 			m.Destination = "/" + m.Destination
 		}
 		mounts[i] = mount{Mount: m, dest: path.Clean(m.Destination), mountOptions: o}
-		if len(m.UIDMappings)+len(m.GIDMappings) > 0 {
-			return nil, missingFeature(fmt.Sprintf("mount %q: id mappings", m.Destination))
+		if err := mounts[i].checkIDMap(); err != nil {
+			return nil, err
+		}
+		if o.copyUp && m.Type != "tmpfs" {
+			return nil, invalid("mount %q: tmpcopyup is for a tmpfs", m.Destination)
 		}
 		if mounts[i].dest == "/" {
 			return nil, fmt.Errorf("mount %q: the root is not a mount point: %w", m.Destination, errdefs.ErrInvalidArgument)
@@ -182,6 +195,12 @@ func parseMounts(list []specs.Mount) ([]mount, error) {
 // mountFromHost decides what kind of mount m is and prepares what needs the host's view.
 func (s *setup) mountFromHost(m *mount) (err error) {
 	switch {
+	case m.remount:
+		m.kind = kindRemount
+		if s.proc && below(m.dest, "/proc") {
+			return missingFeature(fmt.Sprintf("mount %q: to remount what is in /proc", m.dest))
+		}
+		return nil
 	case m.bind || m.Type == "bind":
 		m.kind = kindBind
 	case m.Type == "tmpfs":
@@ -240,7 +259,9 @@ func (s *setup) bindFromHost(m *mount) (err error) {
 	if m.tree, err = linux.OpenTree(unix.AT_FDCWD, src, flags); err != nil {
 		return fmt.Errorf("source %q: %w", src, errnoOf(err))
 	}
-	err = m.attributes()
+	if err = m.applyIDMap(); err == nil {
+		err = m.attributes()
+	}
 	if err != nil {
 		_ = m.tree.Close()
 	}
@@ -285,6 +306,8 @@ func (s *setup) mount(m *mount) (err error) {
 		return err
 	}
 	switch m.kind {
+	case kindRemount:
+		return s.remount(m)
 	case kindCgroup1, kindCgroup2:
 		return s.mountCgroup(m)
 	case kindTmpfs:
@@ -316,7 +339,22 @@ func (s *setup) tmpfs(m *mount) (*os.File, error) {
 			data = append(slices.Clone(data), linux.FsOption{Key: "mode", Value: fmt.Sprintf("%o", mode)})
 		}
 	}
-	return linux.NewMount("tmpfs", m.Source, int(m.set|m.rset), data...)
+	attrs := m.set | m.rset
+	if !m.copyUp {
+		return linux.NewMount("tmpfs", m.Source, int(attrs), data...)
+	}
+	tree, err := linux.NewMount("tmpfs", m.Source, int(attrs&^unix.MOUNT_ATTR_RDONLY), data...)
+	if err != nil {
+		return nil, err
+	}
+	err = s.copyUp(m.dest, tree)
+	if err == nil && attrs&unix.MOUNT_ATTR_RDONLY != 0 {
+		err = linux.MountSetattr(tree, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}, false)
+	}
+	if err != nil {
+		return nil, errors.Join(err, tree.Close())
+	}
+	return tree, nil
 }
 
 // place puts a mount on dest, which is made if it is missing. Where a later step trusts the place itself, a link there is

@@ -670,11 +670,12 @@ func TestRefusedFields(t *testing.T) {
 		"user namespace": func(s *specs.Spec) {
 			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
 		},
-		"rdt":      func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} },
-		"mountns":  func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[1:] },
-		"listener": func(s *specs.Spec) { s.Linux.Seccomp = &specs.LinuxSeccomp{ListenerPath: "/x"} },
-		"idmap":    func(s *specs.Spec) { s.Mounts[1].Options = append(s.Mounts[1].Options, "idmap") },
-		"idmapped": func(s *specs.Spec) { s.Mounts[1].UIDMappings = []specs.LinuxIDMapping{{Size: 1}} },
+		"rdt":     func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} },
+		"mountns": func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[1:] },
+		"windows": func(s *specs.Spec) { s.Windows = &specs.Windows{} },
+		"idmap": func(s *specs.Spec) {
+			s.Mounts[1].Type, s.Mounts[1].Options = "bind", append(s.Mounts[1].Options, "idmap")
+		},
 		"rdma":     func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth0": {}} },
 		"affinity": func(s *specs.Spec) { s.Process.ExecCPUAffinity = nil; s.Linux.MountLabel = "x" },
 	} {
@@ -685,6 +686,8 @@ func TestRefusedFields(t *testing.T) {
 		}
 	}
 	for name, change := range map[string]func(*specs.Spec){
+		"idmapped":  func(s *specs.Spec) { s.Mounts[1].UIDMappings = []specs.LinuxIDMapping{{Size: 1}} },
+		"copyup":    func(s *specs.Spec) { s.Mounts[0].Options = []string{"tmpcopyup"} },
 		"version":   func(s *specs.Spec) { s.Version = "2.0.0" },
 		"no args":   func(s *specs.Spec) { s.Process.Args = nil },
 		"cwd":       func(s *specs.Spec) { s.Process.Cwd = "tmp" },

@@ -35,7 +35,8 @@ type execution struct {
 	// sibling: the process goes into a pid namespace that has processes already, see linux.Program. moved: its parent puts
 	// it into its cgroup, since the group has no room for two.
 	sibling, moved bool
-	pidNS          *os.File // joined by the first child: a pidfd
+	pidNS          *os.File  // joined by the first child: a pidfd
+	listener       *listener // nil for none
 
 	cloneFlags  uintptr
 	newCgroupNS bool
@@ -288,12 +289,15 @@ func (e *execution) keyring(p *linux.Program) {
 // descriptors closes everything that is not the process's own: really, and before any path is looked up, so that
 // /proc/self/fd leads nowhere (CVE-2024-21626). The few that are needed until execve come after those to keep.
 //
-//	0 1 2 │ preserved… │ report │ hold │ late report │ init │ nothing
+//	0 1 2 │ preserved… │ report │ hold │ late report │ init │ listener's gate │ nothing
 func (e *execution) descriptors(p *linux.Program) {
 	p.Step("close descriptors")
 	// All sources are first moved out of the way of all targets.
-	const high = 3 + 4
+	const high = 3 + 5
 	sources := append(append([]*os.File{}, e.preserve...), nil, e.hold, e.lateReport, e.small)
+	if e.listener != nil {
+		sources = append(sources, e.listener.gate)
+	}
 	moved := make([]linux.Slot, len(sources))
 	base := high + len(e.preserve)
 	for i, f := range sources {
@@ -453,7 +457,7 @@ func (e *execution) identity(p *linux.Program) {
 	buf := make([]byte, unix.PathMax)
 	p.Step(stepEscape)
 	p.Call(unix.SYS_GETCWD, linux.Bytes(buf), linux.N(len(buf))).Rooted(buf)
-	if !e.sibling {
+	if !e.sibling && e.listener == nil { // which is passed on before: by a create, not by its start
 		e.wait(p)
 	}
 	e.last(p, before, caps)
@@ -475,6 +479,11 @@ func (e *execution) last(p *linux.Program, before, caps capSets) {
 		e.ambient(p, caps)
 	}
 	switch {
+	case e.listener != nil:
+		e.loadFilter(p)
+		e.notify(p)
+		e.wait(p)
+		finish()
 	case e.sibling && settled && !e.lateDeadline():
 		finish()
 		e.enter(p)

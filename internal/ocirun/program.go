@@ -25,6 +25,9 @@ func (s *setup) program() error {
 	if err := personality(p, s.lin.Personality); err != nil {
 		return err
 	}
+	if err := s.exec.memory(p, s.lin.MemoryPolicy); err != nil {
+		return err
+	}
 	if s.o.Hold {
 		s.exec.hold, s.exec.lateReport = s.o.HoldFile, s.o.ReportFile
 		if s.exec.hold == nil {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"strconv"
 
 	"github.com/berth-engine/berth/internal/linux"
@@ -29,6 +28,7 @@ func (e *execution) enter(p *linux.Program) {
 	if e.moved {
 		e.wait(p)
 	}
+	_ = e.affinity(p, finalCPUs) // checked already
 	if e.lastLimit != nil {
 		p.Step("set rlimit RLIMIT_NPROC")
 		p.Call(unix.SYS_PRLIMIT64, linux.N(0), linux.N(unix.RLIMIT_NPROC), linux.Ptr(e.lastLimit), linux.N(0))
@@ -51,10 +51,6 @@ func (e *execution) passes() bool {
 	if len(e.filter) == 0 {
 		return true
 	}
-	arch := uint32(unix.AUDIT_ARCH_X86_64)
-	if runtime.GOARCH == "arm64" {
-		arch = unix.AUDIT_ARCH_AARCH64
-	}
 	f := seccomp.Filter{Prog: e.filter}
 	for _, c := range [...]struct {
 		nr  int32
@@ -66,7 +62,7 @@ func (e *execution) passes() bool {
 		{unix.SYS_WRITE, [2]uint64{}}, {unix.SYS_READ, [2]uint64{}}, {unix.SYS_PRLIMIT64, [2]uint64{0, unix.RLIMIT_NPROC}},
 		{unix.SYS_SCHED_SETATTR, [2]uint64{}}, {unix.SYS_SCHED_SETAFFINITY, [2]uint64{}},
 	} {
-		if f.Simulate(arch, c.nr, [6]uint64{c.arg[0], c.arg[1]}) != unix.SECCOMP_RET_ALLOW {
+		if f.Simulate(nativeAudit(), c.nr, [6]uint64{c.arg[0], c.arg[1]}) != unix.SECCOMP_RET_ALLOW {
 			return false
 		}
 	}
@@ -101,8 +97,12 @@ func (j *joining) attempt() error {
 		j.files = append(j.files, r)
 		e.hold, wake = r, w
 	}
-	e.join(p)
-	if err := e.become(p); err != nil {
+	err := e.affinity(p, initialCPUs)
+	if err == nil {
+		e.join(p)
+		err = e.become(p)
+	}
+	if err != nil {
 		p.Discard()
 		return err
 	}
@@ -110,7 +110,6 @@ func (j *joining) attempt() error {
 	if e.moved {
 		o.Cgroup = nil
 	}
-	var err error
 	if j.child, err = p.Fork(o); err != nil {
 		return err
 	}

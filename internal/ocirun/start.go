@@ -152,7 +152,10 @@ func Start(ctx context.Context, o StartOptions) (_ *Process, err error) {
 			return nil, fmt.Errorf("seccomp profile: %w", err)
 		}
 		if f.Notifies() {
-			return nil, missingFeature("a seccomp listener")
+			if s.exec.listener, err = newListener(f, s.lin.Seccomp); err != nil {
+				return nil, err
+			}
+			defer s.exec.listener.close()
 		}
 		s.exec.filter, s.exec.filterFlags = f.Prog, uint(f.Flags)
 	}
@@ -208,6 +211,14 @@ func (s *setup) finish(ctx context.Context) (*Process, error) {
 		}
 		if err == nil {
 			_, err = s.gateWriter.Write([]byte{0})
+		}
+		if err != nil {
+			return nil, errors.Join(err, p.discard())
+		}
+	}
+	if s.exec.listener != nil {
+		if err = s.exec.explain(s.child.WaitMark()); err == nil {
+			err = s.passListener(p)
 		}
 		if err != nil {
 			return nil, errors.Join(err, p.discard())
