@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/berth-engine/berth/internal/linux"
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -151,6 +152,9 @@ func checkLinux(l *specs.Linux) error {
 		return missingFeature("SELinux mount labels")
 	case l.RootfsPropagation != "" && !isPropagation(l.RootfsPropagation):
 		return invalid("root file system propagation %q is unknown", l.RootfsPropagation)
+	}
+	if err := personality(new(linux.Program), l.Personality); err != nil {
+		return err
 	}
 	if l.MemoryPolicy != nil {
 		if _, _, err := memoryPolicy(l.MemoryPolicy); err != nil {
