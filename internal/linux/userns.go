@@ -22,35 +22,102 @@ func idMap(list []IDMapping) string {
 }
 
 // NewUserNS makes a user namespace with these mappings and returns a descriptor that keeps it. No process stays in it.
-func NewUserNS(uids, gids []IDMapping) (ns *os.File, err error) {
+func NewUserNS(uids, gids []IDMapping) (*os.File, error) {
+	k, err := KeepNamespaces(nil, uids, gids, 0)
+	if err != nil {
+		return nil, err
+	}
+	ns := k.User
+	k.User = nil
+	return ns, k.Close()
+}
+
+// Keeper is a process that does nothing but stay in a user namespace and in others that belong to it. A thread of many cannot
+// enter a user namespace (setns(2)), and a namespace belongs to the user namespace of who makes it.
+type Keeper struct {
+	User  *os.File // the user namespace
+	Pidfd *os.File // of the process: setns(2) with it joins the others
+	wake  *os.File
+}
+
+// KeepNamespaces makes the namespaces of flags (CLONE_NEW…, without pid) as ones that belong to the user namespace join, or to
+// a new one with these mappings. Close ends the process.
+func KeepNamespaces(join *os.File, uids, gids []IDMapping, flags int) (k *Keeper, err error) {
 	r, w, err := Pipe()
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
-	defer w.Close()
+	k = &Keeper{wake: w}
 	var p Program
-	p.Notify()
-	p.Call(unix.SYS_READ, FD(r), Bytes(make([]byte, 1)), N(1)) // until it is killed
-	c, err := p.Fork(ForkOptions{Flags: unix.CLONE_NEWUSER})
-	if err != nil {
-		return nil, fmt.Errorf("make a user namespace: %w", err)
+	p.Call(unix.SYS_CLOSE, FD(w)) // so that it ends with the parent
+	o := ForkOptions{Flags: unix.CLONE_NEWUSER}
+	if join != nil {
+		o.Flags = 0
+		p.Step("join the user namespace")
+		p.Call(unix.SYS_SETNS, FD(join), N(unix.CLONE_NEWUSER))
 	}
+	p.Step("wait for the mappings")
+	p.Notify()
+	wait := func() { p.Call(unix.SYS_READ, FD(r), Bytes(make([]byte, 1)), N(1)).NeedsData() }
+	wait()
+	p.Step("make namespaces")
+	p.BecomeRoot()
+	p.Call(unix.SYS_UNSHARE, N(flags))
+	p.Notify()
+	wait()
+	c, err := p.Fork(o)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("make a user namespace: %w", err), w.Close())
+	}
+	k.Pidfd = c.Pidfd
 	defer func() {
-		killErr := PidfdSendSignal(c.Pidfd, unix.SIGKILL)
-		_, waitErr := WaitPidfd(c.Pidfd)
-		if e := errors.Join(killErr, waitErr, c.closeReport(), c.Pidfd.Close()); e != nil && err == nil {
-			err = errors.Join(e, ns.Close())
+		err = errors.Join(err, c.closeReport())
+		if err != nil {
+			err = errors.Join(err, k.Close())
+			k = nil
 		}
 	}()
+	if err := c.WaitMark(); err != nil {
+		return k, err
+	}
 	dir := "/proc/" + strconv.Itoa(c.Pid) + "/"
 	for _, m := range []struct{ file, text string }{{"uid_map", idMap(uids)}, {"gid_map", idMap(gids)}} {
-		if m.text == "" {
+		if m.text == "" || join != nil {
 			continue
 		}
 		if err := os.WriteFile(dir+m.file, []byte(m.text), 0); err != nil {
-			return nil, fmt.Errorf("mappings %q of a user namespace: %w", strings.TrimSpace(m.text), err)
+			return k, fmt.Errorf("mappings %q of a user namespace: %w", strings.TrimSpace(m.text), err)
 		}
 	}
-	return os.Open(dir + "ns/user")
+	if _, err := w.Write([]byte{0}); err != nil {
+		return k, err
+	}
+	if err := c.WaitMark(); err != nil {
+		return k, err
+	}
+	k.User, err = os.Open(dir + "ns/user")
+	return k, err
+}
+
+// BecomeRoot makes the child root of the user namespace it is in; where that has no root it stays who it is.
+func (p *Program) BecomeRoot() {
+	p.Call(unix.SYS_SETRESGID, N(0), N(0), N(0)).Ignore(unix.EINVAL)
+	p.Call(unix.SYS_SETRESUID, N(0), N(0), N(0)).Ignore(unix.EINVAL)
+}
+
+// Close ends the process; namespaces that others are in or hold open stay.
+func (k *Keeper) Close() error {
+	var errs []error
+	if err := PidfdSendSignal(k.Pidfd, unix.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		errs = append(errs, err)
+	}
+	_, err := WaitPidfd(k.Pidfd)
+	errs = append(errs, err)
+	for _, f := range []*os.File{k.User, k.Pidfd, k.wake} {
+		if f != nil {
+			errs = append(errs, f.Close())
+		}
+	}
+	return errors.Join(errs...)
 }

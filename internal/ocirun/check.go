@@ -142,8 +142,6 @@ const maxID = 1<<31 - 1
 
 func checkLinux(l *specs.Linux) error {
 	switch {
-	case len(l.UIDMappings)+len(l.GIDMappings) > 0:
-		return missingFeature("user namespaces")
 	case l.IntelRdt != nil:
 		return missingFeature("Intel RDT (linux.intelRdt)")
 	case len(l.NetDevices) > 0:
@@ -152,6 +150,9 @@ func checkLinux(l *specs.Linux) error {
 		return missingFeature("SELinux mount labels")
 	case l.RootfsPropagation != "" && !isPropagation(l.RootfsPropagation):
 		return invalid("root file system propagation %q is unknown", l.RootfsPropagation)
+	}
+	if err := checkUserNS(l); err != nil {
+		return err
 	}
 	if err := personality(new(linux.Program), l.Personality); err != nil {
 		return err
@@ -163,10 +164,7 @@ func checkLinux(l *specs.Linux) error {
 	}
 	seen := map[specs.LinuxNamespaceType]bool{}
 	for _, n := range l.Namespaces {
-		if n.Type == specs.UserNamespace {
-			return missingFeature("user namespaces")
-		}
-		if !slices.ContainsFunc(nsFlags[:], func(k nsFlag) bool { return k.kind == n.Type }) {
+		if n.Type != specs.UserNamespace && !slices.ContainsFunc(nsFlags[:], func(k nsFlag) bool { return k.kind == n.Type }) {
 			return invalid("namespace type %q is unknown", n.Type)
 		}
 		if seen[n.Type] {

@@ -86,7 +86,7 @@ func (s *setup) specDevice(d *specs.LinuxDevice) error {
 func (s *setup) device(name string, mode uint32, dev uint64, uid, gid uint32) error {
 	dir, base, err := s.root.OpenParent(name)
 	if errors.Is(err, unix.ENOENT) {
-		if err = s.root.MkdirAll(name[:len(name)-len(base)], 0o755, 0, 0); err == nil {
+		if err = s.root.MkdirAll(name[:len(name)-len(base)], 0o755, s.exec.ids.uid(0), s.exec.ids.gid(0)); err == nil {
 			dir, base, err = s.root.OpenParent(name)
 		}
 	}
@@ -105,8 +105,8 @@ func (s *setup) device(name string, mode uint32, dev uint64, uid, gid uint32) er
 			return nil
 		}
 	}
-	if err == nil && (uid != 0 || gid != 0) {
-		err = unix.Fchownat(int(dir.Fd()), base, int(uid), int(gid), unix.AT_SYMLINK_NOFOLLOW)
+	if hostUID, hostGID := s.exec.ids.uid(uid), s.exec.ids.gid(gid); err == nil && (hostUID != 0 || hostGID != 0) {
+		err = unix.Fchownat(int(dir.Fd()), base, hostUID, hostGID, unix.AT_SYMLINK_NOFOLLOW)
 	}
 	if err != nil {
 		return fmt.Errorf("device %q: %w", name, err)

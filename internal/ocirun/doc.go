@@ -29,6 +29,8 @@
 // With hooks that must run before pivot_root, it is the child that does that, once they have run; the targets are opened
 // below the root's own descriptor in any case, so what an image says leads nowhere else then either.
 //
+// A container with a user namespace takes the same way, with two more processes: see userns.go.
+//
 // # What holds between fork and execve
 //
 // The child is a copy of its parent and must show nothing of it. The parent is made not dumpable first, which the child
@@ -39,7 +41,8 @@
 //
 // # What is refused
 //
-// A field of the spec that is not honoured is an error that wraps errdefs.ErrNotImplemented, never silence; see check.
+// A field of the spec that is not honoured is an error that wraps errdefs.ErrNotImplemented, never silence; see check, and
+// fields_test.go for what becomes of each.
 //
 // # How a process is executed in a container
 //

@@ -132,7 +132,7 @@ func (j *joining) run(ctx context.Context) error {
 }
 
 // enter takes the thread into the container's namespaces, which also gives it the container's root. A user namespace cannot
-// be entered by a thread of many, and the pid namespace is for the child.
+// be entered by a thread of many: that and the pid namespace are for the child.
 func (j *joining) enter() error {
 	if err := linux.Unshare(unix.CLONE_FS); err != nil {
 		return err
@@ -164,7 +164,10 @@ func (j *joining) enter() error {
 		}
 	}
 	if same, err := j.sameNS("user"); err == nil && !same {
-		return missingFeature("to join a user namespace")
+		j.exec.userNS = j.pidfd
+		if j.exec.ids, err = readIDs(j.exec.hostProc, j.o.Pid); err != nil {
+			return err
+		}
 	}
 	if flags == 0 {
 		return nil

@@ -241,7 +241,7 @@ func testGroup(t testing.TB, r *specs.LinuxResources) *cgroup.Group {
 	if err != nil {
 		t.Fatal(err)
 	}
-	name := "/berth-test-ocirun/" + strings.NewReplacer("/", "_", "#", "_").Replace(t.Name())
+	name := fmt.Sprintf("/berth-test-ocirun/%s-%d", strings.NewReplacer("/", "_", "#", "_").Replace(t.Name()), os.Getpid())
 	g, _, err := host.Create(name, r)
 	if err != nil {
 		t.Fatal(err)

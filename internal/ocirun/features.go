@@ -28,6 +28,7 @@ func Features(version string) *features.Features {
 	for _, ns := range nsFlags {
 		f.Linux.Namespaces = append(f.Linux.Namespaces, string(ns.kind))
 	}
+	f.Linux.Namespaces = append(f.Linux.Namespaces, string(specs.UserNamespace))
 	for _, a := range attrWords {
 		f.MountOptions = append(f.MountOptions, a.name, "r"+a.name)
 	}

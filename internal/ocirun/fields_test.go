@@ -45,7 +45,7 @@ func fields() map[string]string {
 		"hooks.prestart": honoured, "hooks.createRuntime": honoured, "hooks.createContainer": honoured,
 		"hooks.startContainer": honoured, "hooks.poststart": honoured, "hooks.poststop": honoured,
 
-		"linux.uidMappings": refused, "linux.gidMappings": refused, "linux.sysctl": honoured, "linux.resources": group,
+		"linux.uidMappings": honoured, "linux.gidMappings": honoured, "linux.sysctl": honoured, "linux.resources": group,
 		"linux.cgroupsPath": honoured, "linux.namespaces.type": honoured, "linux.namespaces.path": honoured,
 		"linux.devices.path": honoured, "linux.devices.type": honoured, "linux.devices.major": honoured,
 		"linux.devices.minor": honoured, "linux.devices.fileMode": honoured, "linux.devices.uid": honoured,

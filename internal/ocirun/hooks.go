@@ -231,6 +231,9 @@ func within(proc, child *os.File, pid int) func(*hookRun, *os.File) (*os.File, e
 			}
 			p := new(linux.Program)
 			j.exec.enterNamespaces(p)
+			if j.exec.userNS != nil {
+				j.exec.joinUser(p)
+			}
 			r.program(p, stdin)
 			p.Sibling()
 			r.execute(p)

@@ -136,6 +136,27 @@ func TestCreateContainerHookMounts(t *testing.T) {
 	has(t, out, "from the hook", " / ro,relatime shared:")
 }
 
+// A hook in the container's namespaces is in its user namespace too.
+func TestHooksAndUserNamespace(t *testing.T) {
+	noLeaks(t)
+	log := filepath.Join(t.TempDir(), "log")
+	out := sh(t, "cat /tmp/f; stat -c %u /tmp/f", func(o *StartOptions) {
+		root := o.Spec.Root.Path
+		if err := os.Chmod(filepath.Dir(root), 0o711); err != nil { // the container's root is nobody on the way there
+			t.Fatal(err)
+		}
+		o.Spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{hook("readlink /proc/self/ns/user > " + log)},
+			CreateContainer: []specs.Hook{hook("cat /proc/self/uid_map > " + root + "/tmp/f")},
+			StartContainer:  []specs.Hook{hook("echo started >> /tmp/f")}}
+		remapped(t)(o)
+	})
+	has(t, strings.Join(strings.Fields(out), " "), "0 200000 2000 started 0")
+	own, _ := os.Readlink("/proc/self/ns/user")
+	if text, _ := os.ReadFile(log); strings.TrimSpace(string(text)) != own {
+		t.Errorf("%s, not %s", text, own)
+	}
+}
+
 func TestHookFailures(t *testing.T) {
 	noLeaks(t)
 	one := 1

@@ -17,26 +17,28 @@ func (m *mount) checkIDMap() error {
 	case !m.bind && m.Type != "bind":
 		return invalid("mount %q: only a bind can have id mappings", m.Destination)
 	case !mapped:
-		return missingFeature(fmt.Sprintf("mount %q: id mappings of the container's user namespace", m.Destination))
+		return nil // the container's user namespace has them
 	case len(m.UIDMappings) == 0 || len(m.GIDMappings) == 0:
 		return invalid("mount %q: id mappings must be given for users and for groups", m.Destination)
 	}
-	for _, l := range [][]specs.LinuxIDMapping{m.UIDMappings, m.GIDMappings} {
-		for _, e := range l {
-			if e.Size == 0 || uint64(e.ContainerID)+uint64(e.Size) > maxID+1 || uint64(e.HostID)+uint64(e.Size) > maxID+1 {
-				return invalid("mount %q: id mapping %d:%d:%d is out of range", m.Destination, e.ContainerID, e.HostID, e.Size)
-			}
-		}
+	if err := checkMappings(m.UIDMappings, m.GIDMappings); err != nil {
+		return fmt.Errorf("mount %q: %w", m.Destination, err)
 	}
 	return nil
 }
 
 // applyIDMap maps the owners of files below a mount that stands nowhere yet (mount_setattr(2), "ID-mapped mounts").
-func (m *mount) applyIDMap() error {
-	if len(m.UIDMappings) == 0 {
+func (m *mount) applyIDMap(own *specs.Linux) error {
+	uids, gids := m.UIDMappings, m.GIDMappings
+	if len(uids) == 0 && m.idmap != "" {
+		if uids, gids = own.UIDMappings, own.GIDMappings; len(uids) == 0 {
+			return invalid("id mappings are asked for, and neither the mount nor the container's user namespace has any")
+		}
+	}
+	if len(uids) == 0 {
 		return nil
 	}
-	ns, err := linux.NewUserNS(idMappings(m.UIDMappings), idMappings(m.GIDMappings))
+	ns, err := linux.NewUserNS(idMappings(uids), idMappings(gids))
 	if err != nil {
 		return err
 	}

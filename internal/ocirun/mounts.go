@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/berth-engine/berth/internal/cgroup"
@@ -259,7 +260,7 @@ func (s *setup) bindFromHost(m *mount) (err error) {
 	if m.tree, err = linux.OpenTree(unix.AT_FDCWD, src, flags); err != nil {
 		return fmt.Errorf("source %q: %w", src, errnoOf(err))
 	}
-	if err = m.applyIDMap(); err == nil {
+	if err = m.applyIDMap(s.lin); err == nil {
 		err = m.attributes()
 	}
 	if err != nil {
@@ -313,7 +314,7 @@ func (s *setup) mount(m *mount) (err error) {
 	case kindTmpfs:
 		m.tree, err = s.tmpfs(m)
 	case kindInside:
-		m.tree, err = linux.NewMount(m.Type, m.Source, int(m.set|m.rset), m.data...)
+		m.tree, err = linux.NewMount(m.Type, m.Source, int(m.set|m.rset), s.owned(m.data, false)...)
 	case kindBind, kindHost:
 		return s.place(m.tree, m.dest, false)
 	}
@@ -339,6 +340,7 @@ func (s *setup) tmpfs(m *mount) (*os.File, error) {
 			data = append(slices.Clone(data), linux.FsOption{Key: "mode", Value: fmt.Sprintf("%o", mode)})
 		}
 	}
+	data = s.owned(data, true)
 	attrs := m.set | m.rset
 	if !m.copyUp {
 		return linux.NewMount("tmpfs", m.Source, int(attrs), data...)
@@ -357,6 +359,29 @@ func (s *setup) tmpfs(m *mount) (*os.File, error) {
 	return tree, nil
 }
 
+// owned turns the users and groups in a file system's options into the host's, as who makes it is; with root it is the
+// container's root's where nobody else is named.
+func (s *setup) owned(data []linux.FsOption, root bool) []linux.FsOption {
+	if s.exec.ids == nil {
+		return data
+	}
+	data = slices.Clone(data)
+	for _, k := range [...]struct {
+		key  string
+		host func(uint32) int
+	}{{"uid", s.exec.ids.uid}, {"gid", s.exec.ids.gid}} {
+		i := slices.IndexFunc(data, func(o linux.FsOption) bool { return o.Key == k.key })
+		if i < 0 && root {
+			data = append(data, linux.FsOption{Key: k.key, Value: strconv.Itoa(k.host(0))})
+		} else if i >= 0 {
+			if n, err := strconv.ParseUint(data[i].Value, 10, 31); err == nil {
+				data[i].Value = strconv.Itoa(k.host(uint32(n)))
+			}
+		}
+	}
+	return data
+}
+
 // place puts a mount on dest, which is made if it is missing. Where a later step trusts the place itself, a link there is
 // refused (CVE-2023-27561).
 func (s *setup) place(tree *os.File, dest string, noLink bool) error {
@@ -367,11 +392,11 @@ func (s *setup) place(tree *os.File, dest string, noLink bool) error {
 	var target *os.File
 	switch {
 	case !fi.IsDir():
-		target, err = s.root.Create(dest, 0o644, 0, 0)
+		target, err = s.root.Create(dest, 0o644, s.exec.ids.uid(0), s.exec.ids.gid(0))
 	case noLink:
 		target, err = s.plainDir(dest)
 	default:
-		target, err = s.root.OpenDirAll(dest, 0o755, 0, 0)
+		target, err = s.root.OpenDirAll(dest, 0o755, s.exec.ids.uid(0), s.exec.ids.gid(0))
 	}
 	if err != nil {
 		if errors.Is(err, unix.ENOTDIR) && fi.IsDir() {
@@ -392,7 +417,7 @@ func (s *setup) plainDir(dest string) (*os.File, error) {
 		return nil, fmt.Errorf("it must be an ordinary directory of the image, not a link or a file: %w",
 			errdefs.ErrInvalidArgument)
 	}
-	if err := s.root.MkdirAll(dest, 0o755, 0, 0); err != nil {
+	if err := s.root.MkdirAll(dest, 0o755, s.exec.ids.uid(0), s.exec.ids.gid(0)); err != nil {
 		return nil, err
 	}
 	return s.root.OpenFile(dest, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
@@ -441,7 +466,8 @@ func (s *setup) mountCgroup(m *mount) error {
 	if m.kind == kindCgroup2 {
 		return s.place(m.groups[0].tree, m.dest, false)
 	}
-	top, err := linux.NewMount("tmpfs", "cgroup", int(m.set&^unix.MOUNT_ATTR_RDONLY), linux.FsOption{Key: "mode", Value: "755"})
+	top, err := linux.NewMount("tmpfs", "cgroup", int(m.set&^unix.MOUNT_ATTR_RDONLY),
+		s.owned([]linux.FsOption{{Key: "mode", Value: "755"}}, true)...)
 	if err != nil {
 		return err
 	}

@@ -78,9 +78,19 @@ func (s *setup) enterNamespaces() error {
 			}
 		}
 	}
+	within := flags &^ (unix.CLONE_FS | unix.CLONE_NEWTIME)
+	remapped, err := s.userNamespace(within)
+	if err != nil {
+		return err
+	}
+	if remapped {
+		s.latePivot = true
+		flags &^= within
+	}
 	if err := linux.Unshare(flags); err != nil {
 		return fmt.Errorf("make namespaces: %w", err)
 	}
+	flags |= within
 	if flags&unix.CLONE_NEWNET != 0 {
 		if err := loopbackUp(); err != nil {
 			return fmt.Errorf("bring up the loopback link: %w", err)

@@ -389,7 +389,7 @@ func TestMountErrors(t *testing.T) {
 		{specs.Mount{Destination: "/x", Type: "nosuchfs"}, `file system "nosuchfs": no such device`},
 		{specs.Mount{Destination: "/x", Type: "tmpfs", Options: []string{"size=many"}}, "size=many"},
 		{specs.Mount{Destination: "/x", Type: "tmpfs", Options: []string{"nonsense"}}, "nonsense"},
-		{specs.Mount{Destination: "/x", Type: "tmpfs", Options: []string{"tmpcopyup"}}, "not implemented"},
+		{specs.Mount{Destination: "/x", Type: "bind", Source: dir, Options: []string{"tmpcopyup"}}, "tmpcopyup is for a tmpfs"},
 		{specs.Mount{Destination: "/", Type: "bind", Source: dir}, "the root is not a mount point"},
 		{specs.Mount{Destination: "/../", Type: "bind", Source: dir}, "the root is not a mount point"},
 		{specs.Mount{Destination: "/x", Source: dir}, "has no type"},
@@ -667,15 +667,9 @@ func TestLimitsAndPriorities(t *testing.T) {
 
 func TestRefusedFields(t *testing.T) {
 	for name, change := range map[string]func(*specs.Spec){
-		"user namespace": func(s *specs.Spec) {
-			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
-		},
-		"rdt":     func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} },
-		"mountns": func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[1:] },
-		"windows": func(s *specs.Spec) { s.Windows = &specs.Windows{} },
-		"idmap": func(s *specs.Spec) {
-			s.Mounts[1].Type, s.Mounts[1].Options = "bind", append(s.Mounts[1].Options, "idmap")
-		},
+		"rdt":      func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} },
+		"mountns":  func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[1:] },
+		"windows":  func(s *specs.Spec) { s.Windows = &specs.Windows{} },
 		"rdma":     func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth0": {}} },
 		"affinity": func(s *specs.Spec) { s.Process.ExecCPUAffinity = nil; s.Linux.MountLabel = "x" },
 	} {
@@ -686,7 +680,13 @@ func TestRefusedFields(t *testing.T) {
 		}
 	}
 	for name, change := range map[string]func(*specs.Spec){
-		"idmapped":  func(s *specs.Spec) { s.Mounts[1].UIDMappings = []specs.LinuxIDMapping{{Size: 1}} },
+		"idmapped": func(s *specs.Spec) { s.Mounts[1].UIDMappings = []specs.LinuxIDMapping{{Size: 1}} },
+		"idmap": func(s *specs.Spec) {
+			s.Mounts[1].Type, s.Mounts[1].Source, s.Mounts[1].Options = "bind", "/tmp", []string{"idmap"}
+		},
+		"unmapped": func(s *specs.Spec) {
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+		},
 		"copyup":    func(s *specs.Spec) { s.Mounts[0].Options = []string{"tmpcopyup"} },
 		"version":   func(s *specs.Spec) { s.Version = "2.0.0" },
 		"no args":   func(s *specs.Spec) { s.Process.Args = nil },

@@ -37,6 +37,8 @@ type execution struct {
 	sibling, moved bool
 	pidNS          *os.File  // joined by the first child: a pidfd
 	listener       *listener // nil for none
+	userNS         *os.File  // joined by the first child: a namespace or a pidfd
+	ids            *ids      // of the user namespace
 
 	cloneFlags  uintptr
 	newCgroupNS bool
@@ -81,7 +83,7 @@ func (e *execution) join(p *linux.Program) {
 
 // enterNamespaces adds the namespaces that are the child's to enter.
 func (e *execution) enterNamespaces(p *linux.Program) {
-	if e.newCgroupNS {
+	if e.newCgroupNS && e.userNS == nil {
 		p.Step("make a cgroup namespace")
 		p.Call(unix.SYS_UNSHARE, linux.N(unix.CLONE_NEWCGROUP))
 	}
@@ -194,20 +196,35 @@ func (e *execution) ownStdio() {
 			continue
 		}
 		var st unix.Stat_t
-		if unix.Fstat(int(f.Fd()), &st) != nil || st.Uid == e.process.User.UID ||
+		uid := e.ids.uid(e.process.User.UID)
+		if unix.Fstat(int(f.Fd()), &st) != nil || int(st.Uid) == uid ||
 			st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3) {
 			continue
 		}
 		// What cannot be given away (a file system that is read-only or not ours) stays as it is.
-		_ = unix.Fchown(int(f.Fd()), int(e.process.User.UID), -1)
+		_ = unix.Fchown(int(f.Fd()), uid, -1)
 	}
 }
 
 // become adds the steps from a process in the container to the program of the container.
 func (e *execution) become(p *linux.Program) (err error) {
 	e.ownStdio()
-	if e.own, err = ownCaps(); err != nil {
-		return fmt.Errorf("read own capabilities: %w", err)
+	switch {
+	case e.userNS != nil && e.sibling:
+		if err := e.privileged(p); err != nil {
+			return err
+		}
+		e.joinUser(p)
+		e.own = rootCaps()
+	case e.userNS != nil:
+		e.own = rootCaps()
+	default:
+		if e.own, err = ownCaps(); err != nil {
+			return fmt.Errorf("read own capabilities: %w", err)
+		}
+		if err := e.attributes(p); err != nil {
+			return err
+		}
 	}
 	switch {
 	case e.init:
@@ -220,9 +237,6 @@ func (e *execution) become(p *linux.Program) (err error) {
 	}
 	if e.small != nil {
 		e.files = append(e.files, e.small)
-	}
-	if err := e.attributes(p); err != nil {
-		return err
 	}
 	e.keyring(p)
 	e.descriptors(p)
@@ -339,6 +353,11 @@ func (e *execution) smallNumber() int  { return e.reportNumber() + 3 }
 // there is, and the user a warning, as with Docker.
 func (e *execution) limits(p *linux.Program) error {
 	raise := e.own.permitted.has(unix.CAP_SYS_RESOURCE)
+	if e.userNS != nil { // where that right counts for nothing
+		if host, err := ownCaps(); err == nil {
+			raise = host.permitted.has(unix.CAP_SYS_RESOURCE) // and was used already
+		}
+	}
 	files := false
 	for _, l := range e.process.Rlimits {
 		nr, there := rlimitNumber(l.Type)

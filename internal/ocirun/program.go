@@ -14,7 +14,13 @@ const resolveInRoot = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS
 // program writes down what the child does.
 func (s *setup) program() error {
 	p := &s.prog
-	s.exec.join(p)
+	if s.exec.userNS != nil {
+		if err := s.exec.joinRemapped(p); err != nil {
+			return err
+		}
+	} else {
+		s.exec.join(p)
+	}
 	for i := range s.mounts {
 		s.lateMount(p, &s.mounts[i])
 	}
@@ -51,10 +57,12 @@ func (s *setup) pivotInChild(p *linux.Program) error {
 		return err
 	}
 	s.gate, s.gateWriter = s.keep(r), w
-	p.Step("wait for the hooks")
-	p.Notify()
-	p.Call(unix.SYS_CLOSE, linux.FD(w)) // or this end would keep it from hearing of the parent's end
-	p.Call(unix.SYS_READ, linux.FD(r), linux.Bytes(make([]byte, 1)), linux.N(1)).NeedsData()
+	if hooksBeforePivot(hooksOf(s.spec)) {
+		p.Step("wait for the hooks")
+		p.Notify()
+		p.Call(unix.SYS_CLOSE, linux.FD(w)) // or this end would keep it from hearing of the parent's end
+		p.Call(unix.SYS_READ, linux.FD(r), linux.Bytes(make([]byte, 1)), linux.N(1)).NeedsData()
+	}
 	p.Step("enter the root file system")
 	p.Call(unix.SYS_FCHDIR, linux.FD(s.rootfs))
 	if s.o.NoPivot {

@@ -258,7 +258,7 @@ func (s *setup) makeCwd() {
 	if cwd == "/" || s.proc && below(cwd, "/proc") {
 		return
 	}
-	_ = s.root.MkdirAll(cwd, 0o755, 0, 0)
+	_ = s.root.MkdirAll(cwd, 0o755, s.exec.ids.uid(0), s.exec.ids.gid(0))
 }
 
 // finishRoot applies what holds for the root mount itself.

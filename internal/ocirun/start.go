@@ -205,8 +205,8 @@ func (s *setup) finish(ctx context.Context) (*Process, error) {
 		child: s.child, hold: s.holdWriter, exec: &s.exec}
 	s.master, s.holdWriter = nil, nil
 	var err error
-	if s.latePivot {
-		if err = s.exec.explain(s.child.WaitMark()); err == nil {
+	if hooksBeforePivot(hooksOf(s.spec)) {
+		if err = s.after(p, s.child.WaitMark()); err == nil {
 			err = s.createHooks(ctx, p)
 		}
 		if err == nil {
@@ -217,7 +217,7 @@ func (s *setup) finish(ctx context.Context) (*Process, error) {
 		}
 	}
 	if s.exec.listener != nil {
-		if err = s.exec.explain(s.child.WaitMark()); err == nil {
+		if err = s.after(p, s.child.WaitMark()); err == nil {
 			err = s.passListener(p)
 		}
 		if err != nil {
@@ -225,9 +225,9 @@ func (s *setup) finish(ctx context.Context) (*Process, error) {
 		}
 	}
 	if s.o.Hold {
-		err = s.exec.explain(s.child.WaitMark())
+		err = s.after(p, s.child.WaitMark())
 	} else {
-		err = s.exec.explain(s.child.Wait())
+		err = s.after(p, s.child.Wait())
 	}
 	if err == nil {
 		if p.StartTime, _, err = linux.StartTime(p.Pid); err == nil && s.o.StateDir != "" {
@@ -242,6 +242,12 @@ func (s *setup) finish(ctx context.Context) (*Process, error) {
 		return nil, errors.Join(err, p.discard())
 	}
 	return p, nil
+}
+
+// after explains what the child told; with a user namespace it may be another process by then.
+func (s *setup) after(p *Process, err error) error {
+	p.Pid, p.Pidfd = s.child.Pid, s.child.Pidfd
+	return s.exec.explain(err)
 }
 
 // discard ends and reaps a process that must not be.

@@ -33,7 +33,7 @@ func (s *setup) terminal() error {
 		return err
 	}
 	defer tree.Close()
-	target, err := s.root.Create("/dev/console", 0o600, 0, 0)
+	target, err := s.root.Create("/dev/console", 0o600, s.exec.ids.uid(0), s.exec.ids.gid(0))
 	if err != nil {
 		return err
 	}
