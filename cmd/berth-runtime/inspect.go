@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/berth-engine/berth/internal/ocirun"
 	"github.com/containerd/errdefs"
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // ps shows the container's processes, as the host's ps tells them.
@@ -78,99 +76,6 @@ func (c *cli) onlyPids(table string, pids []int) error {
 		}
 	}
 	return nil
-}
-
-// update changes limits, by a JSON document or by flags.
-func update(c *cli, args []string) error {
-	f := newFlags("berth-runtime update", "[FLAGS] ID")
-	var file string
-	f.both(&file, "resources", "r", "", "file with the resources as JSON, - for standard input; wins over the flags")
-	values := map[string]*string{}
-	for _, name := range updateFlags {
-		values[name] = f.String(name, "", "see the OCI runtime specification, linux.resources")
-	}
-	id, err := f.id(args, 1)
-	if err != nil {
-		return err
-	}
-	st, _, err := c.load(id)
-	if err != nil {
-		return err
-	}
-	r, err := resources(file, values)
-	if err != nil {
-		return err
-	}
-	if s := status(st); s == specs.StateStopped {
-		return fmt.Errorf("cannot update a stopped container: %w", errdefs.ErrFailedPrecondition)
-	}
-	g, err := group(st)
-	if err != nil {
-		return err
-	}
-	warnings, err := g.Update(r)
-	c.warn(warnings)
-	return err
-}
-
-var updateFlags = [...]string{"blkio-weight", "cpu-period", "cpu-quota", "cpu-share", "cpuset-cpus", "cpuset-mems", "memory",
-	"memory-reservation", "memory-swap", "pids-limit"}
-
-func resources(file string, values map[string]*string) (*specs.LinuxResources, error) {
-	r := &specs.LinuxResources{CPU: &specs.LinuxCPU{}, Memory: &specs.LinuxMemory{}, BlockIO: &specs.LinuxBlockIO{}}
-	if file != "" {
-		var data []byte
-		var err error
-		if file == "-" {
-			data, err = io.ReadAll(os.Stdin)
-		} else {
-			data, err = os.ReadFile(file)
-		}
-		if err != nil {
-			return nil, err
-		}
-		if err := json.Unmarshal(data, r); err != nil {
-			return nil, invalid("resources cannot be understood: %v", err)
-		}
-		return r, nil
-	}
-	for name, v := range values {
-		if *v == "" {
-			continue
-		}
-		switch name {
-		case "cpuset-cpus":
-			r.CPU.Cpus = *v
-			continue
-		case "cpuset-mems":
-			r.CPU.Mems = *v
-			continue
-		}
-		n, err := strconv.ParseInt(*v, 10, 64)
-		if err != nil {
-			return nil, invalid("--%s %q is not a number", name, *v)
-		}
-		u, weight := uint64(n), uint16(n)
-		switch name {
-		case "blkio-weight":
-			r.BlockIO.Weight = &weight
-		case "cpu-period":
-			r.CPU.Period = &u
-		case "cpu-quota":
-			r.CPU.Quota = &n
-		case "cpu-share":
-			r.CPU.Shares = &u
-		case "memory":
-			r.Memory.Limit = &n
-		case "memory-reservation":
-			r.Memory.Reservation = &n
-		case "memory-swap":
-			r.Memory.Swap = &n
-		case "pids-limit":
-			r.Pids = &specs.LinuxPids{Limit: &n}
-		}
-	}
-	return r, nil
 }
 
 func features(c *cli, args []string) error {
