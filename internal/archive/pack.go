@@ -61,7 +61,13 @@ type packer struct {
 	tw    *tar.Writer
 	links map[inode]string
 	buf   []byte
+
+	layer bool                   // of an overlay's upper directory
+	skip  func(path string) bool // nil: nothing
 }
+
+// skips tells whether the entry `as` is left out.
+func (p *packer) skips(as string) bool { return p.skip != nil && p.skip(path.Join("/", as)) }
 
 // add writes what name below dirfd is, as `as`.
 func (p *packer) add(dirfd int, name, as string, contents bool, depth int) error {
@@ -80,6 +86,12 @@ func (p *packer) add(dirfd int, name, as string, contents bool, depth int) error
 	}
 	h := &tar.Header{Format: tar.FormatPAX, Name: as, Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid),
 		ModTime: time.Unix(st.Mtim.Sec, st.Mtim.Nsec)}
+	switch {
+	case p.layer && isWhiteout(&st):
+		return p.whiteout(as)
+	case p.skips(as) && st.Mode&unix.S_IFMT != unix.S_IFDIR:
+		return nil
+	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
 		return p.addDir(dirfd, name, h, contents, depth)
@@ -126,10 +138,7 @@ func (p *packer) addDir(dirfd int, name string, h *tar.Header, contents bool, de
 	as := h.Name
 	if !contents || depth > 0 {
 		h.Typeflag, h.Name = tar.TypeDir, as+"/"
-		if err := attributes(fd, h); err != nil {
-			return err
-		}
-		if err := p.tw.WriteHeader(h); err != nil {
+		if err := p.dirHeader(fd, h); err != nil {
 			return err
 		}
 	}
@@ -140,7 +149,7 @@ func (p *packer) addDir(dirfd int, name string, h *tar.Header, contents bool, de
 	slices.Sort(names)
 	for _, n := range names {
 		child := as + "/" + n
-		if contents && depth == 0 {
+		if (contents || p.layer) && depth == 0 {
 			child = n
 		}
 		if err := p.add(fd, n, child, false, depth+1); err != nil {
@@ -148,6 +157,28 @@ func (p *packer) addDir(dirfd int, name string, h *tar.Header, contents bool, de
 		}
 	}
 	return nil
+}
+
+// dirHeader writes the entry of a directory.
+func (p *packer) dirHeader(fd int, h *tar.Header) error {
+	opaque := false
+	if p.layer {
+		var err error
+		if opaque, err = overlayState(fd, h.Name); err != nil {
+			return err
+		}
+	}
+	if p.skips(h.Name) && !opaque {
+		return nil
+	}
+	if err := attributes(fd, h); err != nil {
+		return err
+	}
+	if err := p.tw.WriteHeader(h); err != nil || !opaque {
+		return err
+	}
+	return p.tw.WriteHeader(&tar.Header{Format: tar.FormatPAX, Typeflag: tar.TypeReg, Name: h.Name + whiteoutOpaque,
+		Mode: 0o600})
 }
 
 func (p *packer) addFile(dirfd int, name string, h *tar.Header) error {
@@ -167,6 +198,11 @@ func (p *packer) addFile(dirfd int, name string, h *tar.Header) error {
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return fmt.Errorf("%q changed its type while it was read", h.Name)
+	}
+	if p.layer {
+		if _, err := overlayState(fd, h.Name); err != nil {
+			return err
+		}
 	}
 	h.Typeflag, h.Size = tar.TypeReg, st.Size
 	if err := attributes(fd, h); err != nil {

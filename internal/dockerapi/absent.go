@@ -21,10 +21,6 @@ func noSwarm(*Server, *call) error {
 
 func noCheckpoints(*Server, *call) error { return unsupported("checkpoints are not supported") }
 
-func noCommit(*Server, *call) error {
-	return unsupported("making an image from a container is not supported yet: use \"export\" and \"import\"")
-}
-
 func noSearch(*Server, *call) error {
 	return unsupported("searching a registry is not supported: pull the image by its name")
 }

@@ -41,7 +41,7 @@ func routes() []route {
 		{"GET", "/containers/{name}/checkpoints", 0, noCheckpoints},
 		{"POST", "/containers/{name}/checkpoints", 0, noCheckpoints},
 		{"DELETE", "/containers/{name}/checkpoints/{checkpoint}", 0, noCheckpoints},
-		{"POST", "/commit", 0, noCommit},
+		{"POST", "/commit", 0, (*Server).commit},
 
 		// Further processes in them.
 		{"POST", "/containers/{name}/exec", 0, (*Server).execCreate},

@@ -85,7 +85,7 @@ func (im *Images) singleLeased(ctx context.Context, r io.Reader,
 	if err != nil {
 		return target, err
 	}
-	layer, diff, err := im.storeLayer(ctx, r, st)
+	layer, diff, err := im.storeLayer(ctx, r, st, true)
 	if err != nil {
 		st.Abort(ctx)
 		return target, err
@@ -121,8 +121,8 @@ func (im *Images) write(ctx context.Context, config dockerspec.DockerOCIImage,
 	return target, im.put(ctx, target, data, manifestLabels(&document{Config: &desc, Layers: layers}))
 }
 
-// storeLayer keeps a stream as a blob and unpacks it into st, at once.
-func (im *Images) storeLayer(ctx context.Context, r io.Reader, st *store.Staged) (layer ocispec.Descriptor,
+// storeLayer keeps a stream as a blob and unpacks it into st, at once. Bottom says that no layer is below.
+func (im *Images) storeLayer(ctx context.Context, r io.Reader, st *store.Staged, bottom bool) (layer ocispec.Descriptor,
 	diff digest.Digest, err error) {
 	b := bufio.NewReaderSize(&cancelled{ctx, r}, pumpBuffer)
 	head, err := b.Peek(4)
@@ -159,7 +159,7 @@ func (im *Images) storeLayer(ctx context.Context, r io.Reader, st *store.Staged)
 			return layer, "", err
 		}
 	}
-	x := startExtraction(ctx, st, true)
+	x := startExtraction(ctx, st, bottom)
 	_, err = feed(b, out, x, func(int64) {})
 	if err == nil {
 		err = out.Close()

@@ -1,0 +1,81 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/berth-engine/berth/internal/archive"
+	"github.com/berth-engine/berth/internal/confine"
+	"github.com/berth-engine/berth/internal/container"
+	"github.com/berth-engine/berth/internal/image"
+	"github.com/containerd/errdefs"
+)
+
+// Commit makes an image of a container's image and of what the container changed in its files, without volumes and
+// mounts. Parent, Chain and Platform of the options are filled in here. With pause, the processes of a running container
+// stand still while its files are read. A container that does not run cannot be started meanwhile.
+func (e *Engine) Commit(ctx context.Context, ref string, o image.CommitOptions, pause bool) (*image.Image, error) {
+	l, rec, err := e.acquire(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	if rec.State.Alive() {
+		l.release()
+	} else {
+		defer l.release()
+		if err := l.settled(ctx); err != nil {
+			return nil, err
+		}
+	}
+	o.Parent, o.Chain, o.Platform = rec.Config.ImageID, rec.Chain, rec.Config.Platform
+	img, err := e.Images.Commit(ctx, o, func(w io.Writer) error {
+		if pause && rec.State.Status == container.Running {
+			if err := e.Pause(ctx, rec.ID); err == nil {
+				// It may have been ended or woken by somebody else then.
+				defer func() { _ = e.Unpause(context.WithoutCancel(ctx), rec.ID) }()
+			} else if !errdefs.IsConflict(err) { // it is: paused or ended since
+				return err
+			}
+		}
+		return e.packLayer(ctx, rec, w)
+	})
+	if err != nil {
+		return nil, err
+	}
+	e.publish(rec, "commit", map[string]string{"comment": o.Comment, "imageID": img.ID, "imageRef": o.Ref})
+	return img, nil
+}
+
+// packLayer writes what a container has changed as the archive of a layer.
+func (e *Engine) packLayer(ctx context.Context, rec container.Record, w io.Writer) error {
+	dir, _ := e.store.Layer(rec.ID)
+	upper, err := confine.Open(dir)
+	if err != nil {
+		return fmt.Errorf("open the layer of container %q: %w", rec.Name, err)
+	}
+	defer upper.Close()
+	all, err := archive.Changes(ctx, dir, func() (*confine.Root, error) {
+		lower, err := e.mountLower(ctx, rec)
+		if err != nil {
+			return nil, err
+		}
+		return confine.FromFile(lower), nil
+	})
+	if err != nil {
+		return err
+	}
+	skip := map[string]bool{}
+	for _, c := range all {
+		skip[c.Path] = true
+	}
+	for _, c := range withoutMountPoints(all, rec) {
+		delete(skip, c.Path)
+	}
+	if err := archive.PackLayer(ctx, upper, w, func(path string) bool { return skip[path] }); err != nil {
+		return fmt.Errorf("container %q: %w", rec.Name, err)
+	}
+	// Had it been removed meanwhile, a part of it would be missing.
+	_, err = e.Containers.Get(rec.ID)
+	return err
+}
