@@ -171,6 +171,9 @@ func defaultRoot() string {
 	return "/run/berth-runtime"
 }
 
+// filters is the directory of compiled seccomp filters; no container can have its name.
+func (c *cli) filters() string { return filepath.Join(c.root, "@filters") }
+
 // dir is the directory of a container.
 func (c *cli) dir(id string) (string, error) {
 	if err := checkID(id); err != nil {

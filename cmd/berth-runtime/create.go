@@ -133,7 +133,7 @@ func (n *creation) load(id string) (err error) {
 		return invalid("config.json has no process")
 	}
 	n.options = ocirun.StartOptions{ID: id, Spec: n.spec, StateDir: n.dir, Bundle: n.bundle, NoPivot: n.noPivot,
-		NoNewKeyring: n.noNewKeyring}
+		NoNewKeyring: n.noNewKeyring, Filters: n.c.filters()}
 	o := &n.options
 	if n.spec.Process.Terminal {
 		o.Terminal = true

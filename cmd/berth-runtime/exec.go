@@ -11,7 +11,6 @@ import (
 
 	"github.com/berth-engine/berth/internal/linux"
 	"github.com/berth-engine/berth/internal/ocirun"
-	"github.com/berth-engine/berth/internal/seccomp"
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -93,9 +92,9 @@ func execute(c *cli, args []string) error {
 		o.Stdin, o.Stdout, o.Stderr = os.Stdin, os.Stdout, os.Stderr
 	}
 	if spec.Linux != nil && spec.Linux.Seccomp != nil {
-		filter, err := seccomp.Compile(spec.Linux.Seccomp)
+		filter, err := ocirun.CompileFilter(c.filters(), spec.Linux.Seccomp)
 		if err != nil {
-			return fmt.Errorf("seccomp profile: %w", err)
+			return err
 		}
 		o.Seccomp, o.SeccompFlags = filter.Prog, filter.Flags
 	}

@@ -14,6 +14,7 @@
 //	ROOT/ID/state.json   what it is (ocirun.State)
 //	ROOT/ID/start        a FIFO: the created process waits until "start" writes a byte to it
 //	ROOT/ID/report       why a process could not become its program after "start"
+//	ROOT/@filters        compiled seccomp filters (ocirun.CompileFilter)
 //	ROOT/ID/cgroup       a link whose text is the name of the group made for it; "cgroup.making" before it is known to be its own
 //
 // The directory is made first, exclusively, and so names the container; a "create" that fails removes it. One that is killed

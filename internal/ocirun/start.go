@@ -9,7 +9,6 @@ import (
 
 	"github.com/berth-engine/berth/internal/cgroup"
 	"github.com/berth-engine/berth/internal/linux"
-	"github.com/berth-engine/berth/internal/seccomp"
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -36,6 +35,8 @@ type StartOptions struct {
 	Cgroup *cgroup.Group
 	// Seccomp is a compiled filter; nil: it is compiled from Spec.Linux.Seccomp.
 	Seccomp []byte
+	// Filters is a directory of filters that were compiled before; "" for none (see CompileFilter).
+	Filters string
 	// Stdin, Stdout and Stderr of a process without a terminal; nil is /dev/null. They stay the caller's.
 	Stdin, Stdout, Stderr *os.File
 	// Terminal gives the process a terminal of its own, from the container's devpts, of the given size.
@@ -147,9 +148,9 @@ func Start(ctx context.Context, o StartOptions) (_ *Process, err error) {
 	s.exec = execution{process: o.Spec.Process, filter: o.Seccomp, preserve: o.PreserveFiles, keepKeyring: o.NoNewKeyring,
 		stdio: [3]*os.File{o.Stdin, o.Stdout, o.Stderr}, init: o.Init, shield: exposed()}
 	if o.Seccomp == nil && s.lin.Seccomp != nil {
-		f, err := seccomp.Compile(s.lin.Seccomp)
+		f, err := CompileFilter(o.Filters, s.lin.Seccomp)
 		if err != nil {
-			return nil, fmt.Errorf("seccomp profile: %w", err)
+			return nil, err
 		}
 		if f.Notifies() {
 			if s.exec.listener, err = newListener(f, s.lin.Seccomp); err != nil {
