@@ -30,7 +30,6 @@ func exceptions() []exception {
 		{`linux_ns_.*`, `.*(mnt|cannot run validation tests|namespace .* without).*`,
 			"a container without a mount namespace of its own would have its root made in the host's; it is refused"},
 		{`pidfile`, `.*`, "it kills a container that runs `true`, and passes when this has not ended a moment after its start"},
-		{`linux_uid_mappings`, `.*`, "user namespaces are refused, by an error"},
 	}
 }
 
