@@ -77,7 +77,7 @@ func TestNetworkConnect(t *testing.T) {
 		{line: `$D events --since 10m --until $(($(date +%s)+1)) --filter type=network --filter event=disconnect --format '{{.Actor.Attributes.name}}' | sort -u | tr '\n' ' '`, out: "~a b bridge "},
 		{line: `$D network create -d macvlan -o macvlan_mode=bridge apart >/dev/null && $D network inspect -f '{{.Driver}} {{.Internal}}' apart`, out: "macvlan true\n"},
 		{line: `$D run -d --name m1 --network apart berth/box sleep 100 | wc -c; $D run --rm --network apart berth/box ping -c 1 -W 5 m1 >/dev/null && echo up`, out: "65\nup\n"},
-		{line: `$D network connect b2 m1`, code: 1, err: "network b2 not found"},
+		{line: `$D network connect nonexistent m1`, code: 1, err: "network nonexistent not found"},
 		{line: `$D network connect a m1 && $D network disconnect apart m1 && $D exec m1 nc peer 80 </dev/null && $D rm -f m1 && $D network rm apart`, out: "peer\nm1\napart\n"},
 		{line: `$D network create -d macvlan -o parent=nonexistent x`, code: 1, err: "which the host does not have"},
 		{line: `$D network create -d overlay x`, code: 1, err: "plugin \"overlay\" not found"},
