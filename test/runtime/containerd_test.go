@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -25,6 +26,11 @@ address = "$DIR/c.sock"
 		" --rootfs --cgroup /" + p.tag + "/"
 	p.env = []string{"C=ctr -n " + p.tag + " -a " + p.dir + "/c.sock", "RUN=ctr -n " + p.tag + " -a " + p.dir + "/c.sock run" + flags}
 	t.Cleanup(p.removeCgroups)
+	t.Cleanup(func() { // where the shim has its sockets, whatever the daemon's roots; those of others are in use and stay
+		for _, dir := range []string{"/run/containerd/s", "/run/containerd"} {
+			_ = syscall.Rmdir(dir)
+		}
+	})
 	p.daemon("containerd", "--config", filepath.Join(p.dir, "config.toml"))
 	t.Cleanup(func() {
 		p.shell(`for c in $($C task ls -q); do $C task kill -s KILL $c; $C task rm -f $c; done; for c in $($C container ls -q); do $C container rm $c; done`)
@@ -36,7 +42,7 @@ address = "$DIR/c.sock"
 		{line: `${RUN}x --rm $DIR/fs x nothing`, says: "executable file not found in $PATH", code: 1},
 		{line: `${RUN}c -d $DIR/fs c sh -c 'trap "exit 5" TERM; while :; do sleep 0.05; done'`},
 		{line: `$C task ls`, shows: []string{"RUNNING"}},
-		{line: `$C task exec --exec-id e1 c sh -c 'echo in; exit 4'`, out: "in\n", code: 4},
+		{line: `$C task exec --fifo-dir $DIR/fifo --exec-id e1 c sh -c 'echo in; exit 4'`, out: "in\n", code: 4},
 		{line: `$C task pause c && $C task ls`, shows: []string{"PAUSED"}},
 		{line: `$C task resume c && $C task ls`, shows: []string{"RUNNING"}},
 		{line: `$C task ps c`, shows: []string{"PID"}},
