@@ -34,11 +34,15 @@ func (e *Engine) Attach(ctx context.Context, ref string, o AttachOptions, open O
 	if rec.State.Status == container.Restarting && o.Stream {
 		return fmt.Errorf("container %s is restarting, wait until the container is running%w", ref, kind{errdefs.ErrConflict})
 	}
+	l := e.live(rec.ID)
+	arrived := l.expect()
+	defer arrived()
 	conn, buffered, err := open()
 	if err != nil {
 		return err
 	}
 	if o.Logs {
+		arrived() // what it has written can take as long as the client likes
 		if err := e.sendLogs(ctx, rec, o, conn); err != nil || !o.Stream {
 			return errors.Join(err, conn.Close())
 		}
@@ -57,7 +61,6 @@ func (e *Engine) Attach(ctx context.Context, ref string, o AttachOptions, open O
 	}
 	e.publish(rec, "attach", nil)
 
-	l := e.live(rec.ID)
 	l.mu.Lock()
 	c := l.client
 	if c == nil && (rec.State.Status == container.Created || rec.State.Status == container.Exited) {

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"strings"
 	"sync"
@@ -534,5 +535,31 @@ func TestSharedMemoryBetweenContainers(t *testing.T) {
 		if err := e.Start(t.Context(), id, StartOptions{}); err == nil || !strings.Contains(err.Error(), text) {
 			t.Errorf("IPC of %s: %v, want %q", ref, err, text)
 		}
+	}
+}
+
+// A client is told that it is attached a moment before it is, and may have the container started in that moment.
+func TestAStartWaitsForWhoIsBeingAttached(t *testing.T) {
+	e := open(t)
+	id := create(t, e, shell("echo all of it"))
+	near, opener := connection(t)
+	started := make(chan error, 1)
+	err := e.Attach(t.Context(), id, AttachOptions{Stream: true, Stdout: true}, func() (net.Conn, []byte, error) {
+		ended := wait(t, e, id, container.NextExit)
+		go func() { started <- e.Start(context.Background(), id, StartOptions{}) }()
+		select { // a start that does not wait is over by then
+		case <-ended:
+		case <-time.After(500 * time.Millisecond):
+		}
+		return opener()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := await(t, "the start", started); err != nil {
+		t.Fatal(err)
+	}
+	if out := await(t, "the output", plain(near)); out != "all of it\n" {
+		t.Errorf("%q", out)
 	}
 }

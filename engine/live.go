@@ -22,6 +22,8 @@ type live struct {
 	gone    chan struct{}   // closed when what the last run held has been given back; nil before the first
 	restart *time.Timer     // pending automatic start
 	waiting []monitor.AttachStream
+	arrived chan struct{} // closed when the clients that are being attached are in waiting; nil: none is
+	coming  int           // how many they are
 	health  context.CancelFunc
 }
 
@@ -127,6 +129,39 @@ func (l *live) stopTimer() {
 }
 
 // takeWaiting returns the clients that attached before the start.
+// expect announces a client that is about to be attached, until the function it returns is called. A client is told that it is
+// attached before it is; a start that it orders then must not come first.
+func (l *live) expect() (arrived func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.coming++; l.coming == 1 {
+		l.arrived = make(chan struct{})
+	}
+	return sync.OnceFunc(func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.coming--; l.coming == 0 {
+			close(l.arrived)
+			l.arrived = nil
+		}
+	})
+}
+
+// awaitWaiting is takeWaiting once everybody who was announced is there.
+func (l *live) awaitWaiting(ctx context.Context) ([]monitor.AttachStream, error) {
+	l.mu.Lock()
+	arrived := l.arrived
+	l.mu.Unlock()
+	if arrived != nil {
+		select {
+		case <-arrived:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	return l.takeWaiting(), nil
+}
+
 func (l *live) takeWaiting() []monitor.AttachStream {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -39,12 +39,15 @@ func (e *Engine) start(ctx context.Context, l *live, rec container.Record, byPol
 	if err != nil {
 		return err
 	}
-	if err := l.settled(ctx); err != nil { // what the last run held is being given back
-		return err
-	}
 	rec = o.Record
-	waiting := l.takeWaiting()
-	run, err := e.launch(ctx, rec, waiting)
+	var waiting []monitor.AttachStream
+	var run *launched
+	if err = l.settled(ctx); err == nil { // what the last run held is being given back
+		waiting, err = l.awaitWaiting(ctx)
+	}
+	if err == nil {
+		run, err = e.launch(ctx, rec, waiting)
+	}
 	if err != nil {
 		for _, s := range append(waiting, l.takeWaiting()...) {
 			_ = s.Conn.Close()

@@ -654,3 +654,50 @@ func countFiles(t *testing.T) int {
 	}
 	return len(entries)
 }
+
+// A monitor that comes late, because the machine is busy or its disk slow, loses nothing of what was written.
+func TestLateMonitorReadsWhatIsThere(t *testing.T) {
+	m, err := newMonitor(plainBackend())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.mem, err = newScratch(0); err != nil {
+		t.Fatal(err)
+	}
+	m.init = newProc(m, "")
+	p := newProc(m, "exec")
+	m.execs = append(m.execs, p)
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pipe[1]) // somebody holds it open
+	p.out[0].fd = pipe[0]
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.attach(p, pair[0], AttachOptions{Stdout: true}, nil, 1); err != nil {
+		t.Fatal(err)
+	}
+	n, err := unix.Write(pipe[1], make([]byte, 1<<20)) // as much as it takes
+	if err != nil || n == 0 {
+		t.Fatal(n, err)
+	}
+	p.exited, p.deadline = true, time.Now().Add(-time.Second)
+	got := make(chan int, 1)
+	go func() {
+		client := os.NewFile(uintptr(pair[1]), "client")
+		defer client.Close()
+		all, _ := io.Copy(io.Discard, client)
+		got <- int(all)
+	}()
+	for p.check(time.Now()); len(m.lingering) > 0; {
+		if err := m.poll.wait(time.Time{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if all := <-got; all != n {
+		t.Errorf("the client got %d bytes of %d", all, n)
+	}
+}

@@ -99,6 +99,15 @@ func (p *proc) check(now time.Time) {
 	if !late && !p.delivered() {
 		return
 	}
+	if late {
+		// It may be us who are late, on a busy machine or because of a slow disk: what it has written is not lost for that.
+		for i := range p.out {
+			p.out[i].drain()
+		}
+		if p.told { // the last outlet's end was all that was waited for
+			return
+		}
+	}
 	if p == p.m.init {
 		// All others have ended with it. They are told of first.
 		if late || len(p.m.execs) == 0 && p.m.jobsOpen == 0 {
@@ -210,6 +219,25 @@ func (o *outlet) ready(uint32) {
 		if n < readSize && o.p.tty < 0 {
 			return // the pipe was empty; epoll will tell
 		}
+	}
+}
+
+// drain reads what is in the pipe now and no more, since somebody else may still write, and waits for no client.
+func (o *outlet) drain() {
+	if o.fd < 0 {
+		return
+	}
+	m := o.p.m
+	rest, err := unix.IoctlGetInt(o.fd, unix.TIOCINQ)
+	for err == nil && rest > 0 && o.fd >= 0 {
+		m.mem.dirty = true
+		buf := m.mem.read
+		n, rerr := read(o.fd, buf[frameHeader:])
+		if n <= 0 || rerr != nil {
+			return
+		}
+		o.deliver(buf[:frameHeader+n])
+		rest -= n
 	}
 }
 
