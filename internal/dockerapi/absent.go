@@ -25,10 +25,6 @@ func noSearch(*Server, *call) error {
 	return unsupported("searching a registry is not supported: pull the image by its name")
 }
 
-func noDistribution(*Server, *call) error {
-	return unsupported("looking into a registry is not supported yet: pull the image and inspect it")
-}
-
 func noBuild(*Server, *call) error {
 	return unsupported("building images is not supported yet: build elsewhere and use \"load\" or \"pull\"")
 }
@@ -50,13 +46,4 @@ func noPlugin(_ *Server, c *call) error {
 // pluginList is empty, which is true.
 func (s *Server) pluginList(c *call) error {
 	return c.writeJSON(http.StatusOK, plugin.ListResponse{})
-}
-
-// auth answers `docker login`: credentials are the client's to keep, and the registry judges them when they are used.
-func (s *Server) auth(c *call) error {
-	var config struct{ ServerAddress string }
-	if err := c.decodeOptional(&config); err != nil {
-		return err
-	}
-	return unsupported("the daemon does not check credentials: they are judged by the registry when an image is pulled")
 }

@@ -63,7 +63,7 @@ func routes() []route {
 		{"POST", "/images/{name...}/tag", 0, (*Server).imageTag},
 		{"POST", "/images/{name...}/push", 0, (*Server).imagePush},
 		{"DELETE", "/images/{name...}", 0, (*Server).imageRemove},
-		{"GET", "/distribution/{name...}/json", 30, noDistribution},
+		{"GET", "/distribution/{name...}/json", 30, (*Server).distribution},
 
 		// Networks.
 		{"GET", "/networks", 0, (*Server).networkList},

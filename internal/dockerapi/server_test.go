@@ -111,7 +111,6 @@ func TestAbsentFeatures(t *testing.T) {
 		{"POST", "/build", 501, "building images is not supported yet"},
 		{"GET", "/images/search", 501, "searching a registry is not supported"},
 		{"GET", "/plugins/x/json", 404, `plugin "x" not found`},
-		{"POST", "/auth", 501, "the daemon does not check credentials"},
 		{"POST", "/containers/x/checkpoints", 501, "checkpoints are not supported"},
 	} {
 		resp, body := request(t, c.method, srv.URL+"/v1.41"+c.path, "")
