@@ -8,6 +8,7 @@ import (
 	"io"
 	"strings"
 
+	"github.com/berth-engine/berth/internal/tty"
 	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
@@ -124,8 +125,13 @@ func (a *app) askCredentials(auth *registry.AuthConfig, known string) error {
 		}
 	}
 	if auth.Password == "" {
-		fmt.Fprint(a.Out, "Password: ")
-		typed, err := term.ReadPassword(fd)
+		// Asked for once it cannot be seen: people type ahead.
+		var typed []byte
+		err := tty.WithoutEcho(fd, func() (err error) {
+			fmt.Fprint(a.Out, "Password: ")
+			typed, err = term.ReadPassword(fd)
+			return err
+		})
 		fmt.Fprintln(a.Out)
 		if err != nil {
 			return err

@@ -89,6 +89,7 @@ func tree() []node {
 			{name: "ls", aliases: []string{"list"}, make: newNetworkLs},
 			{name: "prune", make: newNetworkPrune},
 			{name: "rm", aliases: []string{"remove"}, make: newNetworkRm},
+			{name: "trace", make: newNetworkTrace},
 		}},
 		{name: "system", section: management, short: "Manage the daemon", children: []node{
 			{name: "df", make: newSystemDf},

@@ -74,6 +74,9 @@ func routes() []route {
 		{"POST", "/networks/{name}/disconnect", 0, (*Server).networkDisconnect},
 		{"DELETE", "/networks/{name}", 0, (*Server).networkRemove},
 
+		// What Docker does not have (package berthapi).
+		{"GET", "/berth/containers/{name}/trace", 0, (*Server).containerTrace},
+
 		// Volumes.
 		{"GET", "/volumes", 0, (*Server).volumeList},
 		{"POST", "/volumes/create", 0, (*Server).volumeCreate},

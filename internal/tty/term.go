@@ -36,6 +36,20 @@ func MakeRaw(fd int) (restore func() error, err error) {
 	return func() error { return setAttributes(fd, &saved) }, nil
 }
 
+// WithoutEcho runs fn while the terminal fd does not show what is typed, and puts it back as it was.
+func WithoutEcho(fd int, fn func() error) error {
+	old, err := attributes(fd)
+	if err != nil {
+		return err
+	}
+	silent := *old
+	silent.Lflag &^= unix.ECHO
+	if err := setAttributes(fd, &silent); err != nil {
+		return err
+	}
+	return errors.Join(fn(), setAttributes(fd, old))
+}
+
 // Size returns the size of the terminal's window in characters, 0 by 0 where it was never set.
 func Size(fd int) (rows, cols uint16, err error) {
 	var ws *unix.Winsize
