@@ -6,11 +6,18 @@
 //	question ─▶ Names knows it ──▶ answer of our own, TTL 600, never forwarded (also when there is no such record type)
 //	         ├▶ not external ────▶ NXDOMAIN: a container that cannot reach the outside does not ask it either, for a name
 //	         │                     can carry data out (CVE-2024-29018)
-//	         └▶ forwarded ───────▶ the servers in turn, the next one when one fails or is silent for a second;
-//	                               the first answer wins and is handed back as it is
+//	         ├▶ kept and fresh ──▶ the answer as it was, with what is left of its TTLs
+//	         └▶ forwarded ───────▶ the servers in turn, the next one when one fails or is silent for a second, and at
+//	                               once when it was silent lately; the first answer wins and is handed back as it is.
+//	                               After 1.8 s, or when all fail: what was kept, up to a day old, with a TTL of 30
 //
-// Messages of a container are hostile input: they are bounded in size and number, and nothing of them is kept. A
-// question over UDP is forwarded over UDP, one over TCP over TCP, so truncation is the business of who asked.
+// The servers are not asked all at once from the start: where the first knows names of a company and the second is the
+// world's, the order is what makes them right.
+//
+// Messages of a container are hostile input: they are bounded in size and number. A question over UDP is forwarded over
+// UDP, one over TCP over TCP, so truncation is the business of who asked. The number of a forwarded question is ours and
+// not the container's. Each container has a cache of its own, of 32 KiB: no container learns by the time of an answer what
+// another asked, and none can put an answer where another finds it. It is void when the servers are others.
 package dns
 
 import (
@@ -21,6 +28,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -48,15 +56,16 @@ type Options struct {
 }
 
 const (
-	ttl          = 600                    // seconds, as Docker's answers
-	patience     = time.Second            // until the next server is asked, too
-	deadline     = 4 * time.Second        // for an answer at all; resolvers wait 5
-	idle         = 10 * time.Second       // for the next question on a connection
-	maxUDP       = 4096                   // bytes of a datagram either way
-	maxAtOnce    = 100                    // forwarded questions of one container under way
-	maxConns     = 20                     // connections of one container
-	maxAnswer    = dns.MaxMsgSize         // bytes of an answer over TCP
-	writeTimeout = 500 * time.Millisecond // to a container that does not read
+	ttl          = 600                     // seconds, as Docker's answers
+	patience     = time.Second             // until the next server is asked, too
+	staleAfter   = 1800 * time.Millisecond // until an old answer is better than none (RFC 8767, 5)
+	deadline     = 4 * time.Second         // for an answer at all; resolvers wait 5
+	idle         = 10 * time.Second        // for the next question on a connection
+	maxUDP       = 4096                    // bytes of a datagram either way
+	maxAtOnce    = 100                     // forwarded questions of one container under way
+	maxConns     = 20                      // connections of one container
+	maxAnswer    = dns.MaxMsgSize          // bytes of an answer over TCP
+	writeTimeout = 500 * time.Millisecond  // to a container that does not read
 )
 
 // Server answers on one pair of sockets.
@@ -68,6 +77,7 @@ type Server struct {
 	cancel context.CancelFunc
 	slots  chan struct{}
 	conns  chan struct{}
+	cache  cache
 	work   sync.WaitGroup
 }
 
@@ -77,6 +87,7 @@ func Serve(pc net.PacketConn, l net.Listener, o Options) *Server {
 		o.Dial = new(net.Dialer).DialContext
 	}
 	s := &Server{o: o, pc: pc, l: l, slots: make(chan struct{}, maxAtOnce), conns: make(chan struct{}, maxConns)}
+	s.cache.now = time.Now
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.work.Go(s.packets)
 	s.work.Go(s.connections)
@@ -298,44 +309,79 @@ func reverse(name string) (netip.Addr, bool) {
 	return a, err == nil
 }
 
-// forward asks the servers and always returns an answer, if only that there was none.
+// forward answers from what is kept or asks the servers. It always returns an answer, if only that there was none.
 func (s *Server) forward(network string, q *dns.Msg, question []byte) []byte {
+	servers := s.o.Servers()
+	s.cache.asks(servers)
+	kept := key(q, network)
+	old, fresh := s.cache.get(kept, question, room(network, q))
+	if fresh {
+		return old
+	}
 	ctx, cancel := context.WithTimeout(s.ctx, deadline)
 	defer cancel()
-	servers := s.o.Servers()
-	answers := make(chan []byte, len(servers))
+	type answered struct {
+		by netip.AddrPort
+		b  []byte
+	}
+	answers := make(chan answered, len(servers))
 	asked, pending := 0, 0
 	next := func() {
-		if asked == len(servers) {
-			return
+		for more := true; more && asked < len(servers); {
+			server := servers[asked]
+			asked, pending = asked+1, pending+1
+			more = s.cache.isSilent(server)
+			go func() { answers <- answered{server, s.ask(ctx, network, server, q, question)} }()
 		}
-		server := servers[asked]
-		asked, pending = asked+1, pending+1
-		go func() { answers <- s.ask(ctx, network, server, q, question) }()
 	}
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
+	var enough <-chan time.Time
+	if old != nil {
+		t := time.NewTimer(staleAfter)
+		defer t.Stop()
+		enough = t.C
+	}
 	var second []byte // an answer that says the server could not
 	for next(); pending > 0; {
 		select {
 		case a := <-answers:
 			pending--
-			if a != nil && !failed(a) {
-				return a
-			}
-			if a != nil {
-				second = a
+			if a.b != nil {
+				s.cache.heard(a.by)
+				if !failed(a.b) {
+					s.cache.put(servers, kept, question, a.b)
+					return a.b
+				}
+				second = a.b
 			}
 			next()
 		case <-timer.C:
+			s.cache.unheard(servers[asked-1])
 			next()
 			timer.Reset(patience)
+		case <-enough:
+			return old
 		}
 	}
-	if second != nil {
+	switch {
+	case old != nil:
+		return old
+	case second != nil:
 		return second
 	}
 	return failure(q, dns.RcodeServerFailure)
+}
+
+// room is the size of the largest answer that the asker takes.
+func room(network string, q *dns.Msg) int {
+	if network == "tcp" {
+		return maxAnswer
+	}
+	if o := q.IsEdns0(); o != nil {
+		return max(int(o.UDPSize()), dns.MinMsgSize)
+	}
+	return dns.MinMsgSize
 }
 
 // failed is true for the answers after which another server may know more.
@@ -353,12 +399,19 @@ func (s *Server) ask(ctx context.Context, network string, server netip.AddrPort,
 	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
+	id := uint16(rand.Uint32()) // of the system's random source, as any forged answer must guess it
+	question = slices.Clone(question)
+	binary.BigEndian.PutUint16(question, id)
+	named := func(b []byte) []byte {
+		binary.BigEndian.PutUint16(b, q.Id)
+		return b
+	}
 	if network == "tcp" {
 		if writeMessage(c, question) != nil {
 			return nil
 		}
-		if b, err := readMessage(c); err == nil && answers(b, q) {
-			return b
+		if b, err := readMessage(c); err == nil && answers(b, id, q) {
+			return named(b)
 		}
 		return nil
 	}
@@ -371,16 +424,16 @@ func (s *Server) ask(ctx context.Context, network string, server netip.AddrPort,
 		if err != nil {
 			return nil
 		}
-		if answers(buf[:n], q) { // anybody can send us anything; wait for the right one
-			return buf[:n]
+		if answers(buf[:n], id, q) { // anybody can send us anything; wait for the right one
+			return named(buf[:n])
 		}
 	}
 }
 
-// answers reports whether b is an answer to q: the same number and, where there is one, the same question.
-func answers(b []byte, q *dns.Msg) bool {
+// answers reports whether b is an answer to q, sent with the number id: the same number and, where there is one, the same question.
+func answers(b []byte, id uint16, q *dns.Msg) bool {
 	const header, response = 12, 0x80
-	if len(b) < header || binary.BigEndian.Uint16(b) != q.Id || b[2]&response == 0 {
+	if len(b) < header || binary.BigEndian.Uint16(b) != id || b[2]&response == 0 {
 		return false
 	}
 	if binary.BigEndian.Uint16(b[4:]) == 0 {

@@ -255,7 +255,7 @@ func FuzzOwn(f *testing.F) {
 			}
 		}
 		if m := new(dns.Msg); m.Unpack(b) == nil && len(m.Question) == 1 {
-			answers(b, m)
+			answers(b, m.Id, m)
 		}
 	})
 }
