@@ -31,9 +31,10 @@ help: ## List every target
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
 .PHONY: build
-build: rootfs ## Build bin/berth, bin/berthd and bin/berth-runtime: static, stripped, stamped
+build: rootfs ## Build bin/berth, bin/berthd, bin/berth-runtime and bin/berth-registry: static, stripped
 	$(GOBUILD) -tags nethttpomithttp2 -ldflags '$(LDFLAGS)' -o bin/ ./cmd/berth
 	$(GOBUILD) -ldflags '$(LDFLAGS)' -o bin/ ./cmd/berthd ./cmd/berth-runtime
+	cd third/registry && $(GOBUILD) -ldflags '-s -w' -o $(CURDIR)/bin/berth-registry .
 
 .PHONY: rootfs
 rootfs: ## Build bin/berth-box and from it the image that berthd carries
@@ -57,6 +58,7 @@ test: setup ## Set up, then pass every test
 unit: rootfs ## Run the tests beside the code
 	go test -timeout 10m $$(go list ./... | grep -v '/test/e2e')
 	cd third/conform && go vet ./... && go test ./...
+	cd third/registry && go vet ./... && go test ./...
 
 .PHONY: race
 race: rootfs ## Run the tests of packages that share memory under the race detector (needs gcc)
@@ -92,6 +94,7 @@ fuzz-short: ## Run every fuzz target for a moment (FUZZTIME=10s)
 	  done; \
 	done
 	cd third/conform && go test -run '^$$' -fuzz FuzzReference -fuzztime $(FUZZTIME) . && go test -run '^$$' -fuzz FuzzDigest -fuzztime $(FUZZTIME) .
+	cd third/registry && go test -run '^$$' -fuzz FuzzAccounts -fuzztime $(FUZZTIME) .
 
 .PHONY: lint
 lint: ## gofmt, go vet and staticcheck (pinned in go.mod)
@@ -113,9 +116,9 @@ docs-check: build ## Fail when docs/cli.md is not what the program says of itsel
 	go run ./test/clidocs -check bin/berth docs/cli.md
 
 .PHONY: install
-install: build ## Install the three programs into PREFIX/bin (/usr/local)
+install: build ## Install the four programs into PREFIX/bin (/usr/local)
 	install -d $(DESTDIR)$(PREFIX)/bin
-	install -m 755 bin/berth bin/berthd bin/berth-runtime $(DESTDIR)$(PREFIX)/bin/
+	install -m 755 bin/berth bin/berthd bin/berth-runtime bin/berth-registry $(DESTDIR)$(PREFIX)/bin/
 
 .PHONY: clean
 clean: ## Remove what was built

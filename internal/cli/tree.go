@@ -91,6 +91,10 @@ func tree() []node {
 			{name: "rm", aliases: []string{"remove"}, make: newNetworkRm},
 			{name: "trace", make: newNetworkTrace},
 		}},
+		{name: "registry", section: management, short: "Serve images to others", children: []node{
+			{name: "gc", make: newRegistryGC},
+			{name: "serve", make: newRegistryServe},
+		}},
 		{name: "system", section: management, short: "Manage the daemon", children: []node{
 			{name: "df", make: newSystemDf},
 			{name: "events", make: newEvents},

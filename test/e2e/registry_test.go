@@ -1,0 +1,140 @@
+package e2e
+
+import (
+	"bytes"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/berth-engine/berth/test/harness"
+)
+
+// ann's password is "secret".
+const account = "ann:$2a$05$xwWZHgb2C4tqUcl4tpcb.uez4mwu8AUBpHPyMBFOlfE3RVR9.fCTe\n"
+
+// serveImages runs `berth registry serve` on a free port of loopback and returns where, and how to stop it.
+func serveImages(t *testing.T, d *harness.Daemon, root string, options ...string) (host string, stop func()) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	host = l.Addr().String()
+	l.Close()
+	var log bytes.Buffer
+	args := append([]string{"registry", "serve", "--root", root, "--listen", host}, options...)
+	cmd := exec.Command(d.Berth().Path, args...)
+	cmd.Stdout, cmd.Stderr = &log, &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	stopped := false
+	stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		_ = cmd.Process.Signal(os.Interrupt)
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("%v: %v: %s", args, err, log.String())
+		}
+	}
+	t.Cleanup(stop)
+	harness.Eventually(t, time.Minute, "the registry answers", func() bool {
+		c, err := net.Dial("tcp", host)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+	return host, stop
+}
+
+// TestRegistry: what one engine pushes to `berth registry serve` the others pull: the same digests.
+func TestRegistry(t *testing.T) {
+	harness.Need(t)
+	harness.Tool(t, "skopeo", "podman", "docker-registry", "openssl")
+	d := harness.Start(t)
+	b := d.Berth()
+	digest := func(t *testing.T, ref string) string {
+		t.Helper()
+		return d.ShellT(t, b, "skopeo inspect --raw --tls-verify=false docker://"+ref+" | sha256sum").Exits(0).Out
+	}
+	root := filepath.Join(d.Dir, "images")
+
+	t.Run("push and pull", func(t *testing.T) {
+		host, stop := serveImages(t, d, root, "--allow-delete")
+		d.ShellT(t, b, "$D registry serve --listen 127.0.0.1:1 --root "+root).Exits(1).Complains("in use")
+		d.ShellT(t, b, "$D registry gc --root "+root).Exits(1).Complains("in use")
+		id := strings.TrimSpace(d.ShellT(t, b, "$D image inspect --format '{{.Id}}' berth/box").Exits(0).Out)
+		for i, c := range d.Clients() {
+			ref := host + "/app" + string(rune('a'+i)) + ":1"
+			d.ShellT(t, c, "$D tag berth/box "+ref+" && $D push "+ref+" && $D rmi "+ref+" && $D pull "+ref+" && $D rmi "+ref).Exits(0)
+			if got := digest(t, ref); "sha256:"+got[:64] != id {
+				t.Errorf("%s: digest %s, pushed %s", ref, got, id)
+			}
+		}
+		d.ShellT(t, b, "env -u DOCKER_CONFIG podman --root $DIR/podman --runroot $DIR/podman-run --storage-driver vfs pull -q --tls-verify=false "+host+"/appa:1").Exits(0)
+		d.ShellT(t, b, "skopeo copy -q --preserve-digests --src-tls-verify=false docker://"+host+"/appa:1 oci:$DIR/oci:1").Exits(0)
+		d.ShellT(t, b, "skopeo copy -q --preserve-digests --dest-tls-verify=false oci:$DIR/oci:1 docker://"+host+"/skopeo:1").Exits(0)
+		if digest(t, host+"/skopeo:1") != digest(t, host+"/appa:1") {
+			t.Error("skopeo copied something else")
+		}
+		for _, repo := range []string{"skopeo", "appa", "appb", "appc"} {
+			d.ShellT(t, b, "skopeo delete --tls-verify=false docker://"+host+"/"+repo+":1 || true")
+		}
+		stop()
+		d.ShellT(t, b, "$D registry gc --untagged --root "+root).Exits(0).Shows("Reclaimed ")
+		if out := d.ShellT(t, b, "find "+root+" -path '*blobs/sha256*' -name data | wc -l").Out; out != "0\n" {
+			t.Errorf("%s blobs are left", out)
+		}
+	})
+
+	t.Run("read-only", func(t *testing.T) {
+		host, stop := serveImages(t, d, root)
+		d.ShellT(t, b, "$D tag berth/box "+host+"/keep:1 && $D push "+host+"/keep:1").Exits(0)
+		d.ShellT(t, b, "skopeo delete --tls-verify=false docker://"+host+"/keep:1").Exits(1)
+		stop()
+		host, _ = serveImages(t, d, root, "--read-only")
+		d.ShellT(t, b, "$D pull "+host+"/keep:1").Exits(0)
+		d.ShellT(t, b, "$D tag berth/box "+host+"/new:1 && $D push "+host+"/new:1").Exits(1)
+	})
+
+	t.Run("accounts and TLS", func(t *testing.T) {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "htpasswd"), []byte(account), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		d.ShellT(t, b, "openssl req -x509 -newkey rsa:2048 -nodes -keyout "+dir+"/key -out "+dir+"/ca.crt -days 2 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1").Exits(0)
+		host, _ := serveImages(t, d, filepath.Join(dir, "images"), "--htpasswd", dir+"/htpasswd", "--tls-cert", dir+"/ca.crt", "--tls-key", dir+"/key")
+		set := "export DOCKER_CONFIG=" + dir + "; "
+		ref := host + "/app:1"
+		d.ShellT(t, b, set+"$D tag berth/box "+ref+" && $D push "+ref).Exits(1)
+		d.ShellT(t, b, set+"echo wrong | $D login -u ann --password-stdin "+host).Exits(1).Complains("unauthorized")
+		d.ShellT(t, b, set+"echo secret | $D login -u ann --password-stdin "+host+" && $D push "+ref+" && $D rmi "+ref+" && $D pull "+ref).Exits(0)
+		d.ShellT(t, b, "skopeo inspect --creds ann:secret docker://"+ref).Exits(1).Complains("certificate")
+		d.ShellT(t, b, "skopeo inspect --cert-dir "+dir+" --creds ann:secret docker://"+ref).Exits(0)
+		d.ShellT(t, b, "skopeo inspect --tls-verify=false --no-creds docker://"+ref).Exits(1)
+	})
+
+	t.Run("cache", func(t *testing.T) {
+		behind := registry(t, d.Dir)
+		d.ShellT(t, b, "$D tag berth/box "+behind+"/far:1 && $D push "+behind+"/far:1").Exits(0)
+		cache := filepath.Join(d.Dir, "cache")
+		host, _ := serveImages(t, d, cache, "--mirror", "http://"+behind)
+		if digest(t, host+"/far:1") != digest(t, behind+"/far:1") {
+			t.Error("the cache has another digest")
+		}
+		d.ShellT(t, b, "skopeo copy -q --preserve-digests --src-tls-verify=false docker://"+host+"/far:1 oci:$DIR/far:1").Exits(0)
+		harness.Eventually(t, time.Minute, "the layer is kept", func() bool {
+			return d.ShellT(t, b, "find "+cache+" -path '*blobs/sha256*' -name data | wc -l").Out >= "2"
+		})
+		d.ShellT(t, b, "$D tag berth/box "+host+"/new:1 && $D push "+host+"/new:1").Exits(1)
+	})
+
+	d.Shell(b, "$D registry serve --listen 0.0.0.0:0 --root "+root).Exits(1).Complains("open to other machines")
+}
