@@ -190,7 +190,7 @@ func checkAccounts(text string) error {
 		if !ok || user == "" {
 			return fmt.Errorf("line %d is not USER:HASH", i+1)
 		}
-		if _, err := bcrypt.Cost([]byte(hash)); err != nil {
+		if _, err := bcrypt.Cost([]byte(hash)); err != nil || !strings.HasPrefix(hash, "$2") {
 			return fmt.Errorf("the password of %q in line %d is not hashed with bcrypt: use `htpasswd -B`", user, i+1)
 		}
 		n++
