@@ -144,21 +144,34 @@ func linkOf(es []expr.Any) string {
 	return text
 }
 
-// intact reports whether the chains of d are in the kernel.
-func (w *firewall) intact(d document) bool {
+// intact reports whether the kernel still has everything that was applied: chains, their rules, and the elements of sets.
+// That somebody put rules of his own among ours is his business.
+func (w *firewall) intact() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	chains, err := w.conn.ListChains()
+	if w.applied == nil {
+		return false
+	}
+	kernel, err := w.elementsOf(*w.applied)
 	if err != nil {
 		return false
 	}
-	have := map[string]bool{}
-	for _, c := range chains {
-		have[fmt.Sprint(c.Table.Family, c.Table.Name, c.Name)] = true
-	}
-	for _, t := range d.tables {
+	for _, t := range w.applied.tables {
+		have, there := kernel[t.family]
+		if !there {
+			return false
+		}
+		for _, s := range t.sets {
+			for _, e := range s.elements {
+				if !have.has(s.name, e.key) {
+					return false
+				}
+			}
+		}
+		kt := &nftables.Table{Family: nftables.TableFamily(t.family), Name: t.name}
 		for _, c := range t.chains {
-			if !have[fmt.Sprint(nftables.TableFamily(t.family), t.name, c.name)] {
+			rules, err := w.conn.GetRules(kt, &nftables.Chain{Table: kt, Name: c.name})
+			if err != nil || len(rules) < len(c.rules) {
 				return false
 			}
 		}
@@ -226,8 +239,9 @@ func getsockopt(fd, level, name int, b []byte) error {
 	return nil
 }
 
-// watch calls changed after every transaction of nftables that is not ours, until the file is closed.
-func watchRules(changed func()) (*os.File, error) {
+// watchRules calls changed after every transaction of nftables that is not ours, until the file is closed; touched tells
+// whether it was about the table of this name.
+func watchRules(table string, changed func(touched bool)) (*os.File, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
 	if err != nil {
 		return nil, fmt.Errorf("open a socket for changes of the rules: %w", err)
@@ -240,43 +254,53 @@ func watchRules(changed func()) (*os.File, error) {
 	f := os.NewFile(uintptr(fd), "nftables changes")
 	go func() {
 		buf := make([]byte, 64<<10)
+		name := append([]byte(table), 0) // as it stands in attributes
+		touched := false
 		for {
 			n, err := f.Read(buf)
-			switch {
-			case errors.Is(err, unix.ENOBUFS):
-				changed() // more than the socket could hold; one of them may have been somebody's
-			case err != nil:
+			if errors.Is(err, unix.ENOBUFS) { // more than the socket could hold; one of them may have been somebody's
+				changed(true)
+				continue
+			}
+			if err != nil {
 				return
-			case foreignChange(buf[:n], os.Getpid()):
-				changed()
+			}
+			touched = touched || bytes.Contains(buf[:n], name)
+			ended, foreign := transactionEnd(buf[:n], os.Getpid())
+			if foreign {
+				changed(touched)
+			}
+			if ended {
+				touched = false
 			}
 		}
 	}()
 	return f, nil
 }
 
-// foreignChange looks for the message that ends a transaction and says who made it.
-func foreignChange(b []byte, self int) bool {
+// transactionEnd looks for the message that ends a transaction and says who made it.
+func transactionEnd(b []byte, self int) (ended, foreign bool) {
 	const genMessage = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWGEN
 	const genHeader = unix.SizeofNlMsghdr + 4 // struct nfgenmsg
 	for len(b) >= unix.SizeofNlMsghdr {
 		size := int(binary.NativeEndian.Uint32(b))
 		if size < unix.SizeofNlMsghdr || size > len(b) {
-			return false
+			return ended, foreign
 		}
 		if binary.NativeEndian.Uint16(b[4:]) == genMessage && size > genHeader {
+			ended = true
 			for attrs := b[genHeader:size]; len(attrs) >= unix.SizeofRtAttr; {
 				n, typ := int(binary.NativeEndian.Uint16(attrs)), binary.NativeEndian.Uint16(attrs[2:])
 				if n < unix.SizeofRtAttr || n > len(attrs) {
 					break
 				}
 				if typ == unix.NFTA_GEN_PROC_PID && n == unix.SizeofRtAttr+4 {
-					return int(binaryutil.BigEndian.Uint32(attrs[unix.SizeofRtAttr:n])) != self
+					foreign = foreign || int(binaryutil.BigEndian.Uint32(attrs[unix.SizeofRtAttr:n])) != self
 				}
 				attrs = attrs[min(len(attrs), (n+3)&^3):]
 			}
 		}
 		b = b[min(len(b), (size+3)&^3):]
 	}
-	return false
+	return ended, foreign
 }

@@ -77,8 +77,9 @@ func TestForeignFlush(t *testing.T) {
 	a := attach(t, n, AttachRequest{Ports: []PortRequest{{Container: 80, HostPort: "18080"}}})
 	serve(t, n, a.NetNS, "tcp", ":80")
 	before := listing(t, ip4, n.tableName())
-	for range 3 {
-		nft(t, "flush", "ruleset")
+	for _, harm := range []string{"flush ruleset", "delete table ip " + n.tableName(), "flush ruleset", "flush chain ip " + n.tableName() + " prerouting",
+		"delete element ip " + n.tableName() + " published { tcp . 18080 }", "flush set ip " + n.tableName() + " links"} {
+		nft(t, harm)
 		eventually(t, "our rules come back", func() bool {
 			b, _ := exec.Command("nft", "-n", "list", "table", "ip", n.tableName()).Output()
 			return string(b) == before

@@ -518,8 +518,8 @@ func (n *Networks) lookAround(want bool) {
 	}
 }
 
-// reassert runs when somebody else changed the rules of the host: ours come back when they were flushed.
-func (n *Networks) reassert() {
+// reassert runs when somebody else changed the rules of the host: ours come back when they were flushed, whole or in part.
+func (n *Networks) reassert(touched bool) {
 	n.mu.Lock()
 	shut := n.shut
 	if !shut {
@@ -530,7 +530,7 @@ func (n *Networks) reassert() {
 		return
 	}
 	defer n.work.Done()
-	if !n.wall.intact(compile(n.policy())) {
+	if touched && !n.wall.intact() {
 		n.log.Warn("the firewall rules were removed by somebody else and are made again")
 		n.wall.forget()
 		if err := n.applyRules(); err != nil {

@@ -31,7 +31,7 @@ func (n *Networks) Retain(ctx context.Context, live []Live) error {
 	}
 	if n.wall != nil {
 		var err error
-		if n.changes, err = watchRules(n.reassert); err != nil {
+		if n.changes, err = watchRules(n.tableName(), n.reassert); err != nil {
 			return err
 		}
 	}

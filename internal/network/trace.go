@@ -90,6 +90,10 @@ type tracing struct {
 // kernelTable is what the kernel has of our table, element keys in hexadecimal by set.
 type kernelTable map[string]map[string]bool
 
+func (k kernelTable) has(set string, key []any) bool {
+	return k[set][hex.EncodeToString(partsBytes(key))]
+}
+
 func (t *tracing) problem(format string, args ...any) {
 	if s := fmt.Sprintf(format, args...); !slices.Contains(t.Problems, s) {
 		t.Problems = append(t.Problems, s)
@@ -106,7 +110,7 @@ func (n *Networks) Trace(_ context.Context, r TraceRequest) (*Trace, error) {
 	var err error
 	if n.wall != nil {
 		t.doc = compile(n.policy())
-		if t.kernel, err = n.wall.elementsOf(t.doc); err != nil {
+		if t.kernel, err = n.wall.look(t.doc); err != nil {
 			return nil, err
 		}
 	}
@@ -311,8 +315,7 @@ func (t *tracing) leaving(nw Network) (rules []string) {
 
 // has reports whether the kernel's set has an element with this key.
 func (t *tracing) has(tb table, set string, key ...any) bool {
-	elements := t.kernel[tb.family][set]
-	return elements[hex.EncodeToString(partsBytes(key))]
+	return t.kernel[tb.family].has(set, key)
 }
 
 // wholeTable compares all our rules with the kernel's.
@@ -330,7 +333,7 @@ func (t *tracing) wholeTable() {
 		}
 		for _, s := range tb.sets {
 			for _, e := range s.elements {
-				if !have[s.name][hex.EncodeToString(partsBytes(e.key))] {
+				if !have.has(s.name, e.key) {
 					t.problem("the set %q of firewall table %s %s lacks the element %s: somebody has changed Berth's rules", s.name, tb.family,
 						tb.name, e)
 				}
@@ -408,7 +411,7 @@ func (t *tracing) translation(p *TracePort, host netip.AddrPort) (rules []string
 				}
 				rules = append(rules, fmt.Sprintf("%s%s: dnat by @%s: %s", at, chains, s.name, e),
 					at+"forward → ours: accepted, since its destination was translated")
-				if !t.kernel[tb.family][s.name][hex.EncodeToString(partsBytes(e.key))] {
+				if !t.kernel[tb.family].has(s.name, e.key) {
 					t.problem("the kernel does not translate port %s/%s of the host: the set %q of firewall table %s %s lacks it", host, p.Proto,
 						s.name, tb.family, tb.name)
 				}
@@ -529,10 +532,15 @@ func parseSocketAddr(text string) (netip.AddrPort, bool) {
 	return netip.AddrPortFrom(a.Unmap(), uint16(n)), true
 }
 
-// elementsOf reads from the kernel what it has of a document's sets. A table that is missing is missing in the result.
-func (w *firewall) elementsOf(d document) (map[family]kernelTable, error) {
+// look reads from the kernel what it has of a document's sets. A table that is missing is missing in the result.
+func (w *firewall) look(d document) (map[family]kernelTable, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	return w.elementsOf(d)
+}
+
+// elementsOf is look with mu held.
+func (w *firewall) elementsOf(d document) (map[family]kernelTable, error) {
 	all := map[family]kernelTable{}
 	tables, err := w.conn.ListTables()
 	if err != nil {

@@ -74,11 +74,14 @@ func TestTrace(t *testing.T) {
 	bridge, err := netlink.LinkByName(n.opts.Bridge)
 	must(t, err)
 	must(t, netlink.LinkSetMaster(host, bridge))
+	must(t, n.changes.Close()) // nobody brings them back
 	nft(t, "delete", "element", "ip", n.tableName(), "published", "{ tcp . 18980 }")
 	mentions(t, "element gone", trace(t, n, a, r.ContainerID, pid, 80), "kernel does not translate port", `the set "published" of firewall table`)
+	nft(t, "delete", "table", "ip", n.tableName())
+	mentions(t, "table gone", trace(t, n, a, r.ContainerID, pid, 80), "kernel does not translate port", "is gone: somebody has removed Berth's rules")
 	inside(t, n, a.NetNS, func() error { return run("ip", "addr", "flush", "dev", "eth0") })
 	v = trace(t, n, a, r.ContainerID, pid, 80)
-	mentions(t, "address gone", v, "kernel does not translate port", `the set "published" of firewall table`, "has lost its address "+a.Endpoints[0].IPv4.String())
+	mentions(t, "address gone", v, "kernel does not translate port", "is gone: somebody has removed Berth's rules", "has lost its address "+a.Endpoints[0].IPv4.String())
 
 	if _, err := n.Trace(t.Context(), TraceRequest{ContainerID: newID(), NetNS: a.NetNS, Pid: pid}); err == nil ||
 		!strings.Contains(err.Error(), "no network of Berth's") {
