@@ -234,7 +234,7 @@ func await[T any](t *testing.T, what string, ch <-chan T) T {
 			t.Fatalf("%s: closed", what)
 		}
 		return v
-	case <-time.After(20 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatalf("%s: did not come", what)
 	}
 	panic("unreachable")

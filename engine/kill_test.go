@@ -229,7 +229,7 @@ func layersGone(t *testing.T, e *Engine) {
 // childrenGone waits until every monitor of a daemon that was killed has ended.
 func childrenGone(t *testing.T) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil)
 		if err == unix.ECHILD {
 			return

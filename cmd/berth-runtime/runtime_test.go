@@ -147,7 +147,7 @@ func (b *bundle) status() string {
 // until waits for a status that comes by itself.
 func (b *bundle) until(want string) {
 	b.t.Helper()
-	for end := time.Now().Add(20 * time.Second); b.status() != want; {
+	for end := time.Now().Add(2 * time.Minute); b.status() != want; {
 		if time.Now().After(end) {
 			b.t.Fatalf("it is %s, not %s", b.status(), want)
 		}
@@ -295,7 +295,7 @@ func TestConsoleSocket(t *testing.T) {
 	}
 	defer l.Close()
 	b.ok("create", "--console-socket", socket, "c")
-	if err := l.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := l.SetDeadline(time.Now().Add(2 * time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	conn, err := l.AcceptUnix()
@@ -564,7 +564,7 @@ func TestCreateIsKilled(t *testing.T) {
 		if n := mounts(); n != before {
 			t.Fatalf("killed after %d steps: %d mounts are left", i, n-before)
 		}
-		for end := time.Now().Add(30 * time.Second); len(ours()) > 0; time.Sleep(time.Millisecond) {
+		for end := time.Now().Add(2 * time.Minute); len(ours()) > 0; time.Sleep(time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatalf("killed after %d steps: these go on: %q", i, ours())
 			}

@@ -395,7 +395,7 @@ func TestOutOfMemory(t *testing.T) {
 	if err == nil || c.ProcessState.Sys().(syscall.WaitStatus).Signal() != unix.SIGKILL {
 		t.Errorf("it ended with %v", err)
 	}
-	event.SetReadDeadline(time.Now().Add(10 * time.Second))
+	event.SetReadDeadline(time.Now().Add(2 * time.Minute))
 	if _, err := event.Read(make([]byte, 64)); err != nil {
 		t.Errorf("no event: %v", err)
 	}

@@ -275,7 +275,7 @@ func TestRunPassesSignalsOn(t *testing.T) {
 		select {
 		case name := <-killed:
 			io.WriteString(out, frame(1, name+"\n"))
-		case <-time.After(10 * time.Second):
+		case <-time.After(2 * time.Minute):
 		}
 	}
 	if o := s.berth("", nil, "run", "busybox"); o.out != "SIGTERM\n" || o.code != 143 {

@@ -214,7 +214,7 @@ func TestNetNS(t *testing.T) {
 		}
 		return false
 	}
-	for deadline := time.Now().Add(10 * time.Second); stays(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); stays(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("a thread stayed in another namespace")
 		}

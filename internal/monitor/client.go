@@ -294,7 +294,11 @@ func (c *Client) call(ctx context.Context, o op, fields func(*packer), files ...
 	p := pack(o, id)
 	fields(p)
 	if err := sendMessage(c.conn, p.b, files); err != nil {
-		if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, os.ErrClosed) {
+		// Closed under our hands, the socket gives an error that only package poll can tell from others.
+		c.mu.Lock()
+		closed := c.over || c.shut
+		c.mu.Unlock()
+		if closed || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, os.ErrClosed) {
 			err = errGone()
 		}
 		return reply{}, err

@@ -70,7 +70,7 @@ func BenchmarkAttach(b *testing.B) {
 }
 
 func waitReady(b testing.TB, n *Networks) {
-	for deadline := time.Now().Add(5 * time.Second); ; {
+	for deadline := time.Now().Add(2 * time.Minute); ; {
 		n.warm.mu.Lock()
 		ready := len(n.warm.ready) > 0
 		n.warm.mu.Unlock()

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -307,11 +308,12 @@ func TestConnectRounds(t *testing.T) {
 		}
 		return true
 	}
-	for end := time.Now().Add(30 * time.Second); !harmless() && time.Now().Before(end); {
+	for end := time.Now().Add(2 * time.Minute); !harmless() && time.Now().Before(end); {
 		time.Sleep(10 * time.Millisecond)
 	}
 	if !harmless() {
-		t.Errorf("links are left: %v", linkNames(t))
+		out, _ := exec.Command("ip", "-d", "link").CombinedOutput()
+		t.Errorf("links are left: %v; saved %+v\n%s", linkNames(t), saved, out)
 	}
 	must(t, n.Close())
 }

@@ -149,7 +149,7 @@ func TestInitWithATerminal(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.Close()
-	if err := p.Master.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := p.Master.SetDeadline(time.Now().Add(2 * time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := p.Master.Write([]byte("hello\n\x03")); err != nil { // and an interrupt, for the program's own group

@@ -183,7 +183,7 @@ func (p *place) daemon(name string, args ...string) {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		select {
 		case <-exited:
-		case <-time.After(30 * time.Second):
+		case <-time.After(2 * time.Minute):
 			p.t.Errorf("%s (pid %d) is still there 30 s after SIGTERM", name, cmd.Process.Pid)
 			_ = cmd.Process.Kill()
 			<-exited
