@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
@@ -678,10 +679,52 @@ func (n *Networks) letGo(id string) error {
 	n.mu.Lock()
 	for _, e := range had.endpoints {
 		n.freeEndpoint(e)
+		if !isLAN(e.network.rec.Driver) && e.host != "" {
+			n.leaving = append(n.leaving, e.host)
+		}
+	}
+	if len(n.leaving) > 0 && n.leave == nil && !n.shut {
+		n.leave = time.AfterFunc(leaveTime, n.leaveBehind)
 	}
 	n.mu.Unlock()
 	n.warm.resume()
 	return err
+}
+
+// leaveTime is how long a container's links have to go with its namespace, which costs nobody anything, before they are
+// removed one by one: somebody else may be in that namespace, with addresses that are no longer his.
+const leaveTime = time.Second
+
+// leaveBehind is what the timer of letGo does.
+func (n *Networks) leaveBehind() {
+	n.mu.Lock()
+	if n.shut {
+		n.mu.Unlock()
+		return
+	}
+	n.work.Add(1)
+	n.mu.Unlock()
+	defer n.work.Done()
+	n.clearAway()
+}
+
+// clearAway removes the links of containers that have ended where their namespaces have not ended with them.
+func (n *Networks) clearAway() {
+	n.mu.Lock()
+	names := n.leaving
+	n.leaving = nil
+	if n.leave != nil {
+		n.leave.Stop()
+		n.leave = nil
+	}
+	n.mu.Unlock()
+	for _, name := range names {
+		var r requests
+		r.removeLink(name)
+		if err := n.rt.send(&r); err != nil && !errors.Is(err, unix.ENODEV) {
+			n.log.Error("remove the link of a container that has ended", "link", name, "error", err)
+		}
+	}
 }
 
 // closePorts makes the kernel forget ports that are in no holding any more.

@@ -59,3 +59,23 @@ func TestAttachDefault(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Somebody else may be in the namespace of a container that has ended. It must not stay on the network with an address
+// that the next container gets.
+func TestDetachFromNamespaceInUse(t *testing.T) {
+	n := room(t)
+	a := attach(t, n, on("bridge"))
+	host := hostLink(a.Endpoints[0].EndpointID)
+	if !linkNames(t)[host] {
+		t.Fatalf("no link %s in %v", host, linkNames(t))
+	}
+	must(t, n.Detach(context.Background(), n.owner(t, a)))
+	eventually(t, "the link goes although the namespace stays", func() bool { return !linkNames(t)[host] })
+	b := attach(t, n, on("bridge"))
+	host = hostLink(b.Endpoints[0].EndpointID)
+	must(t, n.Detach(context.Background(), n.owner(t, b)))
+	must(t, n.Close()) // before its time has come
+	if linkNames(t)[host] {
+		t.Errorf("link %s is left", host)
+	}
+}

@@ -52,6 +52,9 @@ type Networks struct {
 	// found are the links that were there when we came and have a name like ours, with the network whose bridge they
 	// are on, nil where they are on none. It is nil after Retain.
 	found map[string]*network
+	// leaving are the links on our side of containers that have ended, and leave the timer that looks after them.
+	leaving []string
+	leave   *time.Timer
 }
 
 // network is a record with what is true of it now. The fields below rec are guarded by Networks.mu once Open is done,
@@ -400,6 +403,7 @@ func (n *Networks) Close() error {
 	n.warm.close()
 	n.bare.close()
 	n.work.Wait()
+	n.clearAway()
 	var errs []error
 	if idle {
 		if n.wall != nil {
