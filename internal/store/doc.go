@@ -27,7 +27,8 @@
 // link) is taken over at Commit.
 //
 // Everything made under a lease lives until the lease ends; then only what a name, a pinned chain or another
-// lease reaches stays. Leases do not survive the process: Open drops what an earlier one left.
+// lease reaches stays. Leases do not survive the process: Open drops what an earlier one left, and what is on the disk
+// and in no database, see sweep.go.
 //
 // # A container's layer
 //

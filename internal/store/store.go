@@ -109,6 +109,9 @@ func Open(ctx context.Context, root string) (_ *Store, err error) {
 	}
 	undo = append(undo, s.bolt.Close)
 
+	if err := sweepIngests(root); err != nil {
+		return nil, err
+	}
 	blobs, err := local.NewStore(filepath.Join(root, "content"))
 	if err != nil {
 		return nil, fmt.Errorf("open the blobs of %q: %w", root, err)
@@ -133,6 +136,9 @@ func Open(ctx context.Context, root string) (_ *Store, err error) {
 	}
 	s.snapshotter = s.db.Snapshotter(SnapshotterName)
 	s.leases = metadata.NewLeaseManager(s.db)
+	if err := s.sweep(s.Context(ctx), blobs); err != nil {
+		return nil, fmt.Errorf("clean up after an earlier daemon: %w", err)
+	}
 	if err := s.dropLeases(s.Context(ctx)); err != nil {
 		return nil, fmt.Errorf("drop what an earlier daemon left: %w", err)
 	}
