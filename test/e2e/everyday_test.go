@@ -95,7 +95,8 @@ func runSteps() []step {
 		{line: `$D run --rm berth/box head -c 3000000 /dev/zero | wc -c`, out: "3000000\n"},
 		{line: `$D run --rm --cidfile cid.$$ berth/box true && wc -c <cid.$$`, out: "64\n"},
 		{line: `$D run --rm --pull never berth/box:nonexistent true`, code: 125, err: "No such image"},
-		{line: `timeout -s INT 1 $D run --rm --init berth/box sleep 100; echo $?`, out: "~^(124|130)\n$"},
+		{line: `$D run --rm --init --name ended berth/box sh -c 'touch /up; exec sleep 100' & p=$!; ` +
+			`until $D exec ended test -f /up 2>/dev/null; do sleep 0.05; done; kill -TERM $p; wait $p; echo $?`, out: "143\n"},
 	}
 }
 

@@ -385,7 +385,7 @@ func floods(t *testing.T, h *hostile) {
 	})
 	client.CloseIdleConnections()
 	harness.Eventually(t, time.Minute, fmt.Sprintf("the daemon has %d files again", before), func() bool { return files() <= before+3 })
-	if now := h.statusOf(t, "Threads"); now > threads+20 {
+	if now := h.statusOf(t, "Threads"); now > threads+100 { // each of 960 clients could hold one; a busy machine makes some
 		t.Errorf("the daemon has %d threads, had %d", now, threads)
 	}
 	h.obey(t, step{line: `$D exec flood echo well`, out: "well\n"}, step{line: `$D rm -f flood`, out: "flood\n"})
