@@ -48,6 +48,9 @@ const (
 	dataDir       = "_data"
 )
 
+// AnonymousLabel is on every volume whose name was made up, as Docker has it: scripts find these volumes by it.
+const AnonymousLabel = "com.docker.volume.anonymous"
+
 // Volume is one volume as it stands on disk.
 type Volume struct {
 	Version   int               `json:"version"`
@@ -162,6 +165,9 @@ func (v *Volumes) Create(ctx context.Context, s Spec) (Volume, error) {
 		var raw [32]byte
 		rand.Read(raw[:]) // never fails
 		s.Name = hex.EncodeToString(raw[:])
+		labels := map[string]string{AnonymousLabel: ""}
+		maps.Copy(labels, s.Labels)
+		s.Labels = labels
 	}
 	if !validName(s.Name) {
 		return Volume{}, fmt.Errorf("create %s: %q includes invalid characters for a local volume name, only "+

@@ -3,6 +3,7 @@ package volume
 import (
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -106,6 +107,30 @@ func TestTheContentIsClosedToOtherUsers(t *testing.T) {
 		if err != nil || fi.Mode().Perm() != 0o701 {
 			t.Errorf("%s has mode %v, %v", dir, fi.Mode(), err)
 		}
+	}
+}
+
+func TestAMadeUpNameIsLabelled(t *testing.T) {
+	root, ctx := t.TempDir(), context.Background()
+	v, given := open(t, root), map[string]string{"a": "b"}
+	vol, err := v.Create(ctx, Spec{Labels: given})
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := open(t, root).Get(vol.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{"a": "b", AnonymousLabel: ""}
+	if !maps.Equal(vol.Labels, want) || !maps.Equal(again.Labels, want) {
+		t.Errorf("labels are %v, read again %v", vol.Labels, again.Labels)
+	}
+	if len(given) != 1 {
+		t.Errorf("the caller's labels became %v", given)
+	}
+	named, err := v.Create(ctx, Spec{Name: "named"})
+	if err != nil || len(named.Labels) != 0 {
+		t.Errorf("a named volume has labels %v, %v", named.Labels, err)
 	}
 }
 
