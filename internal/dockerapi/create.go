@@ -732,8 +732,14 @@ func (q *createRequest) endpoints(mode api.NetworkMode) ([]container.Endpoint, e
 	given := q.NetworkingConfig.EndpointsConfig
 	main := mode.NetworkName()
 	if mode.IsHost() || mode.IsNone() || mode.IsContainer() {
-		for name := range given {
+		for name, settings := range given {
 			if name == main {
+				if settings == nil || mode.IsContainer() {
+					continue
+				}
+				if _, err := endpointOf(name, settings); err != nil {
+					return nil, err
+				}
 				continue
 			}
 			if mode.IsNone() {
@@ -803,7 +809,8 @@ func endpointOf(name string, s *network.EndpointSettings) (container.Endpoint, e
 			e.LinkLocal = append(e.LinkLocal, ip.String())
 		}
 	}
-	if name == network.NetworkBridge {
+	switch name {
+	case network.NetworkBridge, network.NetworkNone, network.NetworkHost:
 		if e.IPv4 != "" || e.IPv6 != "" {
 			return e, invalid("user specified IP address is supported on user defined networks only")
 		}
