@@ -134,7 +134,7 @@ func (e *Engine) Kill(ctx context.Context, ref, name string) error {
 		return err
 	}
 	if !rec.State.Alive() {
-		return fmt.Errorf("cannot kill container: %s: container %s is not running%w", ref, rec.ID, kind{errdefs.ErrConflict})
+		return fmt.Errorf("container %s is not running%w", rec.ID, kind{errdefs.ErrConflict})
 	}
 	own, err := stopSignal(rec, "")
 	if err != nil {
