@@ -85,7 +85,7 @@ func (c *cli) dispatch(args []string) error {
 	f.StringVar(&c.logFile, "log", "", "file for errors, beside standard error")
 	f.StringVar(&c.logFormat, "log-format", "text", "text or json")
 	f.BoolVar(&c.debug, "debug", false, "show warnings also where standard error is not a terminal")
-	f.BoolVar(&c.systemdCgroup, "systemd-cgroup", false, "let systemd make cgroups")
+	f.BoolVar(&c.systemdCgroup, "systemd-cgroup", false, "let systemd make the cgroup: cgroupsPath is \"slice:prefix:name\"")
 	f.StringVar(&c.rootless, "rootless", "auto", "auto, true or false")
 	showVersion := f.Bool("version", false, "show the version")
 	f.BoolVar(showVersion, "v", false, "show the version")
@@ -98,8 +98,6 @@ func (c *cli) dispatch(args []string) error {
 		return err
 	case c.logFormat != "text" && c.logFormat != "json":
 		return invalid("--log-format %q is neither text nor json", c.logFormat)
-	case c.systemdCgroup:
-		return fmt.Errorf("--systemd-cgroup: %w", errdefs.ErrNotImplemented)
 	case c.rootless == "true":
 		return fmt.Errorf("--rootless: %w", errdefs.ErrNotImplemented)
 	case f.NArg() == 0 || f.Arg(0) == "help":

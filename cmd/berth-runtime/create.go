@@ -94,12 +94,12 @@ func (n *creation) make(id string, held bool) (_ *ocirun.Process, err error) {
 		}
 		defer closeFiles()
 	}
-	if o.Cgroup, err = n.makeCgroup(); err != nil {
+	release := func() {}
+	if o.Cgroup, release, err = n.makeCgroup(); err != nil {
 		return nil, err
 	}
-	if g := o.Cgroup; g != nil {
-		undo = append(undo, func() { _ = g.Delete() })
-	}
+	defer func() { release() }() // before what is undone, which wants the group empty
+	undo = append(undo, func() { _ = o.Cgroup.Delete(); _ = stopUnit(n.dir) })
 	p, err := ocirun.Start(context.Background(), *o)
 	if err != nil {
 		return nil, err
@@ -193,36 +193,39 @@ const (
 	groupMade   = "cgroup"
 )
 
-// makeCgroup makes the container's group: the spec's, or one named after the container.
-func (n *creation) makeCgroup() (*cgroup.Group, error) {
+// makeCgroup makes the container's group: the spec's, or one named after the container. release is for when its process is in it.
+func (n *creation) makeCgroup() (_ *cgroup.Group, release func(), err error) {
 	if n.spec.Linux == nil {
 		n.spec.Linux = &specs.Linux{}
 	}
 	host, err := cgroup.Detect()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	if n.c.systemdCgroup {
+		return n.makeScope(host)
 	}
 	name := n.spec.Linux.CgroupsPath
 	if name == "" {
 		name = "/berth-runtime/" + n.id
 	}
 	if strings.Count(name, ":") == 2 && !strings.Contains(name, "/") {
-		return nil, fmt.Errorf("cgroup path %q in systemd's form: %w", name, errdefs.ErrNotImplemented)
+		return nil, nil, invalid("cgroup path %q has systemd's form, which needs --systemd-cgroup before the command", name)
 	}
 	name = filepath.Clean("/" + name)
 	making, made := filepath.Join(n.dir, groupMaking), filepath.Join(n.dir, groupMade)
 	if err := os.Symlink(name, making); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	g, warnings, err := host.Create(name, withDefaultDevices(n.spec.Linux.Resources))
 	n.c.warn(warnings)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := os.Rename(making, made); err != nil {
-		return nil, errors.Join(err, g.Delete())
+		return nil, nil, errors.Join(err, g.Delete())
 	}
-	return g, nil
+	return g, func() {}, nil
 }
 
 // withDefaultDevices adds to a spec's list the devices that every container has: what makes them must let them be opened, whatever

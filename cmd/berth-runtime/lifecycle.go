@@ -293,7 +293,7 @@ func removeRemains(dir string) error {
 			errs = append(errs, g.Delete())
 		}
 	}
-	if err := errors.Join(errs...); err != nil {
+	if err := errors.Join(append(errs, stopUnit(dir))...); err != nil {
 		return err // the directory knows what is left, so that it can be tried again
 	}
 	return os.RemoveAll(dir)
@@ -357,7 +357,7 @@ func (c *cli) destroy(st *ocirun.State, dir string) error {
 	if st.CgroupPath != "" {
 		g, err := group(st)
 		if err == nil {
-			err = errors.Join(g.KillAll(), g.Delete())
+			err = errors.Join(g.KillAll(), g.Delete(), stopUnit(dir))
 		}
 		errs = append(errs, err)
 	}

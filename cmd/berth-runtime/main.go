@@ -16,6 +16,7 @@
 //	ROOT/ID/report       why a process could not become its program after "start"
 //	ROOT/@filters        compiled seccomp filters (ocirun.CompileFilter)
 //	ROOT/ID/cgroup       a link whose text is the name of the group made for it; "cgroup.making" before it is known to be its own
+//	ROOT/ID/unit         a link whose text is the name of systemd's unit, where systemd made the group
 //
 // The directory is made first, exclusively, and so names the container; a "create" that fails removes it. One that is killed
 // leaves it, and "delete --force" then ends what is in the group.
@@ -36,6 +37,9 @@ var (
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == "monitor" {
 		os.Exit(monitor.Main(os.Args[2:]))
+	}
+	if len(os.Args) == 2 && os.Args[1] == keepVerb {
+		os.Exit(keep())
 	}
 	os.Exit(command(os.Args[1:]))
 }

@@ -374,7 +374,6 @@ func TestBadInput(t *testing.T) {
 		b.fails("cannot be a container's id", "run", id)
 	}
 	b.fails("not implemented", "checkpoint", "c")
-	b.fails("not implemented", "--systemd-cgroup", "list")
 	b.fails("neither text nor json", "--log-format", "xml", "list")
 	for text, want := range map[string]string{"": "cannot be understood", "{": "cannot be understood", `{"ociVersion": 3}`: "cannot be understood",
 		"{}": "no process", `{"process":{}}`: `spec version "" is not one of 1.x`} {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 
+	"github.com/berth-engine/berth/internal/sdbus"
 	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -30,7 +31,7 @@ func update(c *cli, args []string) error {
 	if err != nil {
 		return err
 	}
-	st, _, err := c.load(id)
+	st, dir, err := c.load(id)
 	if err != nil {
 		return err
 	}
@@ -56,7 +57,19 @@ func update(c *cli, args []string) error {
 	if err != nil {
 		return err
 	}
-	warnings, err := g.Update(r)
+	unit, err := unitOf(dir)
+	if err != nil {
+		return err
+	}
+	var warnings []string
+	if unit == "" {
+		warnings, err = g.Update(r)
+	} else {
+		err = systemd(func(s *sdbus.Conn) (err error) {
+			warnings, err = g.UpdateScope(s, unit, r)
+			return err
+		})
+	}
 	c.warn(warnings)
 	return err
 }

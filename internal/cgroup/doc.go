@@ -61,6 +61,10 @@
 // cannot express is an error, never something looser. On v2 it becomes a program (see bpf.go). Update with an empty
 // list leaves devices alone.
 //
+// # systemd
+//
+// Where systemd is to make the group (StartScope), its limits are told it as properties of a transient scope, and are written, too.
+//
 // # Events
 //
 // Waiting is by the kernel's own events: cgroup.events, pidfd, eventfd, inotify. The exception is v1's freezer,
