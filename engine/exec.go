@@ -234,6 +234,16 @@ func (x *Execs) Inspect(ctx context.Context, id string) (ExecRecord, error) {
 	}
 	rec, over := ex.rec, ex.over
 	x.mu.Unlock()
+	if rec.Running && rec.Pid == 0 { // a short process ends, and its stream with it, before the monitor's answer is read
+		select {
+		case <-ex.settled:
+		case <-ctx.Done():
+			return rec, ctx.Err()
+		}
+		x.mu.Lock()
+		rec = ex.rec
+		x.mu.Unlock()
+	}
 	if !rec.Running || rec.Pid == 0 {
 		return rec, nil
 	}
