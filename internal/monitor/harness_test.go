@@ -328,7 +328,7 @@ func readLog(t testing.TB, path string) (stdout, stderr string) {
 // inShape waits until a monitor is small, or the container ended.
 func (f *fixture) slim(monitorPid int) {
 	f.Helper()
-	for range 1000 {
+	for range 20000 {
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", monitorPid))
 		if err != nil {
 			f.Fatal(err)
@@ -344,7 +344,7 @@ func (f *fixture) slim(monitorPid int) {
 // gone waits for the end of a process that is not our child.
 func (f *fixture) gone(pid int) {
 	f.Helper()
-	for range 2000 {
+	for range 20000 {
 		_, state, err := linux.StartTime(pid)
 		if err != nil || state == 'Z' {
 			return

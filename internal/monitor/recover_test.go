@@ -189,21 +189,12 @@ func TestKilledDaemons(t *testing.T) {
 		d.Process.Kill()
 		d.Wait()
 		dirs, _ := filepath.Glob(dir + "/*")
-		running, ended := 0, 0
-		for _, dir := range dirs {
-			x, err := settle(f, dir)
-			switch {
-			case err != nil:
-				t.Errorf("round %d: %s: %v", round, filepath.Base(dir), err)
-			case x == nil:
-			case x.Code == 3 || x.Code == 137:
-				ended++
-			default:
+		running := 0
+		for dir, x := range settle(f, dirs, before) {
+			if x.Code != 3 && x.Code != 137 {
 				t.Errorf("round %d: %s ended with %+v", round, filepath.Base(dir), x)
 			}
-			if x != nil {
-				running++
-			}
+			running++
 		}
 		if len(dirs) > 2 && running < len(dirs)-1 {
 			t.Errorf("round %d: of %d containers only %d are known", round, len(dirs), running)
@@ -212,47 +203,59 @@ func TestKilledDaemons(t *testing.T) {
 	}
 }
 
-// settle ends a container that may run, and returns how it ended; nil when there never was one.
-func settle(f *fixture, dir string) (*Exit, error) {
-	for try := 0; ; try++ {
-		c, err := Dial(f.ctx, dir)
-		if err == nil {
-			_ = c.Signal(f.ctx, 9) // it may just be ending
-			x := f.exit(c)
-			c.Close()
-			return &x, nil
+// settle ends the containers that run and returns how each one ended; those that never were are missing. An order may have
+// been given and not been carried out yet: there is still a monitor then.
+func settle(f *fixture, dirs []string, before map[int]string) map[string]Exit {
+	f.Helper()
+	exits := map[string]Exit{}
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(2 * time.Millisecond) {
+		last := len(strays(f, before)) == 0 || time.Now().After(end)
+		for _, dir := range dirs {
+			if _, known := exits[dir]; known {
+				continue
+			}
+			c, err := Dial(f.ctx, dir)
+			if err == nil {
+				_ = c.Signal(f.ctx, 9) // it may just be ending
+				exits[dir] = f.exit(c)
+				c.Close()
+				continue
+			}
+			x, err := ReadExit(dir)
+			if err == nil {
+				exits[dir] = *x
+			} else if !errors.Is(err, errdefs.ErrNotFound) {
+				f.Fatalf("%s: %v", filepath.Base(dir), err)
+			}
 		}
-		x, err := ReadExit(dir)
-		if err == nil {
-			return x, nil
+		if last || len(exits) == len(dirs) {
+			return exits
 		}
-		if !errors.Is(err, errdefs.ErrNotFound) {
-			return nil, err
-		}
-		// The order may have been given and not been carried out yet: there is still a monitor then.
-		if try == 200 {
-			return nil, nil
-		}
-		time.Sleep(2 * time.Millisecond)
 	}
+}
+
+// strays are the children that were not there before. Our own launcher's spare is a child like the daemons' orphans, and
+// stays.
+func strays(f *fixture, before map[int]string) map[int]string {
+	left := children(f.T)
+	f.launcher.mu.Lock()
+	defer f.launcher.mu.Unlock()
+	for pid, cmdline := range left {
+		_, known := before[pid]
+		spare := f.launcher.spare != nil && f.launcher.spare.proc.Pid == pid
+		if known || spare || strings.Contains(cmdline, "strace") {
+			delete(left, pid)
+		}
+	}
+	return left
 }
 
 // waitChildren waits until there are no more children than before, reaping orphans.
 func waitChildren(f *fixture, before map[int]string) {
 	f.Helper()
 	var left map[int]string
-	for range 1000 {
-		left = children(f.T)
-		for pid, cmdline := range left {
-			_, known := before[pid]
-			// Our own launcher's spare is a child like the daemons' orphans, and stays.
-			f.launcher.mu.Lock()
-			spare := f.launcher.spare != nil && f.launcher.spare.proc.Pid == pid
-			f.launcher.mu.Unlock()
-			if known || spare || strings.Contains(cmdline, "strace") {
-				delete(left, pid)
-			}
-		}
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); {
+		left = strays(f, before)
 		if len(left) == 0 {
 			return
 		}
