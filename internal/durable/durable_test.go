@@ -143,7 +143,6 @@ func TestLock(t *testing.T) {
 }
 
 func TestLockOfDeadProcessIsFree(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "lock")
 	if os.Getenv("DURABLE_HOLD") != "" {
 		if _, err := Lock(os.Getenv("DURABLE_HOLD")); err != nil {
 			t.Fatal(err)
@@ -151,6 +150,7 @@ func TestLockOfDeadProcessIsFree(t *testing.T) {
 		fmt.Println("held")
 		select {}
 	}
+	path := filepath.Join(t.TempDir(), "lock") // not of the child, which is killed and removes nothing
 	cmd := exec.Command(os.Args[0], "-test.run=^TestLockOfDeadProcessIsFree$")
 	cmd.Env = append(os.Environ(), "DURABLE_HOLD="+path)
 	out, err := cmd.StdoutPipe()
