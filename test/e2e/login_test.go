@@ -22,13 +22,10 @@ func TestLogin(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	proxy := httputil.NewSingleHostReverseProxy(behind)
-	direct := proxy.Director
-	proxy.Director = func(r *http.Request) {
-		host := r.Host
-		direct(r)
-		r.Host = host // the registry names itself as it was asked
-	}
+	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(behind)
+		r.Out.Host = r.In.Host // the registry names itself as it was asked
+	}}
 	want := "Basic " + base64.StdEncoding.EncodeToString([]byte("ann:secret"))
 	door := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != want {
