@@ -5,8 +5,6 @@ import (
 
 	"github.com/u-root/u-root/pkg/core"
 	"github.com/u-root/u-root/pkg/core/base64"
-	"github.com/u-root/u-root/pkg/core/chmod"
-	"github.com/u-root/u-root/pkg/core/mkdir"
 	"github.com/u-root/u-root/pkg/core/mktemp"
 	"github.com/u-root/u-root/pkg/core/rm"
 	"github.com/u-root/u-root/pkg/core/shasum"
@@ -27,7 +25,7 @@ func table() []row {
 		{"basename", basename},
 		{"cat", cat},
 		{"chgrp", chown},
-		{"chmod", uroot(chmod.New)},
+		{"chmod", chmod},
 		{"chown", chown},
 		{"chroot", chroot},
 		{"clear", clearScreen},
@@ -58,7 +56,7 @@ func table() []row {
 		{"ln", ln},
 		{"ls", ls},
 		{"md5sum", checksum},
-		{"mkdir", uroot(mkdir.New)},
+		{"mkdir", mkdir},
 		{"mkfifo", mkfifo},
 		{"mknod", mknod},
 		{"mktemp", uroot(mktemp.New)},
