@@ -304,6 +304,8 @@ func (s *Server) imagePrune(c *call) error {
 	}
 	report, err := s.engine.Images.Prune(c.lasting(), image.PruneOptions{
 		InUse: s.imageUsers,
+		// Neither a label nor a time of making is known of these.
+		Unfinished: until.IsZero() && !f.has("label") && !f.has("label!"),
 		Choose: func(i image.Image) bool {
 			return (!dangling || len(i.RepoTags) == 0) && (until.IsZero() || i.Created.Before(until)) &&
 				f.pairs("label", i.Config.Config.Labels) && f.pairs("label!", i.Config.Config.Labels)

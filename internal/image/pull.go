@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"syscall"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
@@ -28,7 +29,8 @@ type PullOptions struct {
 }
 
 // Pull fetches an image from its registry and returns it. With AllTags it fetches all of the repository's and returns
-// the last. What is in the store already is not fetched again. When it fails, no name has changed.
+// the last. What is in the store already is not fetched again. When it fails, no name has changed, and
+// the next Pull goes on with the layers and the parts of layers that are there.
 func (im *Images) Pull(ctx context.Context, ref string, o PullOptions) (*Image, error) {
 	name, err := reference.ParseNormalizedNamed(ref)
 	if err != nil {
@@ -116,10 +118,11 @@ func (im *Images) lookupTarget(ref reference.Named) (ocispec.Descriptor, bool) {
 	return n.target, ok
 }
 
-// bring fetches everything below target for a platform, unpacks it, and gives it the names. It is all or nothing.
+// bring fetches everything below target for a platform, unpacks it, and gives it the names. It is all or nothing, but
+// what failed for want of the network or of patience leaves what it has for the next try.
 func (im *Images) bring(ctx context.Context, target ocispec.Descriptor, platform string, fetch fetcher, say *reporter,
 	names ...string) (*Image, error) {
-	ctx, release, err := im.store.Lease(ctx)
+	ctx, end, err := im.store.Continue(ctx, "pull "+target.Digest.String()+" "+platform, "pull of "+familiar(names[0]))
 	if err != nil {
 		return nil, err
 	}
@@ -127,14 +130,28 @@ func (im *Images) bring(ctx context.Context, target ocispec.Descriptor, platform
 	if err == nil {
 		err = im.give(ctx, target, names)
 	}
-	release()
+	end(err != nil && worthKeeping(err))
 	im.store.Settle()
 	if err != nil {
+		if isFull(err) {
+			// An error leaves them to their expiry.
+			_ = im.store.DropKept(context.WithoutCancel(ctx))
+		}
 		im.clean(ctx)
 		return nil, err
 	}
 	im.forget(target.Digest)
 	return im.load(ctx, target, platform)
+}
+
+// worthKeeping tells whether what failed work has brought may serve the next try. What is wrong by itself does not.
+func worthKeeping(err error) bool {
+	return !isFull(err) && (isCancel(err) || errdefs.IsUnavailable(err) || errdefs.IsResourceExhausted(err))
+}
+
+// isFull tells whether there was no room on the disk.
+func isFull(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }
 
 // give gives a target its names, or the hidden one if there are none.

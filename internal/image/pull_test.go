@@ -629,6 +629,11 @@ func TestRegistryFaults(t *testing.T) {
 		if _, err := im.Pull(ctx, f.addr+"/x:1", PullOptions{}); !isCancel(err) {
 			t.Error(err)
 		}
+		// What it has serves the next pull, or is given up.
+		if kept, err := im.store.Kept(t.Context()); err != nil || len(kept) != 1 {
+			t.Errorf("%v is kept, %v", kept, err)
+		}
+		must(t, im.store.DropKept(t.Context()))
 		wantEmpty(t, im)
 	})
 }

@@ -241,6 +241,8 @@ type PruneOptions struct {
 	Choose  func(Image) bool // nil: images without a name
 	InUse   func(imageID string) (containers []string)
 	Running func(container string) bool
+
+	Unfinished bool // also what pulls that failed have left for the next try
 }
 
 // PruneReport is what pruning did.
@@ -249,7 +251,7 @@ type PruneReport struct {
 	Reclaimed int64 // bytes
 }
 
-// Prune removes every image that is chosen and that no container uses.
+// Prune removes every image that is chosen and that no container uses, and what of unfinished pulls is kept.
 func (im *Images) Prune(ctx context.Context, o PruneOptions) (PruneReport, error) {
 	var report PruneReport
 	list, err := im.List(ctx)
@@ -284,6 +286,11 @@ func (im *Images) Prune(ctx context.Context, o PruneOptions) (PruneReport, error
 			return report, err
 		}
 		report.Removed = append(report.Removed, removed...)
+	}
+	if o.Unfinished {
+		if err := im.store.DropKept(ctx); err != nil {
+			return report, err
+		}
 	}
 	if err := im.store.GC(context.WithoutCancel(ctx)); err != nil {
 		return report, err

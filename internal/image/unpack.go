@@ -149,22 +149,7 @@ func (u *unpacking) move(ctx context.Context, i int, st *store.Staged) error {
 		unlock()
 		return fmt.Errorf("layer %s: %w", desc.Digest, err)
 	}
-	status, err := w.Status()
-	together := err == nil && status.Offset == 0 && st != nil
-	if err == nil {
-		var x *extraction
-		if together {
-			x = startExtraction(ctx, st, i == 0)
-		}
-		err = u.download(ctx, w, status.Offset, desc, x)
-		if x != nil {
-			if err == nil {
-				u.say.say(id, "Download complete")
-				u.say.say(id, "Extracting")
-			}
-			err = x.wait(err, u.diffs[i])
-		}
-	}
+	together, err := u.receive(ctx, w, i, st)
 	err = errors.Join(err, w.Close())
 	unlock()
 	if err != nil {
@@ -175,6 +160,37 @@ func (u *unpacking) move(ctx context.Context, i int, st *store.Staged) error {
 	}
 	u.say.say(id, "Download complete")
 	return u.moveLocal(ctx, i, st)
+}
+
+// receive downloads what is missing of a blob. One that begins is unpacked into st on the way, if that is not nil. If
+// one that was continued comes out wrong, the part that was there is to blame, and it begins once more.
+func (u *unpacking) receive(ctx context.Context, w content.Writer, i int, st *store.Staged) (together bool, err error) {
+	desc, id := u.layers[i], short(u.layers[i].Digest)
+	status, err := w.Status()
+	if err != nil {
+		return false, err
+	}
+	offset := status.Offset
+	if offset > 0 && offset <= desc.Size {
+		u.say.say(id, fmt.Sprintf("Resuming at %d of %d bytes", offset, desc.Size))
+		err := u.download(ctx, w, offset, desc, nil)
+		var other *otherError
+		if !errors.As(err, &other) {
+			return false, err
+		}
+	}
+	if err := w.Truncate(0); err != nil {
+		return false, err
+	}
+	if st == nil {
+		return false, u.download(ctx, w, 0, desc, nil)
+	}
+	x := startExtraction(ctx, st, i == 0)
+	if err = u.download(ctx, w, 0, desc, x); err == nil {
+		u.say.say(id, "Download complete")
+		u.say.say(id, "Extracting")
+	}
+	return true, x.wait(err, u.diffs[i])
 }
 
 // moveLocal unpacks a blob that is in the store.
@@ -203,6 +219,11 @@ func layerError(desc ocispec.Descriptor, err error) error {
 	return fmt.Errorf("layer %s: %w", short(desc.Digest), err)
 }
 
+// otherError says that what was fetched is not what was asked for.
+type otherError struct{ error }
+
+func (e *otherError) Unwrap() error { return e.error }
+
 // download reads what is missing of a blob and commits it. What it reads goes to x too, if that is not nil.
 func (u *unpacking) download(ctx context.Context, w content.Writer, offset int64, desc ocispec.Descriptor,
 	x *extraction) (err error) {
@@ -212,12 +233,11 @@ func (u *unpacking) download(ctx context.Context, w content.Writer, offset int64
 	}
 	defer rc.Close()
 	if offset > 0 {
-		if s, ok := rc.(io.Seeker); ok && offset <= desc.Size {
-			_, err = s.Seek(offset, io.SeekStart)
-		} else {
-			offset, err = 0, w.Truncate(0)
+		s, ok := rc.(io.Seeker)
+		if !ok {
+			return &otherError{errdefs.ErrNotImplemented} // it is read from the beginning
 		}
-		if err != nil {
+		if _, err := s.Seek(offset, io.SeekStart); err != nil {
 			return err
 		}
 	}
@@ -226,21 +246,27 @@ func (u *unpacking) download(ctx context.Context, w content.Writer, offset int64
 	n, err := feed(io.LimitReader(rc, desc.Size-offset+1), w, x, func(n int64) {
 		u.say.bytes(id, "Downloading", offset+n, desc.Size)
 	})
+	if offset > 0 && errdefs.IsInvalidArgument(err) {
+		return &otherError{err}
+	}
 	if err != nil {
 		return err
 	}
 	if got := offset + n; got != desc.Size {
-		err = badImage("it has %s bytes where %d are announced", atLeast(got, desc.Size), desc.Size)
-	} else if err = w.Commit(ctx, desc.Size, desc.Digest); errdefs.IsAlreadyExists(err) {
-		return nil
-	} else if err != nil && w.Digest() != desc.Digest {
-		err = badImage("what was sent as %s is %s", desc.Digest, w.Digest())
+		return &otherError{badImage("it has %s bytes where %d are announced", atLeast(got, desc.Size), desc.Size)}
 	}
-	if err != nil {
-		// What is wrong must not be continued by the next one.
-		_ = w.Truncate(0)
+	// The writer hashes by the canonical algorithm only, and is gone after a Commit.
+	if got := w.Digest(); got != desc.Digest && got.Algorithm() == desc.Digest.Algorithm() {
+		return &otherError{badImage("what was sent as %s is %s", desc.Digest, got)}
 	}
-	return err
+	err = w.Commit(ctx, desc.Size, desc.Digest)
+	if errdefs.IsFailedPrecondition(err) {
+		return badImage("what was sent as %s is something else", desc.Digest)
+	}
+	if err != nil && !errdefs.IsAlreadyExists(err) {
+		return err
+	}
+	return nil
 }
 
 // feed reads r to its end, into w and x, either of which may be nil, and returns how many bytes there were. The error

@@ -145,7 +145,7 @@ func (s *Store) IsPinned(ctx context.Context, chain digest.Digest) (bool, error)
 	return ok, err
 }
 
-// Usage is the space of all blobs and layers, in bytes. Those of containers do not count.
+// Usage is the space of all blobs, parts of blobs and layers, in bytes. Those of containers do not count.
 func (s *Store) Usage(ctx context.Context) (int64, error) {
 	ctx = s.Context(ctx)
 	var sum int64
@@ -155,6 +155,13 @@ func (s *Store) Usage(ctx context.Context) (int64, error) {
 	})
 	if err != nil {
 		return 0, fmt.Errorf("measure the blobs: %w", err)
+	}
+	begun, err := s.Content().ListStatuses(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("measure the blobs that have begun: %w", err)
+	}
+	for _, b := range begun {
+		sum += b.Offset
 	}
 	var names []string
 	err = s.snapshotter.Walk(ctx, func(_ context.Context, i snapshots.Info) error {

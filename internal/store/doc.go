@@ -27,8 +27,9 @@
 // link) is taken over at Commit.
 //
 // Everything made under a lease lives until the lease ends; then only what a name, a pinned chain or another
-// lease reaches stays. Leases do not survive the process: Open drops what an earlier one left, and what is on the disk
-// and in no database, see sweep.go.
+// lease reaches stays. Open drops the leases an earlier process left, and what is on the disk and in no database, see
+// sweep.go. A lease for work that can be continued, a pull, stays when the work fails or the process ends, for some
+// days: the layers and parts of blobs under it serve the next try, see kept.go.
 //
 // # A container's layer
 //

@@ -22,7 +22,7 @@ type Staged struct {
 // Stage begins a layer. It must be called under a lease.
 func (s *Store) Stage(ctx context.Context) (*Staged, error) {
 	ctx = s.Context(ctx)
-	key := "staged-" + uniqueName()
+	key := stagePrefix + uniqueName()
 	mounts, err := s.snapshotter.Prepare(ctx, key, "")
 	if err != nil {
 		return nil, fmt.Errorf("make a directory for a layer: %w", err)

@@ -60,6 +60,7 @@ type Store struct {
 	unsynced unsynced
 	lowers   map[digest.Digest][]string
 	busy     map[string]chan struct{} // what somebody works on, see Lock
+	kept     map[string]*kept         // leases in use that outlive the process, see kept.go
 }
 
 // Open takes the data root, making it if it is absent. The error wraps errdefs.ErrConflict when another process has it.
@@ -74,7 +75,8 @@ func Open(ctx context.Context, root string) (_ *Store, err error) {
 	// The libraries write what they think of the file system to the standard error through a logger of their own. What
 	// matters of it comes back as an error as well.
 	_ = log.SetLevel("error")
-	s := &Store{root: root, lowers: map[digest.Digest][]string{}, busy: map[string]chan struct{}{}}
+	s := &Store{root: root, lowers: map[digest.Digest][]string{}, busy: map[string]chan struct{}{},
+		kept: map[string]*kept{}}
 	var undo []func() error
 	defer func() {
 		for i := len(undo) - 1; err != nil && i >= 0; i-- {
@@ -139,8 +141,8 @@ func Open(ctx context.Context, root string) (_ *Store, err error) {
 	if err := s.sweep(s.Context(ctx), blobs); err != nil {
 		return nil, fmt.Errorf("clean up after an earlier daemon: %w", err)
 	}
-	if err := s.dropLeases(s.Context(ctx)); err != nil {
-		return nil, fmt.Errorf("drop what an earlier daemon left: %w", err)
+	if err := s.inheritLeases(s.Context(ctx)); err != nil {
+		return nil, fmt.Errorf("take over what an earlier daemon left: %w", err)
 	}
 	if err := s.dropUnsynced(s.Context(ctx)); err != nil {
 		return nil, fmt.Errorf("drop the layers that were not written before the machine went down: %w", err)
@@ -197,27 +199,6 @@ func (s *Store) Lease(ctx context.Context) (_ context.Context, release func(), e
 		// What cannot be deleted here is dropped by the next Open.
 		_ = s.leases.Delete(context.WithoutCancel(ctx), l)
 	}, nil
-}
-
-// dropLeases ends the leases of a process that is gone, and collects what they held.
-func (s *Store) dropLeases(ctx context.Context) error {
-	old, err := s.leases.List(ctx)
-	if err != nil || len(old) == 0 {
-		return err
-	}
-	err = s.Update(ctx, func(ctx context.Context) error {
-		for _, l := range old {
-			if err := s.leases.Delete(ctx, l); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	s.removals.Go(func() { _ = s.GC(context.WithoutCancel(ctx)) })
-	return nil
 }
 
 // GC removes every blob and layer that no name, lease or pinned chain reaches. It returns when their space is free.
