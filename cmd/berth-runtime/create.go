@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,6 +14,7 @@ import (
 	"github.com/berth-engine/berth/internal/cgroup"
 	"github.com/berth-engine/berth/internal/linux"
 	"github.com/berth-engine/berth/internal/ocirun"
+	"github.com/berth-engine/berth/internal/specjson"
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -251,7 +251,7 @@ func readConfig(bundle string) (*specs.Spec, error) {
 
 func parseConfig(name string, data []byte) (*specs.Spec, error) {
 	spec := &specs.Spec{}
-	if err := json.Unmarshal(data, spec); err != nil {
+	if err := specjson.Unmarshal(data, spec); err != nil {
 		return nil, invalid("%q cannot be understood: %v", name, err)
 	}
 	return spec, nil

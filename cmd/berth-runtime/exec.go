@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"slices"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/berth-engine/berth/internal/linux"
 	"github.com/berth-engine/berth/internal/ocirun"
+	"github.com/berth-engine/berth/internal/specjson"
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -146,7 +146,7 @@ func (x *execution) process(own *specs.Process, argv []string) (*specs.Process, 
 			return nil, err
 		}
 		p := &specs.Process{}
-		if err := json.Unmarshal(data, p); err != nil {
+		if err := specjson.Unmarshal(data, p); err != nil {
 			return nil, invalid("%q cannot be understood: %v", x.processFile, err)
 		}
 		return p, nil

@@ -1,13 +1,13 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 	"strconv"
 
 	"github.com/berth-engine/berth/internal/sdbus"
+	"github.com/berth-engine/berth/internal/specjson"
 	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -170,7 +170,7 @@ func readResources(file string) (*resources, error) {
 		return nil, err
 	}
 	r := &resources{}
-	if err := json.Unmarshal(data, r); err != nil {
+	if err := specjson.Unmarshal(data, r); err != nil {
 		return nil, invalid("resources cannot be understood: %v", err)
 	}
 	return r, nil

@@ -5,12 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/berth-engine/berth/internal/durable"
 	"github.com/berth-engine/berth/internal/linux"
+	"github.com/berth-engine/berth/internal/specjson"
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -60,11 +64,63 @@ func NewState(o *StartOptions, p *Process) *State {
 
 // WriteState replaces the state file in dir.
 func WriteState(dir string, st *State) error {
-	data, err := json.Marshal(st)
+	data, err := st.encode()
 	if err != nil {
 		return err
 	}
 	return durable.WriteVolatile(filepath.Join(dir, stateFile), data, 0o600)
+}
+
+// encode is json.Marshal, which would take longer to get ready for its first and only use than the rest of a start (see package
+// specjson). Only what is there for some hooks is left to it.
+func (st *State) encode() ([]byte, error) {
+	b := make([]byte, 0, 512)
+	number := func(name string, n int64) {
+		b = strconv.AppendInt(append(append(b, name...), ':'), n, 10)
+		b = append(b, ',')
+	}
+	text := func(name, s string) { b = append(specjson.AppendString(append(append(b, name...), ':'), s), ',') }
+	flag := func(name string, v bool) {
+		b = strconv.AppendBool(append(append(b, name...), ':'), v)
+		b = append(b, ',')
+	}
+	b = append(b, '{')
+	number(`"format"`, int64(st.Format))
+	text(`"ociVersion"`, st.OCIVersion)
+	text(`"id"`, st.ID)
+	number(`"pid"`, int64(st.Pid))
+	b = append(strconv.AppendUint(append(b, `"startTime":`...), st.StartTime, 10), ',')
+	text(`"bundle"`, st.Bundle)
+	text(`"rootfs"`, st.Rootfs)
+	text(`"created"`, st.Created.Format(time.RFC3339Nano))
+	flag(`"held"`, st.Held)
+	text(`"program"`, st.Program)
+	flag(`"searched"`, st.Searched)
+	number(`"execFrom"`, int64(st.ExecFrom))
+	text(`"cgroupPath"`, st.CgroupPath)
+	number(`"owner"`, int64(st.Owner))
+	if len(st.Annotations) > 0 {
+		b = append(b, `"annotations":{`...)
+		for _, key := range slices.Sorted(maps.Keys(st.Annotations)) {
+			b = append(specjson.AppendString(b, key), ':')
+			b = append(specjson.AppendString(b, st.Annotations[key]), ',')
+		}
+		b[len(b)-1] = '}'
+		b = append(b, ',')
+	}
+	if st.Hooks != nil || st.Process != nil || st.Seccomp != nil {
+		more, err := json.Marshal(struct {
+			Hooks   *specs.Hooks        `json:"hooks,omitempty"`
+			Process *specs.Process      `json:"process,omitempty"`
+			Seccomp *specs.LinuxSeccomp `json:"seccomp,omitempty"`
+		}{st.Hooks, st.Process, st.Seccomp})
+		if err != nil {
+			return nil, err
+		}
+		return append(b, more[1:]...), nil
+	}
+	b[len(b)-1] = '}'
+	return b, nil
 }
 
 // ReadState reads the state file in dir; errdefs.ErrNotFound when there is none.
@@ -77,7 +133,7 @@ func ReadState(dir string) (*State, error) {
 		return nil, err
 	}
 	st := &State{}
-	if err := json.Unmarshal(data, st); err != nil {
+	if err := specjson.Unmarshal(data, st); err != nil {
 		return nil, fmt.Errorf("state file %q is damaged: %w", filepath.Join(dir, stateFile), err)
 	}
 	if st.Format != 1 {
