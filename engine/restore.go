@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -159,10 +160,17 @@ func (e *Engine) sweep(known map[string]bool) {
 		}
 		_ = os.RemoveAll(e.runDir(d.Name()))
 	}
-	if err := e.Volumes.Sweep(e.ctx, func(id string) bool { return known[id] }); err != nil {
+	// What belongs to a container whose record cannot be read is somebody's data.
+	damaged, err := e.Containers.Damaged()
+	if err != nil {
+		e.log.Error("look for damaged records", "error", err)
+		return
+	}
+	keep := func(id string) bool { return known[id] || slices.Contains(damaged, id) }
+	if err := e.Volumes.Sweep(e.ctx, keep); err != nil {
 		e.log.Error("sweep volumes", "error", err)
 	}
-	if err := e.store.SweepLayers(func(id string) bool { return known[id] }); err != nil {
+	if err := e.store.SweepLayers(keep); err != nil {
 		e.log.Error("sweep layers", "error", err)
 	}
 }

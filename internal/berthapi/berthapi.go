@@ -2,6 +2,7 @@
 // share it, the faces in package dockerapi and the command line; nothing below the faces knows it.
 //
 //	GET /berth/containers/{name}/trace?port=80/tcp    → Trace
+//	GET, POST /berth/system/check?full=1              → Check
 //
 // Fields are only ever added. These paths carry no API version: a client of another release reads the fields it knows.
 package berthapi
@@ -54,4 +55,26 @@ type TracePort struct {
 	Rules     []string         // firewall rules that lead to the container
 	Listeners []netip.AddrPort // sockets in the container
 	Flows     []string         // connections that the kernel tracks
+}
+
+// CheckPath is where the stores are checked: GET looks, POST repairs too. The query parameter "full" has every blob
+// compared with its digest.
+const CheckPath = Prefix + "/system/check"
+
+// Check is what a check has looked at and what it has found.
+type Check struct {
+	Blobs, Layers, Images, Containers, Volumes int
+
+	Bytes    int64 // read and compared with digests
+	Busy     bool  // something was being brought in, so orphans were not looked for
+	Findings []Finding
+}
+
+// Finding is one thing that is wrong.
+type Finding struct {
+	Kind     string // "database", "blob", "layer", "image", "container", "volume" or "orphan"
+	Object   string // its digest, name or path
+	Problem  string // what is wrong, a sentence's second half
+	Remedy   string // the next step for a person, "" when there is none left or a repair does all
+	Repaired bool
 }

@@ -51,6 +51,11 @@ func newNetworkTrace(a *app) *cobra.Command {
 
 // getOwn asks the daemon for what Docker's API does not have.
 func (a *app) getOwn(ctx context.Context, path string, query url.Values, out any) error {
+	return a.askOwn(ctx, http.MethodGet, path, query, out)
+}
+
+// askOwn is getOwn with another method.
+func (a *app) askOwn(ctx context.Context, method, path string, query url.Values, out any) error {
 	api, err := a.client()
 	if err != nil {
 		return err
@@ -58,7 +63,7 @@ func (a *app) getOwn(ctx context.Context, path string, query url.Values, out any
 	dial := api.Dialer()
 	web := http.Client{Transport: &http.Transport{DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://berth"+path+"?"+query.Encode(), nil)
+	req, err := http.NewRequestWithContext(ctx, method, "http://berth"+path+"?"+query.Encode(), nil)
 	if err != nil {
 		return err
 	}

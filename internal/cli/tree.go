@@ -96,6 +96,7 @@ func tree() []node {
 			{name: "serve", make: newRegistryServe},
 		}},
 		{name: "system", section: management, short: "Manage the daemon", children: []node{
+			{name: "check", make: newSystemCheck},
 			{name: "df", make: newSystemDf},
 			{name: "events", make: newEvents},
 			{name: "info", make: newInfo},

@@ -58,6 +58,8 @@ func Open(root string) (*Containers, []error, error) {
 			err = fmt.Errorf("record says it is container %q", rec.ID)
 		}
 		switch {
+		case errors.Is(err, fs.ErrNotExist) && exists(c.path(d.Name())+".damaged"): // set aside by an earlier daemon
+			damaged = append(damaged, fmt.Errorf("container %s is still set aside as %s.damaged", d.Name(), recordFile))
 		case errors.Is(err, fs.ErrNotExist): // its creation or its removal was cut short
 			if err := os.RemoveAll(c.Dir(d.Name())); err != nil {
 				damaged = append(damaged, err)
@@ -75,6 +77,11 @@ func Open(root string) (*Containers, []error, error) {
 
 const recordFile = "record.json"
 
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
 func read(path string) (Record, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -89,6 +96,22 @@ func read(path string) (Record, error) {
 			path, rec.Version, recordVersion)
 	}
 	return rec, nil
+}
+
+// Damaged lists the containers whose records were set aside. Nobody can use them until the record is mended, and what
+// they wrote is kept.
+func (c *Containers) Damaged() ([]string, error) {
+	dirs, err := os.ReadDir(c.root)
+	if err != nil {
+		return nil, fmt.Errorf("list containers: %w", err)
+	}
+	var out []string
+	for _, d := range dirs {
+		if _, err := os.Lstat(c.path(d.Name()) + ".damaged"); err == nil && isID(d.Name()) {
+			out = append(out, d.Name())
+		}
+	}
+	return out, nil
 }
 
 // Dir is the directory that belongs to container id: its record and its logs.

@@ -76,6 +76,8 @@ func routes() []route {
 
 		// What Docker does not have (package berthapi).
 		{"GET", "/berth/containers/{name}/trace", 0, (*Server).containerTrace},
+		{"GET", "/berth/system/check", 0, (*Server).systemCheck},
+		{"POST", "/berth/system/check", 0, (*Server).systemCheck},
 
 		// Volumes.
 		{"GET", "/volumes", 0, (*Server).volumeList},

@@ -47,13 +47,17 @@ func (im *Images) isOwn(d digest.Digest) bool {
 
 // EnsureBuiltin puts the image that ships with the program into the store, if it is not there. It needs no network.
 // Equal builds give an image of equal digest.
-func (im *Images) EnsureBuiltin(ctx context.Context) error {
+func (im *Images) EnsureBuiltin(ctx context.Context) error { return im.ensureBuiltin(ctx, false) }
+
+// ensureBuiltin brings the image in once more when it has to be whole and lacks something.
+func (im *Images) ensureBuiltin(ctx context.Context, whole bool) error {
 	unlock, err := im.store.Lock(ctx, "builtin")
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if _, _, err := im.find(builtinName); err == nil {
+	target, _, err := im.find(builtinName)
+	if err == nil && (!whole || im.lacks(im.store.Context(ctx), target, 0) == "") {
 		return nil
 	}
 	f, err := builtinFiles.Open("builtin/files/rootfs.tar.gz")
@@ -81,7 +85,7 @@ func (im *Images) EnsureBuiltin(ctx context.Context) error {
 
 func (im *Images) pullBuiltin(ctx context.Context, say *reporter) (*Image, error) {
 	_, _, err := im.find(builtinName)
-	if err := im.EnsureBuiltin(ctx); err != nil {
+	if err := im.ensureBuiltin(ctx, true); err != nil {
 		return nil, err
 	}
 	img, lerr := im.Resolve(ctx, builtinName, "")

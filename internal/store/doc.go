@@ -38,6 +38,11 @@
 // Two directories and no database commit, because they are made while somebody waits for a container to start. The
 // container's record is what makes them worth keeping: SweepLayers removes those without one.
 //
+// # When it is not whole
+//
+// Check compares the databases, the blobs and the directories with each other. What it finds is mended by DropDamaged,
+// Refill and RemoveOrphans, which wait for nobody: while something is brought in, they do nothing and say so.
+//
 // # Hostile layers
 //
 // The tar stream of a layer is not trusted. Names resolve inside the layer's directory as a chroot would resolve them

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -154,17 +153,17 @@ func (s *Store) dropUnsynced(ctx context.Context) error {
 
 // dropLayers removes layers and all that stand on them, and says how many those were.
 func (s *Store) dropLayers(ctx context.Context, lost map[string]bool) (int, error) {
-	children := map[string][]string{}
-	var begin []string
-	err := s.snapshotter.Walk(ctx, func(_ context.Context, i snapshots.Info) error {
-		children[i.Parent] = append(children[i.Parent], i.Name)
-		if lost[i.Name] {
-			begin = append(begin, i.Name)
-		}
-		return nil
-	})
+	parents, err := s.chains()
 	if err != nil {
 		return 0, err
+	}
+	children := map[string][]string{}
+	var begin []string
+	for name, parent := range parents {
+		children[parent] = append(children[parent], name)
+		if lost[name] {
+			begin = append(begin, name)
+		}
 	}
 	removed := 0
 	var drop func(name string) error

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -49,12 +50,20 @@ type Store struct {
 	lock        *durable.FileLock
 	bolt        *bolt.DB
 	db          *metadata.DB
+	blobs       content.Store      // as the disk has them, whatever the database says
+	layerDB     *storage.MetaStore // the snapshotter's
 	backend     snapshots.Snapshotter
 	snapshotter snapshots.Snapshotter
 	leases      leases.Manager
 
 	removals sync.WaitGroup // work behind the caller's back: directories being removed, files being synced
 	lost     bool           // layers were lost, see Lost
+
+	// collecting is held by who collects or repairs. begin is held for reading while a lease is made, and for writing
+	// to keep others from beginning. They come before mu, in this order.
+	collecting sync.Mutex
+	begin      sync.RWMutex
+	working    atomic.Int64 // leases of this process
 
 	mu       sync.Mutex
 	unsynced unsynced
@@ -114,11 +123,11 @@ func Open(ctx context.Context, root string) (_ *Store, err error) {
 	if err := sweepIngests(root); err != nil {
 		return nil, err
 	}
-	blobs, err := local.NewStore(filepath.Join(root, "content"))
+	s.blobs, err = local.NewStore(filepath.Join(root, "content"))
 	if err != nil {
 		return nil, fmt.Errorf("open the blobs of %q: %w", root, err)
 	}
-	ms, err := storage.NewMetaStore(filepath.Join(root, "snapshots", "metadata.db"), func(b *bolt.Options) error {
+	s.layerDB, err = storage.NewMetaStore(filepath.Join(root, "snapshots", "metadata.db"), func(b *bolt.Options) error {
 		*b = o
 		return nil
 	})
@@ -126,19 +135,19 @@ func Open(ctx context.Context, root string) (_ *Store, err error) {
 		return nil, fmt.Errorf("open the layers of %q: %w", root, err)
 	}
 	s.backend, err = overlay.NewSnapshotter(filepath.Join(root, "snapshots"), overlay.WithUpperdirLabel,
-		overlay.WithMetaStore(ms), overlay.AsynchronousRemove)
+		overlay.WithMetaStore(s.layerDB), overlay.AsynchronousRemove)
 	if err != nil {
 		return nil, fmt.Errorf("open the layers of %q: %w", root, err)
 	}
 	undo = append(undo, s.backend.Close)
 
-	s.db = metadata.NewDB(s.bolt, blobs, map[string]snapshots.Snapshotter{SnapshotterName: s.backend})
+	s.db = metadata.NewDB(s.bolt, s.blobs, map[string]snapshots.Snapshotter{SnapshotterName: s.backend})
 	if err := s.db.Init(ctx); err != nil {
 		return nil, fmt.Errorf("prepare %q: %w", filepath.Join(root, "meta.db"), err)
 	}
 	s.snapshotter = s.db.Snapshotter(SnapshotterName)
 	s.leases = metadata.NewLeaseManager(s.db)
-	if err := s.sweep(s.Context(ctx), blobs); err != nil {
+	if err := s.sweep(s.Context(ctx), s.blobs); err != nil {
 		return nil, fmt.Errorf("clean up after an earlier daemon: %w", err)
 	}
 	if err := s.inheritLeases(s.Context(ctx)); err != nil {
@@ -191,11 +200,15 @@ func (s *Store) Update(ctx context.Context, f func(ctx context.Context) error) e
 // also when ctx has been cancelled.
 func (s *Store) Lease(ctx context.Context) (_ context.Context, release func(), err error) {
 	ctx = s.Context(ctx)
+	s.begin.RLock()
+	defer s.begin.RUnlock()
 	l, err := s.leases.Create(ctx, leases.WithID(uniqueName()))
 	if err != nil {
 		return nil, nil, fmt.Errorf("protect unfinished work: %w", err)
 	}
+	s.working.Add(1)
 	return leases.WithLease(ctx, l.ID), func() {
+		defer s.working.Add(-1)
 		// What cannot be deleted here is dropped by the next Open.
 		_ = s.leases.Delete(context.WithoutCancel(ctx), l)
 	}, nil
@@ -203,7 +216,14 @@ func (s *Store) Lease(ctx context.Context) (_ context.Context, release func(), e
 
 // GC removes every blob and layer that no name, lease or pinned chain reaches. It returns when their space is free.
 func (s *Store) GC(ctx context.Context) error {
-	if _, err := s.db.GarbageCollect(s.Context(ctx)); err != nil {
+	s.collecting.Lock()
+	defer s.collecting.Unlock()
+	return s.collect(s.Context(ctx))
+}
+
+// collect is GC with the lock held.
+func (s *Store) collect(ctx context.Context) error {
+	if _, err := s.db.GarbageCollect(ctx); err != nil {
 		return fmt.Errorf("collect garbage: %w", err)
 	}
 	s.mu.Lock()
