@@ -294,37 +294,20 @@ func (s *Store) strays(ctx context.Context) ([]stray, error) {
 	if err != nil && !errdefs.IsNotFound(err) {
 		return nil, fmt.Errorf("look for layers that nobody owns: %w", err)
 	}
-	err = s.strayDirs(filepath.Join("snapshots", "snapshots"), "is the directory of a layer that the database does not know",
-		func(path string) bool { return dirs[filepath.Base(path)] }, orphan)
+	unknown, err := s.unknownIn(filepath.Join("snapshots", "snapshots"), func(path string) bool { return dirs[filepath.Base(path)] })
 	if err != nil {
 		return nil, err
 	}
-	refs := map[string]bool{}
-	err = s.records("content", "ingests", func(_ string, b *bolt.Bucket) { refs[string(b.Get([]byte("ref")))] = true })
-	if err != nil {
-		return nil, fmt.Errorf("look for blobs that have begun: %w", err)
+	for _, path := range unknown {
+		orphan(path, "is the directory of a layer that the database does not know", func() error { return os.RemoveAll(path) })
 	}
-	err = s.strayDirs(filepath.Join("content", "ingest"), "is the beginning of a blob that the database does not know",
-		func(path string) bool {
-			ref, err := os.ReadFile(filepath.Join(path, "ref"))
-			return err == nil && refs[string(ref)]
-		}, orphan)
-	return out, err
-}
-
-// strayDirs finds the directories of one kind that are not known.
-func (s *Store) strayDirs(where, problem string, known func(path string) bool, orphan func(string, string, func() error)) error {
-	dir := filepath.Join(s.root, where)
-	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("look for what nobody owns: %w", err)
+	if unknown, err = s.strayIngests(); err != nil {
+		return nil, err
 	}
-	for _, e := range entries {
-		if path := filepath.Join(dir, e.Name()); !known(path) {
-			orphan(path, problem, func() error { return os.RemoveAll(path) })
-		}
+	for _, path := range unknown {
+		orphan(path, "is the beginning of a blob that the database does not know", func() error { return os.RemoveAll(path) })
 	}
-	return nil
+	return out, nil
 }
 
 // RemoveOrphans removes what is on the disk and in no database, and returns the findings it has dealt with. It does

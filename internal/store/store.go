@@ -120,7 +120,7 @@ func Open(ctx context.Context, root string) (_ *Store, err error) {
 	}
 	undo = append(undo, s.bolt.Close)
 
-	if err := sweepIngests(root); err != nil {
+	if err := s.sweepIngests(); err != nil {
 		return nil, err
 	}
 	s.blobs, err = local.NewStore(filepath.Join(root, "content"))
@@ -218,6 +218,15 @@ func (s *Store) Lease(ctx context.Context) (_ context.Context, release func(), e
 func (s *Store) GC(ctx context.Context) error {
 	s.collecting.Lock()
 	defer s.collecting.Unlock()
+	// The database does not know of a blob whose beginning met a full disk, so the collector does not either.
+	s.begin.Lock()
+	if s.working.Load() == 0 {
+		if err := s.sweepIngests(); err != nil {
+			s.begin.Unlock()
+			return err
+		}
+	}
+	s.begin.Unlock()
 	return s.collect(s.Context(ctx))
 }
 

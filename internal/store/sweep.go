@@ -7,11 +7,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
+	bolt "go.etcd.io/bbolt"
 )
 
 // The collector compares the disk with the database only after it has taken something out of the database. A process
@@ -67,24 +67,45 @@ func (s *Store) sweep(ctx context.Context, blobs content.Store) error {
 	return nil
 }
 
-// sweepIngests removes the beginnings of blobs that did not get a name, which the content store trips over.
-func sweepIngests(root string) error {
-	dir := filepath.Join(root, "content", "ingest")
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
+// sweepIngests removes the beginnings of blobs that the database does not know. Nobody may be writing blobs.
+func (s *Store) sweepIngests() error {
+	list, err := s.strayIngests()
 	if err != nil {
-		return fmt.Errorf("look for blobs that have begun: %w", err)
+		return err
 	}
-	for _, e := range entries {
-		path := filepath.Join(dir, e.Name())
-		if ref, err := os.ReadFile(filepath.Join(path, "ref")); err == nil && strings.TrimSpace(string(ref)) != "" {
-			continue
-		}
+	for _, path := range list {
 		if err := os.RemoveAll(path); err != nil {
 			return fmt.Errorf("remove the beginning of a blob: %w", err)
 		}
 	}
 	return nil
+}
+
+// strayIngests lists them. The name of one may be missing, where the disk was full or the process was killed.
+func (s *Store) strayIngests() ([]string, error) {
+	refs := map[string]bool{}
+	err := s.records("content", "ingests", func(_ string, b *bolt.Bucket) { refs[string(b.Get([]byte("ref")))] = true })
+	if err != nil {
+		return nil, fmt.Errorf("look for blobs that have begun: %w", err)
+	}
+	return s.unknownIn(filepath.Join("content", "ingest"), func(path string) bool {
+		ref, err := os.ReadFile(filepath.Join(path, "ref"))
+		return err == nil && refs[string(ref)]
+	})
+}
+
+// unknownIn lists what is in a directory of the data root and is not known.
+func (s *Store) unknownIn(dir string, known func(path string) bool) ([]string, error) {
+	dir = filepath.Join(s.root, dir)
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("look for what nobody owns: %w", err)
+	}
+	var out []string
+	for _, e := range entries {
+		if path := filepath.Join(dir, e.Name()); !known(path) {
+			out = append(out, path)
+		}
+	}
+	return out, nil
 }

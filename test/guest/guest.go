@@ -41,24 +41,83 @@ const (
 	limit = 10 * time.Minute
 )
 
+// CutLine is what a program prints on a line of its own when the power may be cut.
+const CutLine = "@cut"
+
+// Machine is a guest that can be booted any number of times.
+type Machine struct {
+	tools    tools
+	initrd   string
+	programs []Program
+}
+
 // Run boots one guest, runs the programs in it in their order, and reports each as a subtest.
 func Run(t *testing.T, programs []Program) {
 	t.Helper()
-	tools := findTools(t)
-	initrd := filepath.Join(t.TempDir(), "initrd")
-	if err := tools.build(t, initrd, programs); err != nil {
+	Prepare(t, programs).Run(t, "")
+}
+
+// Prepare makes what a guest is booted from.
+func Prepare(t *testing.T, programs []Program) *Machine {
+	t.Helper()
+	m := &Machine{tools: findTools(t), initrd: filepath.Join(t.TempDir(), "initrd"), programs: programs}
+	if err := m.tools.build(t, m.initrd, programs); err != nil {
 		t.Fatal(err)
 	}
+	return m
+}
+
+// Run boots the guest as Run does. Disk is a file that becomes its /dev/vda, "" for none; the parameters are added to its
+// kernel's command line.
+func (m *Machine) Run(t *testing.T, disk string, parameters ...string) {
+	t.Helper()
+	results, failure := m.boot(t, disk, parameters, nil)
+	for i, p := range m.programs {
+		t.Run(p.Name, func(t *testing.T) { results[i].report(t) })
+	}
+	if failure != "" {
+		t.Error(failure)
+	}
+}
+
+// Cut boots the guest and takes the power from it: it is killed after a pause that begins when its program has printed
+// CutLine. What the guest's kernel has not written to the disk by then is lost. A program that ends before fails the test.
+func (m *Machine) Cut(t *testing.T, disk string, pause time.Duration) {
+	t.Helper()
+	wasCut := false
+	results, failure := m.boot(t, disk, nil, func(line string, kill func()) {
+		if line == CutLine && !wasCut {
+			wasCut = true
+			time.AfterFunc(pause, kill)
+		}
+	})
+	switch {
+	case !wasCut || results[0].status != "":
+		t.Errorf("the program ended before the power was cut, with the status %q:\n%s\n%s", results[0].status, &results[0].output, failure)
+	default:
+		t.Logf("the power was cut %v after the program began to work", pause)
+	}
+}
+
+// boot runs the guest until its end. It returns what the programs did, and what else was wrong.
+func (m *Machine) boot(t *testing.T, disk string, parameters []string, said func(line string, kill func())) ([]result, string) {
+	t.Helper()
 	deadline := time.Now().Add(limit)
 	if d, ok := t.Deadline(); ok && d.Before(deadline) {
 		deadline = d.Add(-5 * time.Second) // leaves time to tell what happened
 	}
 	ctx, cancel := context.WithDeadline(t.Context(), deadline)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, tools.qemu, "-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", memory,
+	args := []string{"-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", memory,
 		"-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot",
-		"-kernel", tools.kernel, "-initrd", initrd,
-		"-append", "console=ttyS0 quiet loglevel=3 panic=-1 swapaccount=1 random.trust_cpu=on")
+		"-kernel", m.tools.kernel, "-initrd", m.initrd,
+		"-append", strings.Join(append([]string{"console=ttyS0 quiet loglevel=3 panic=-1 swapaccount=1 random.trust_cpu=on"},
+			parameters...), " ")}
+	if disk != "" {
+		// The host does not lose power, so that nothing needs to be synced there.
+		args = append(args, "-drive", "if=virtio,format=raw,cache=unsafe,file="+disk)
+	}
+	cmd := exec.CommandContext(ctx, m.tools.qemu, args...)
 	cmd.Stderr = &bytes.Buffer{}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -68,15 +127,18 @@ func Run(t *testing.T, programs []Program) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	results, noise := read(out, len(programs), func() { t.Logf("booted in %.1f s", time.Since(started).Seconds()) })
+	results, noise := read(out, len(m.programs), func() { t.Logf("booted in %.1f s", time.Since(started).Seconds()) },
+		func(line string) {
+			if said != nil {
+				said(line, func() { _ = cmd.Process.Kill() }) // it may have ended, which is seen elsewhere
+			}
+		})
 	err = cmd.Wait()
 	t.Logf("the guest ran for %.1f s", time.Since(started).Seconds())
-	for i, p := range programs {
-		t.Run(p.Name, func(t *testing.T) { results[i].report(t) })
-	}
 	if err != nil || slices.ContainsFunc(results, func(r result) bool { return r.status != "0" }) {
-		t.Errorf("qemu: %v, %s\nthe guest also said:\n%s", err, cmd.Stderr, noise)
+		return results, fmt.Sprintf("qemu: %v, %s\nthe guest also said:\n%s", err, cmd.Stderr, noise)
 	}
+	return results, ""
 }
 
 // result is what one program did; status is "" while it has not ended.
@@ -116,7 +178,7 @@ func summary(out string) string {
 }
 
 // read sorts the lines of the serial line by program. What belongs to none, such as the kernel's messages, is noise.
-func read(from io.Reader, programs int, booted func()) (results []result, noise string) {
+func read(from io.Reader, programs int, booted func(), said func(line string)) (results []result, noise string) {
 	results = make([]result, programs)
 	current := -1
 	var other strings.Builder
@@ -146,6 +208,7 @@ func read(from io.Reader, programs int, booted func()) (results []result, noise 
 			results[n].output.WriteString(line)
 			results[n].status, current = f[3], -1
 		case current >= 0:
+			said(line)
 			results[current].output.WriteString(line + "\n")
 		case line != "":
 			other.WriteString(line + "\n")

@@ -37,7 +37,7 @@ func TestSerialLine(t *testing.T) {
 	booted := 0
 	results, noise := read(strings.NewReader("SeaBIOS\r\n[ 1.0] kernel\r\n@guest begin 0\r\n=== RUN TestA\r\nPASS\r\n"+
 		"@guest end 0 0\r\nbetween\r\n@guest begin 1\r\nhalf a line@guest end 1 2\r\n@guest begin 2\r\n@guest begin 9\r\n"+
-		"@guest end x 0\r\nlost"), 4, func() { booted++ })
+		"@guest end x 0\r\nlost"), 4, func() { booted++ }, func(string) {})
 	for i, want := range []struct {
 		begun          bool
 		status, output string
