@@ -58,6 +58,8 @@ func (s *Store) Continue(ctx context.Context, key, what string) (_ context.Conte
 		return nil, nil, err
 	}
 	defer unlock()
+	s.begin.RLock()
+	defer s.begin.RUnlock()
 	s.mu.Lock()
 	k := s.kept[l.ID]
 	s.mu.Unlock()
@@ -71,10 +73,12 @@ func (s *Store) Continue(ctx context.Context, key, what string) (_ context.Conte
 	s.kept[l.ID] = k
 	k.users++
 	s.mu.Unlock()
+	s.working.Add(1)
 	return leases.WithLease(ctx, l.ID), func(keep bool) { s.endContinued(context.WithoutCancel(ctx), l, keep) }, nil
 }
 
 func (s *Store) endContinued(ctx context.Context, l leases.Lease, keep bool) {
+	defer s.working.Add(-1)
 	unlock, err := s.Lock(ctx, "lease "+l.ID)
 	if err != nil {
 		return // ctx cannot be cancelled
