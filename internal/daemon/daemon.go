@@ -34,6 +34,9 @@ type Build struct{ Version, Commit, Time string }
 
 // Main is the program berthd: it returns the exit status.
 func Main(args []string, build Build, stdout, stderr io.Writer) int {
+	if len(args) == 2 && args[0] == keeperRole {
+		return network.Keep(args[1])
+	}
 	fail := func(err error) int {
 		fmt.Fprintln(stderr, "berthd:", err)
 		return 1
@@ -58,6 +61,9 @@ func Main(args []string, build Build, stdout, stderr io.Writer) int {
 	}
 	return 0
 }
+
+// keeperRole, and a path, make the program what keeps ports and names while no daemon is there.
+const keeperRole = "keeper"
 
 // daemon is one run of the program.
 type daemon struct {
@@ -184,6 +190,8 @@ func (d *daemon) openEngine(c *Config, runtimePath string) (*engine.Engine, erro
 	n.IPTables, n.IPForward, n.IPForwardNoDrop = c.IPTables, c.IPForward, c.IPForwardNoDrop
 	n.IPMasq, n.ICC = c.IPMasq, c.ICC
 	n.Log = d.log
+	// By this name the program stays what it is when the file is replaced.
+	n.Keeper = []string{"/proc/self/exe", "berth-keeper", keeperRole}
 	if c.PublishIP != "" {
 		n.HostIP = netip.MustParseAddr(c.PublishIP) // checked by Load
 	}

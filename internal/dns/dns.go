@@ -31,6 +31,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
@@ -78,7 +79,10 @@ type Server struct {
 	slots  chan struct{}
 	conns  chan struct{}
 	cache  cache
-	work   sync.WaitGroup
+	work   sync.WaitGroup // everything
+	// retired says that nobody shall read from the sockets; reading counts who still does.
+	retired atomic.Bool
+	reading sync.WaitGroup
 }
 
 // Serve answers questions that come in by pc and l until Close. It owns both.
@@ -89,6 +93,7 @@ func Serve(pc net.PacketConn, l net.Listener, o Options) *Server {
 	s := &Server{o: o, pc: pc, l: l, slots: make(chan struct{}, maxAtOnce), conns: make(chan struct{}, maxConns)}
 	s.cache.now = time.Now
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.reading.Add(2)
 	s.work.Go(s.packets)
 	s.work.Go(s.connections)
 	return s
@@ -102,12 +107,31 @@ func (s *Server) Close() error {
 	return err
 }
 
+// Retire makes the server take no further question, so that another one can go on with the same sockets: what waits in
+// them is that one's. Once it returns nothing is read any more; what is under way is answered, and wait returns when it is.
+func (s *Server) Retire() (wait func()) {
+	s.retired.Store(true)
+	past := time.Unix(1, 0)
+	_ = s.pc.SetReadDeadline(past)
+	if l, ok := s.l.(interface{ SetDeadline(time.Time) error }); ok {
+		_ = l.SetDeadline(past)
+	}
+	s.reading.Wait()
+	return s.work.Wait
+}
+
+// over reports whether the sockets are read no more.
+func (s *Server) over(err error) bool {
+	return s.retired.Load() || s.ctx.Err() != nil || errors.Is(err, net.ErrClosed)
+}
+
 func (s *Server) packets() {
+	defer s.reading.Done()
 	var buf [maxUDP]byte
-	for {
+	for !s.retired.Load() {
 		n, from, err := s.pc.ReadFrom(buf[:])
 		if err != nil {
-			if s.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+			if s.over(err) {
 				return
 			}
 			continue // an ICMP error of an earlier answer
@@ -135,10 +159,11 @@ func (s *Server) packets() {
 }
 
 func (s *Server) connections() {
-	for {
+	defer s.reading.Done()
+	for !s.retired.Load() {
 		c, err := s.l.Accept()
 		if err != nil {
-			if s.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+			if s.over(err) {
 				return
 			}
 			continue

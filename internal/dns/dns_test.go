@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -270,4 +271,126 @@ func FuzzReverse(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A server that retires answers what it has begun, and leaves the rest in the sockets for the next one.
+func TestRetire(t *testing.T) {
+	pc, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := pc.(*net.UDPConn).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := net.FilePacketConn(file)
+	file.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var table Table
+	table.Set("c", []Place{{Network: "n", Domain: "Net", Named: true, Name: "c", Called: []string{"c"}, Addrs: []netip.Addr{netip.MustParseAddr("10.1.2.3")}}})
+	asked, answer := make(chan struct{}), make(chan struct{})
+	first := Serve(pc, l, Options{Names: table.View("c"), Servers: func() []netip.AddrPort {
+		close(asked)
+		<-answer
+		return nil
+	}})
+	ask := func(name string) net.Conn {
+		c, err := net.Dial("udp4", pc.LocalAddr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		b, err := new(dns.Msg).SetQuestion(name, dns.TypeA).Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Write(b); err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	code := func(c net.Conn) int {
+		t.Helper()
+		_ = c.SetReadDeadline(time.Now().Add(time.Minute))
+		b := make([]byte, 512)
+		n, err := c.Read(b)
+		m := new(dns.Msg)
+		if err == nil {
+			err = m.Unpack(b[:n])
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m.Rcode
+	}
+	begun := ask("example.org.")
+	<-asked
+	wait := first.Retire()
+	waiting := ask("c.net.")
+	l2, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := Serve(second, l2, Options{Names: table.View("c"), Servers: func() []netip.AddrPort { return nil }})
+	defer next.Close()
+	if got := code(waiting); got != dns.RcodeSuccess {
+		t.Errorf("the question that waited has code %d", got)
+	}
+	close(answer)
+	if got := code(begun); got != dns.RcodeServerFailure {
+		t.Errorf("the question that was begun has code %d", got)
+	}
+	wait()
+	if err := first.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestTable: what a container is called comes and goes with its places.
+func TestTable(t *testing.T) {
+	var table Table
+	addr := func(s string) netip.Addr { return netip.MustParseAddr(s) }
+	place := func(network, name, a string, called ...string) Place {
+		return Place{Network: network, Domain: strings.ToUpper(network), Named: true, Leaves: network != "in", Name: name,
+			Called: append(called, name), Addrs: []netip.Addr{addr(a)}, Subnets: []netip.Prefix{netip.PrefixFrom(addr(a), 24).Masked()}}
+	}
+	linked := place("a", "web", "10.0.0.2")
+	linked.Links = map[string]string{"store": "db"}
+	table.Set("1", []Place{linked})
+	table.Set("2", []Place{place("a", "db", "10.0.0.3", "data"), place("in", "db", "10.0.1.3")})
+	table.Set("3", []Place{place("in", "data", "10.0.1.4")})
+	for _, c := range []struct{ who, name, want string }{
+		{"1", "db", "10.0.0.3"}, {"1", "store", "10.0.0.3"}, {"1", "data.a", "10.0.0.3"}, {"1", "data", "10.0.0.3"},
+		{"2", "store", ""}, {"2", "data", "10.0.0.3 10.0.1.4"}, {"3", "web", ""}, {"3", "db", "10.0.1.3"}, {"nobody", "db", ""},
+	} {
+		addrs, known := table.View(c.who).Addresses(c.name)
+		if got := strings.Trim(fmt.Sprint(addrs), "[]"); got != c.want || known != (c.want != "") {
+			t.Errorf("%s asks for %s: %q (%t), want %q", c.who, c.name, got, known, c.want)
+		}
+	}
+	if name, known := table.View("3").Name(addr("10.0.1.3")); name != "db.IN" || !known {
+		t.Errorf("10.0.1.3 is %q, %t", name, known)
+	}
+	if name, known := table.View("3").Name(addr("10.0.0.3")); name != "" || known {
+		t.Errorf("another network's address is %q, %t", name, known)
+	}
+	if table.Leaves("3") || !table.Leaves("2") {
+		t.Error("who leaves")
+	}
+	table.Set("2", []Place{place("a", "base", "10.0.0.3")})
+	if addrs, known := table.View("1").Addresses("db"); known {
+		t.Errorf("db is still %v", addrs)
+	}
+	table.Set("1", nil)
+	table.Set("2", nil)
+	table.Set("3", nil)
+	if len(table.names)+len(table.addrs)+len(table.containers) > 0 {
+		t.Errorf("left: %v %v %v", table.names, table.addrs, table.containers)
+	}
 }

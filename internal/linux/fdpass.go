@@ -112,3 +112,58 @@ func SocketPair(kind int) (a, b *os.File, err error) {
 	}
 	return os.NewFile(uintptr(fds[0]), "socketpair"), os.NewFile(uintptr(fds[1]), "socketpair"), nil
 }
+
+// SendFds sends p, which must not be empty, and descriptors over a unix socket that blocks. It changes nothing of what
+// the descriptors stand for, also where other programs have them.
+func SendFds(socket int, p []byte, fds ...int) error {
+	if len(p) == 0 || len(fds) > MaxFds {
+		return fmt.Errorf("send %d bytes with %d files: %w", len(p), len(fds), unix.EINVAL)
+	}
+	var oob []byte
+	if len(fds) > 0 {
+		oob = unix.UnixRights(fds...)
+	}
+	for {
+		n, err := unix.SendmsgN(socket, p, oob, nil, unix.MSG_NOSIGNAL)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return os.NewSyscallError("sendmsg", err)
+		case n < len(p):
+			return fmt.Errorf("send a message: %w", unix.EMSGSIZE)
+		}
+		return nil
+	}
+}
+
+// RecvFds receives what SendFds sent, closed on exec. At the end of the stream n is 0 and the error nil.
+func RecvFds(socket int, p []byte) (n int, fds []int, err error) {
+	oob := make([]byte, unix.CmsgSpace(4*MaxFds))
+	var oobn, flags int
+	for {
+		n, oobn, flags, _, err = unix.Recvmsg(socket, p, oob, unix.MSG_CMSG_CLOEXEC)
+		if err != unix.EINTR {
+			break
+		}
+	}
+	if err != nil {
+		return 0, nil, os.NewSyscallError("recvmsg", err)
+	}
+	msgs, err := unix.ParseSocketControlMessage(oob[:oobn])
+	for i := range msgs {
+		if got, rightsErr := unix.ParseUnixRights(&msgs[i]); rightsErr == nil {
+			fds = append(fds, got...)
+		}
+	}
+	if err == nil && flags&(unix.MSG_CTRUNC|unix.MSG_TRUNC) != 0 {
+		err = unix.EMSGSIZE
+	}
+	if err != nil {
+		for _, fd := range fds {
+			_ = unix.Close(fd)
+		}
+		return 0, nil, fmt.Errorf("receive a message: %w", err)
+	}
+	return n, fds, nil
+}

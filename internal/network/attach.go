@@ -66,6 +66,7 @@ func (n *Networks) Attach(ctx context.Context, r AttachRequest) (*Attachment, er
 	if err := a.publish(); err != nil {
 		return nil, err
 	}
+	n.keep(r.ContainerID)
 	ok = true
 	return a.result(), nil
 }
@@ -126,6 +127,7 @@ func (a *attaching) reserve(taken *spare) error {
 		a.holding.endpoints = []*endpoint{e}
 		a.gw4 = e
 		n.held[a.r.ContainerID] = a.holding
+		n.tell(a.r.ContainerID)
 		return nil
 	}
 	used := map[string]bool{}
@@ -148,6 +150,7 @@ func (a *attaching) reserve(taken *spare) error {
 	}
 	a.gw4, a.gw6 = a.holding.gateways()
 	n.held[a.r.ContainerID] = a.holding
+	n.tell(a.r.ContainerID)
 	return nil
 }
 
@@ -318,7 +321,7 @@ func (a *attaching) furnishInside(rt *rtnl) error {
 		return nil
 	}
 	var err error
-	a.holding.resolver, err = a.n.startResolver(a.ns, a.holding, a.r.DNS, true)
+	a.holding.resolver, err = a.n.startResolver(a.ns, a.r.ContainerID, a.r.DNS, true)
 	return err
 }
 
@@ -673,9 +676,10 @@ func (n *Networks) letGo(id string) error {
 	h.gone = true // a Connect under way sees it and takes back what it did
 	had := &holding{endpoints: h.endpoints, ports: h.ports, resolver: h.resolver, lan: h.lan}
 	h.endpoints, h.ports, h.resolver, h.lan = nil, nil, nil, nil
+	n.tell(id)
 	n.mu.Unlock()
+	err := errors.Join(n.closePorts(id, had.ports, true), n.dropLAN(had))
 	had.resolver.close() // its sockets are the last that keep the namespace
-	err := errors.Join(n.closePorts(had.ports), n.dropLAN(had))
 	n.mu.Lock()
 	for _, e := range had.endpoints {
 		n.freeEndpoint(e)
@@ -727,13 +731,24 @@ func (n *Networks) clearAway() {
 	}
 }
 
-// closePorts makes the kernel forget ports that are in no holding any more.
-func (n *Networks) closePorts(ports []heldPort) error {
+// closePorts makes the kernel, and the keeper, forget ports that are in no holding any more. whole says that the
+// container has nothing else either.
+func (n *Networks) closePorts(id string, ports []heldPort, whole bool) error {
 	if len(ports) == 0 {
+		if whole {
+			n.keeper.drop(id)
+		}
 		return nil
 	}
 	// The rules go before the sockets: who takes the port next must not be translated to us.
 	err := n.applyRules()
+	var kept []string
+	for _, p := range ports {
+		if !whole {
+			kept = append(kept, keptPort(p.proto, p.host))
+		}
+	}
+	n.keeper.drop(id, kept...)
 	for _, p := range ports {
 		p.close()
 	}

@@ -39,7 +39,8 @@ func (n *Networks) Connect(ctx context.Context, r ConnectRequest) (*Attachment, 
 		err = n.addTo(h, e, res, r.NetNS)
 	}
 	if err == nil {
-		if err = n.reroute(h, r.NetNS, r.Name, r.Ports); err == nil {
+		if err = n.reroute(h, r.ContainerID, r.NetNS, r.Name, r.Ports); err == nil {
+			n.keep(r.ContainerID)
 			return n.describe(h), nil
 		}
 		n.takeFrom(h, e)
@@ -52,7 +53,7 @@ func (n *Networks) Connect(ctx context.Context, r ConnectRequest) (*Attachment, 
 	}
 	n.mu.Unlock()
 	// Back to what it was; where that fails too the first error tells more.
-	_ = n.reroute(h, r.NetNS, r.Name, nil)
+	_ = n.reroute(h, r.ContainerID, r.NetNS, r.Name, nil)
 	return nil, err
 }
 
@@ -130,7 +131,7 @@ func (n *Networks) plugMore(r ConnectRequest, h *holding, e *endpoint) (res *res
 		if err = errors.Join(err, restore()); err != nil || !needs {
 			return err
 		}
-		res, err = n.startResolver(r.NetNS, h, r.DNS, true)
+		res, err = n.startResolver(r.NetNS, r.ContainerID, r.DNS, true)
 		return err
 	})
 	return res, err
@@ -159,6 +160,7 @@ func (n *Networks) addTo(h *holding, e *endpoint, res *resolver, ns *os.File) er
 	gone := h.gone || n.shut
 	if !gone {
 		h.endpoints = append(slices.Clone(h.endpoints), e)
+		n.tell(e.container)
 		if res != nil {
 			h.resolver = res
 		}
@@ -178,6 +180,7 @@ func (n *Networks) takeFrom(h *holding, e *endpoint) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	h.endpoints = slices.DeleteFunc(slices.Clone(h.endpoints), func(o *endpoint) bool { return o == e })
+	n.tell(e.container)
 }
 
 func errNotRunning(endpoints []*endpoint) error {
@@ -221,22 +224,23 @@ func (n *Networks) Disconnect(ctx context.Context, r DisconnectRequest) (*Attach
 		return nil, failf(errdefs.ErrPermissionDenied, "container %s is not connected to network %s", r.ContainerID, r.Network)
 	}
 	h.endpoints = slices.DeleteFunc(slices.Clone(h.endpoints), func(o *endpoint) bool { return o == e })
-	e.network.unname(e) // nobody shall be told an address that is going away
+	n.tell(r.ContainerID) // nobody shall be told an address that is going away
 	n.mu.Unlock()
 	err := n.unplug(e, r.NetNS)
 	n.mu.Lock()
 	n.freeEndpoint(e)
 	n.mu.Unlock()
 	n.warm.resume()
-	if err = errors.Join(err, n.reroute(h, r.NetNS, r.Name, r.Ports)); err != nil {
+	if err = errors.Join(err, n.reroute(h, r.ContainerID, r.NetNS, r.Name, r.Ports)); err != nil {
 		return nil, err
 	}
+	n.keep(r.ContainerID)
 	return n.describe(h), nil
 }
 
 // reroute brings the default routes and the published ports to the endpoints that should have them. wanted are all ports
 // of the container; those that could not be published for want of a way in are now.
-func (n *Networks) reroute(h *holding, ns *os.File, name string, wanted []PortRequest) error {
+func (n *Networks) reroute(h *holding, id string, ns *os.File, name string, wanted []PortRequest) error {
 	n.mu.Lock()
 	gw4, gw6 := h.gateways()
 	gone := h.gone
@@ -249,7 +253,7 @@ func (n *Networks) reroute(h *holding, ns *os.File, name string, wanted []PortRe
 	}
 	gw4, gw6 = gw4.bridged(), gw6.bridged()
 	closed, moved := n.movePorts(h, gw4, gw6)
-	if err := n.closePorts(closed); err != nil {
+	if err := n.closePorts(id, closed, false); err != nil {
 		return err
 	}
 	if moved {
@@ -363,16 +367,14 @@ func (n *Networks) movePorts(h *holding, gw4, gw6 *endpoint) (closed []heldPort,
 // Rename tells the networks that a container has another name now.
 func (n *Networks) Rename(containerID, name string) {
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	h := n.held[containerID]
-	if h == nil {
-		return
+	if h := n.held[containerID]; h != nil {
+		for _, e := range h.endpoints {
+			e.name = name
+		}
+		n.tell(containerID)
 	}
-	for _, e := range h.endpoints {
-		e.network.unname(e)
-		e.name = name
-		e.network.enlist(e)
-	}
+	n.mu.Unlock()
+	n.keep(containerID)
 }
 
 // Attached is what a container that runs has, as Retain found it; nil when it has nothing.

@@ -66,10 +66,13 @@
 //
 // # Names
 //
-// A container on a network of the users' asks 127.0.0.11, where package dns answers with what view lets it know: names,
-// short IDs and aliases on its own networks. The sockets are opened inside the container's namespace on any free port,
-// and four rules there rewrite port 53 to it; port 53 stays free for a name server of the container's own, and no
-// connection is tracked for it. The sockets are the daemon's: names rest while it is down, and Retain opens them again.
+// A container on a network of the users' asks 127.0.0.11, where package dns answers with what its table lets the container
+// know: names, short IDs and aliases on its own networks. The sockets are opened inside the container's namespace on any
+// free port, and four rules there rewrite port 53 to it; port 53 stays free for a name server of the container's own, and
+// no connection is tracked for it.
+//
+// Copies of these sockets, of those of published ports, and of the table are with the keeper, a process that takes over
+// when the daemon is gone, and gives back to the next one; keeper.go draws their dialogue.
 //
 // # Beside other firewalls
 //

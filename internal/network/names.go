@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/berth-engine/berth/internal/dns"
 	"golang.org/x/sys/unix"
@@ -37,8 +38,10 @@ func resolverRules(udp, tcp uint16) document {
 
 // resolver is a container's name server.
 type resolver struct {
-	server *dns.Server
-	ns     *os.File // to ask the user's servers from; nil without
+	server   *dns.Server
+	servers  []netip.AddrPort // the user's; none means the host's
+	ns       *os.File         // to ask them from; nil without
+	udp, tcp int              // descriptors of the sockets, which are the server's
 }
 
 func (r *resolver) close() {
@@ -53,33 +56,53 @@ func (r *resolver) close() {
 
 // startResolver opens a name server on the calling thread, which is in the container's namespace ns. servers are those
 // the user named. fresh says that no daemon did so before.
-func (n *Networks) startResolver(ns *os.File, h *holding, servers []string, fresh bool) (*resolver, error) {
+func (n *Networks) startResolver(ns *os.File, container string, servers []string, fresh bool) (*resolver, error) {
 	pc, l, err := n.listenNames(fresh)
 	if err != nil {
 		return nil, fmt.Errorf("open the container's name server: %w", err)
 	}
-	r := &resolver{}
-	o := dns.Options{Names: &view{n, h}, Servers: hostServers, External: func() bool { return n.leaves(h) }}
-	if chosen := serverAddrs(servers); len(chosen) > 0 {
+	return n.serveNames(pc, l, ns, container, servers)
+}
+
+// serveNames answers the questions of a container that come in by pc and l, which it owns.
+func (n *Networks) serveNames(pc net.PacketConn, l net.Listener, ns *os.File, container string, servers []string) (*resolver, error) {
+	r := &resolver{servers: serverAddrs(servers), udp: descriptor(pc), tcp: descriptor(l)}
+	o := dns.Options{Names: n.table.View(container), Servers: hostServers, External: func() bool { return n.table.Leaves(container) }}
+	if len(r.servers) > 0 {
 		fd, err := unix.FcntlInt(ns.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
 			pc.Close()
 			l.Close()
 			return nil, fmt.Errorf("keep the container's namespace: %w", err)
 		}
-		// They may be on a network that only the container can reach.
 		r.ns = os.NewFile(uintptr(fd), ns.Name())
-		o.Servers = func() []netip.AddrPort { return chosen }
-		o.Dial = func(ctx context.Context, network, address string) (c net.Conn, err error) {
-			err = n.inNetNS(r.ns, func() error {
-				c, err = new(net.Dialer).DialContext(ctx, network, address)
-				return err
-			})
-			return c, err
-		}
+		askInside(&o, n, r.ns, r.servers)
 	}
 	r.server = dns.Serve(pc, l, o)
 	return r, nil
+}
+
+// descriptor is the number of a socket's descriptor, which stays the socket's.
+func descriptor(c any) int {
+	fd := -1
+	if s, ok := c.(syscall.Conn); ok {
+		if raw, err := s.SyscallConn(); err == nil {
+			_ = raw.Control(func(p uintptr) { fd = int(p) })
+		}
+	}
+	return fd
+}
+
+// askInside makes the user's servers those to ask: they may be on a network that only the container can reach.
+func askInside(o *dns.Options, n *Networks, ns *os.File, servers []netip.AddrPort) {
+	o.Servers = func() []netip.AddrPort { return servers }
+	o.Dial = func(ctx context.Context, network, address string) (c net.Conn, err error) {
+		err = n.inNetNS(ns, func() error {
+			c, err = new(net.Dialer).DialContext(ctx, network, address)
+			return err
+		})
+		return c, err
+	}
 }
 
 // listenNames binds the resolver's sockets: behind port 53 where the kernel rewrites ports for us, else on it.
@@ -150,13 +173,6 @@ func serverAddrs(texts []string) []netip.AddrPort {
 	return servers
 }
 
-// leaves reports whether the container can reach more than its own networks.
-func (n *Networks) leaves(h *holding) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return slices.ContainsFunc(h.endpoints, func(e *endpoint) bool { return !e.network.rec.Internal })
-}
-
 // named is true for the networks on which containers find each other by name.
 func (nw *network) named() bool { return joins(nw.rec.Driver) && nw.rec.Name != defaultName }
 
@@ -174,21 +190,10 @@ func (e *endpoint) called() []string {
 	return names
 }
 
-// enlist and delist keep the names of a network. Called with mu held.
+// enlist and delist keep who is on a network. Called with mu held.
 func (nw *network) enlist(e *endpoint) {
 	nw.endpoints[e] = struct{}{}
 	nw.macs[e.state.MAC] = e
-	for _, p := range []netip.Prefix{e.state.IPv4, e.state.IPv6} {
-		if p.IsValid() {
-			nw.byAddr[p.Addr()] = e
-		}
-	}
-	if e.container == "" || !nw.named() {
-		return
-	}
-	for _, name := range e.called() {
-		nw.names[name] = append(nw.names[name], e)
-	}
 }
 
 func (nw *network) delist(e *endpoint) {
@@ -196,74 +201,40 @@ func (nw *network) delist(e *endpoint) {
 	if nw.macs[e.state.MAC] == e {
 		delete(nw.macs, e.state.MAC)
 	}
-	for _, p := range []netip.Prefix{e.state.IPv4, e.state.IPv6} {
-		if nw.byAddr[p.Addr()] == e {
-			delete(nw.byAddr, p.Addr())
-		}
-	}
-	nw.unname(e)
 }
 
-// unname makes the endpoint unknown to the name servers.
-func (nw *network) unname(e *endpoint) {
-	if e.container == "" || !nw.named() {
-		return
+// tell makes the table of names agree with what the container has. Called with mu held, after every change of that.
+func (n *Networks) tell(container string) {
+	var places []dns.Place
+	if h := n.held[container]; h != nil {
+		places = h.places()
 	}
-	for _, name := range e.called() {
-		nw.names[name] = slices.DeleteFunc(nw.names[name], func(o *endpoint) bool { return o == e })
-		if len(nw.names[name]) == 0 {
-			delete(nw.names, name)
-		}
-	}
+	n.table.Set(container, places)
 }
 
-// view is what one container may know: the names of its own networks.
-type view struct {
-	n *Networks
-	h *holding
-}
-
-// Addresses knows "name" on any of the networks and "name.network", and the container's own links first.
-func (v *view) Addresses(name string) (addrs []netip.Addr, known bool) {
-	v.n.mu.Lock()
-	defer v.n.mu.Unlock()
-	for _, own := range v.h.endpoints {
-		nw := own.network
-		if !nw.named() {
-			continue
+// places are where the container can be found, and what it can ask for; none where it is on no network with names.
+// Called with Networks.mu held.
+func (h *holding) places() []dns.Place {
+	if !slices.ContainsFunc(h.endpoints, func(e *endpoint) bool { return e.network.named() }) {
+		return nil
+	}
+	var places []dns.Place
+	for _, e := range h.endpoints {
+		nw := e.network
+		p := dns.Place{Network: nw.rec.ID, Domain: nw.rec.Name, Named: nw.named(), Leaves: !nw.rec.Internal, Name: e.name,
+			Links: e.state.Links}
+		for _, s := range nw.rec.Subnets {
+			p.Subnets = append(p.Subnets, s.Prefix)
 		}
-		found := nw.names[name]
-		if target, ok := own.state.Links[name]; ok {
-			found = nw.names[target]
+		if p.Named {
+			p.Called = e.called()
 		}
-		if short, ok := strings.CutSuffix(name, "."+strings.ToLower(nw.rec.Name)); ok && len(found) == 0 {
-			found = nw.names[short]
-		}
-		for _, e := range found {
-			known = true
-			for _, p := range []netip.Prefix{e.state.IPv4, e.state.IPv6} {
-				if p.IsValid() {
-					addrs = append(addrs, p.Addr())
-				}
+		for _, a := range []netip.Prefix{e.state.IPv4, e.state.IPv6} {
+			if a.IsValid() {
+				p.Addrs = append(p.Addrs, a.Addr())
 			}
 		}
+		places = append(places, p)
 	}
-	return addrs, known
-}
-
-// Name knows every address of the networks' subnets, most of which have none.
-func (v *view) Name(a netip.Addr) (name string, known bool) {
-	v.n.mu.Lock()
-	defer v.n.mu.Unlock()
-	for _, own := range v.h.endpoints {
-		nw := own.network
-		if !slices.ContainsFunc(nw.rec.Subnets, func(s Subnet) bool { return s.Prefix.Contains(a) }) {
-			continue
-		}
-		known = true
-		if e := nw.byAddr[a]; e != nil && nw.named() && e.container != "" {
-			return e.name + "." + nw.rec.Name, true
-		}
-	}
-	return "", known
+	return places
 }

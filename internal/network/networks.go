@@ -19,6 +19,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/berth-engine/berth/internal/dns"
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -36,6 +37,8 @@ type Networks struct {
 	changes *os.File
 	warm    *pool // namespaces on the default network
 	bare    *pool // namespaces with a loopback only
+	table   dns.Table
+	keeper  *keeper
 
 	// changing is held, by sending, while a network is made or removed.
 	changing chan struct{}
@@ -74,9 +77,7 @@ type network struct {
 
 	addrs     *addresses
 	endpoints map[*endpoint]struct{}
-	names     map[string][]*endpoint // in lower case; see called
 	macs      map[string]*endpoint
-	byAddr    map[netip.Addr]*endpoint
 	busy      int // attachments under way
 	removing  bool
 }
@@ -122,7 +123,7 @@ func Open(ctx context.Context, o Options) (*Networks, error) {
 	}
 	n := &Networks{opts: o, log: o.Log, changing: make(chan struct{}, 1), networks: map[string]*network{},
 		held: map[string]*holding{}, ports: map[portIndex][]netip.Addr{},
-		closed: map[family][]string{}}
+		closed: map[family][]string{}, keeper: newKeeper(o.Keeper, o.RunDir, o.Log)}
 	ok := false
 	defer func() {
 		if !ok {
@@ -209,8 +210,7 @@ func (n *Networks) openAll(records []*record) error {
 
 // plainNetwork is one without a link of its own.
 func plainNetwork(rec record) *network {
-	return &network{rec: rec, addrs: newAddresses(nil), endpoints: map[*endpoint]struct{}{}, names: map[string][]*endpoint{},
-		macs: map[string]*endpoint{}, byAddr: map[netip.Addr]*endpoint{}}
+	return &network{rec: rec, addrs: newAddresses(nil), endpoints: map[*endpoint]struct{}{}, macs: map[string]*endpoint{}}
 }
 
 func find(records []*record, name string) *record {
@@ -230,7 +230,7 @@ func (n *Networks) newNetwork(rec record) (*network, error) {
 	}
 	o, err := parseBridgeOptions(rec.Options)
 	nw := &network{rec: rec, options: o, addrs: newAddresses(rec.Subnets), endpoints: map[*endpoint]struct{}{},
-		names: map[string][]*endpoint{}, macs: map[string]*endpoint{}, byAddr: map[netip.Addr]*endpoint{}}
+		macs: map[string]*endpoint{}}
 	nw.wantMTU = cmp.Or(o.mtu, n.opts.MTU)
 	if nw.wantMTU == 0 {
 		nw.wantMTU = n.defaultMTU()
@@ -414,14 +414,43 @@ func (n *Networks) Close() error {
 			errs = append(errs, n.removeBridge(nw))
 		}
 	}
+	n.handOver(idle)
 	n.release()
 	return errors.Join(errs...)
+}
+
+// handOver gives the name servers to the keeper: first nobody reads questions here any more, then the keeper does, and
+// what was begun is answered meanwhile.
+func (n *Networks) handOver(idle bool) {
+	if !n.keeper.there() || idle {
+		n.keeper.leave(idle)
+		return
+	}
+	n.mu.Lock()
+	var resolvers []*resolver
+	for _, h := range n.held {
+		if h.resolver != nil {
+			resolvers = append(resolvers, h.resolver)
+			h.resolver = nil
+		}
+	}
+	n.mu.Unlock()
+	var waits []func()
+	for _, r := range resolvers {
+		waits = append(waits, r.server.Retire())
+	}
+	n.keeper.leave(false)
+	for i, wait := range waits {
+		wait()
+		resolvers[i].close()
+	}
 }
 
 func (n *Networks) release() {
 	if n.wall != nil {
 		_ = n.wall.Close()
 	}
+	n.keeper.leave(false)
 	if n.handle != nil {
 		n.handle.Close()
 	}

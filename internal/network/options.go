@@ -47,6 +47,10 @@ type Options struct {
 	// Warm is how many network namespaces an idle daemon keeps ready on the default network; 0 is 2, negative is none.
 	Warm int
 
+	// Keeper is a program that calls Keep with its last argument: the path of it, the words of its command line. None
+	// means that ports and names rest while the daemon is away.
+	Keeper []string
+
 	Log *slog.Logger
 }
 

@@ -20,10 +20,23 @@ import (
 // then on, and the pool begins to fill. It is called once, after Open and before the first Attach. A container whose
 // network is gone is reported and left as it is.
 func (n *Networks) Retain(ctx context.Context, live []Live) error {
+	kept := n.keeper.adopt()
 	for _, l := range live {
-		if err := errors.Join(n.retain(l), n.retainNames(l)); err != nil {
+		if err := errors.Join(n.retain(l, kept[l.ContainerID]), n.retainNames(l, kept[l.ContainerID])); err != nil {
 			n.warn("container %q: %s", l.Name, err)
 		}
+	}
+	for id, sockets := range kept { // of containers that ended, and what nobody wants any more
+		for name, fd := range sockets {
+			n.keeper.drop(id, name)
+			unix.Close(fd)
+		}
+		if n.Attached(id) == nil {
+			n.keeper.drop(id)
+		}
+	}
+	for _, l := range live {
+		n.keep(l.ContainerID)
 	}
 	n.sweepLinks()
 	if err := n.settleRules(); err != nil {
@@ -57,7 +70,8 @@ func (n *Networks) Retain(ctx context.Context, live []Live) error {
 	return nil
 }
 
-func (n *Networks) retain(l Live) error {
+// retain takes the sockets it uses out of kept.
+func (n *Networks) retain(l Live, kept map[string]int) error {
 	endpoints := l.Endpoints
 	if len(endpoints) == 0 && l.Pid > 0 {
 		var err error
@@ -115,12 +129,13 @@ func (n *Networks) retain(l Live) error {
 		to6 = gw6.state.IPv6.Addr()
 	}
 	n.held[l.ContainerID] = h
+	n.tell(l.ContainerID)
 	if ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", l.Pid)); err == nil {
 		errs = append(errs, h.keepLAN(ns))
 		ns.Close()
 	}
 	for _, p := range l.Ports {
-		if err := n.retainPort(h, p, to4, to6); err != nil {
+		if err := n.retainPort(h, p, to4, to6, kept); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -188,7 +203,7 @@ func (n *Networks) sweepLinks() {
 }
 
 // retainNames gives the container a name server again.
-func (n *Networks) retainNames(l Live) error {
+func (n *Networks) retainNames(l Live, kept map[string]int) error {
 	n.mu.Lock()
 	h := n.held[l.ContainerID]
 	n.mu.Unlock()
@@ -200,15 +215,35 @@ func (n *Networks) retainNames(l Live) error {
 		return fmt.Errorf("open its network namespace: %w", err)
 	}
 	defer ns.Close()
+	udp, okUDP := kept[keptNamesUDP]
+	tcp, okTCP := kept[keptNamesTCP]
+	if okUDP && okTCP {
+		pc, l4, err := socketsOf(udp, tcp)
+		if err == nil {
+			r, err := n.serveNames(pc, l4, ns, l.ContainerID, l.DNS)
+			if err == nil {
+				for _, name := range []string{keptNamesUDP, keptNamesTCP, keptNetNS} {
+					if fd, ok := kept[name]; ok {
+						unix.Close(fd)
+						delete(kept, name)
+					}
+				}
+				n.mu.Lock()
+				h.resolver = r
+				n.mu.Unlock()
+			}
+			return err
+		}
+	}
 	return n.inNetNS(ns, func() (err error) {
-		h.resolver, err = n.startResolver(ns, h, l.DNS, false)
+		h.resolver, err = n.startResolver(ns, l.ContainerID, l.DNS, false)
 		return err
 	})
 }
 
 // retainPort binds a port again. Where somebody took it meanwhile the port stays translated to the container, which has
 // an older right; only the socket is missing. Called with mu held.
-func (n *Networks) retainPort(h *holding, p PublishedPort, to4, to6 netip.Addr) error {
+func (n *Networks) retainPort(h *holding, p PublishedPort, to4, to6 netip.Addr, kept map[string]int) error {
 	var proto protocol
 	for _, q := range []protocol{unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_SCTP} {
 		if q.String() == p.Proto {
@@ -226,6 +261,11 @@ func (n *Networks) retainPort(h *holding, p PublishedPort, to4, to6 netip.Addr) 
 	}
 	if proto == 0 || !host.IsValid() || host.Port() == 0 || !to.IsValid() {
 		return fmt.Errorf("its published port %s/%s makes no sense", host, p.Proto)
+	}
+	if fd, ok := kept[keptPort(proto, host)]; ok {
+		delete(kept, keptPort(proto, host))
+		n.hold(h, heldPort{reservation: &reservation{proto: proto, host: host, fd: fd}, to: netip.AddrPortFrom(to, p.Container)})
+		return nil
 	}
 	r, err := bind(proto, host)
 	if err != nil {

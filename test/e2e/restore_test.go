@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -104,4 +106,64 @@ func TestStopInOrder(t *testing.T) {
 	if err := os.RemoveAll(filepath.Join(d.Dir, "other")); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestNamesAndPortsWithoutTheDaemon: while no daemon is there containers find each other by name, a host port that is
+// published can be used and taken by nobody else, and the next daemon goes on with both.
+func TestNamesAndPortsWithoutTheDaemon(t *testing.T) {
+	d := harness.Start(t)
+	b := d.Berth()
+	port := func() string {
+		_, p, _ := strings.Cut(d.Must(`$D port shop 80/tcp | head -n 1`), ":")
+		return p
+	}
+	// The client writes a line for each of its questions, without end.
+	d.Must(`$D network create mall`)
+	d.Must(`$D run -d --name shop --network mall -p 127.0.0.1::80 berth/box sh -c 'while :; do echo open | nc -l -p 80; done'`)
+	d.Must(`$D run -d --name client --network mall --dns 192.0.2.1 -v ` + d.Dir + `:/out berth/box sh -c 'while :; do if ping -c 1 -W 30 shop >/dev/null; then echo found; else echo lost; fi; sleep 0.1; done >>/out/answers'`)
+	answers := func() (found, lost int) {
+		data, err := os.ReadFile(filepath.Join(d.Dir, "answers"))
+		if err != nil {
+			return 0, 0
+		}
+		return strings.Count(string(data), "found\n"), strings.Count(string(data), "lost\n")
+	}
+	more := func(when string) {
+		t.Helper()
+		before, _ := answers()
+		harness.Eventually(t, time.Minute, "the client finds the shop "+when, func() bool { now, _ := answers(); return now > before+2 })
+	}
+	more("with the daemon")
+	at := "127.0.0.1:" + port()
+	for range 3 {
+		d.Kill()
+		more("without the daemon")
+		if l, err := net.Listen("tcp", at); err == nil {
+			l.Close()
+			t.Errorf("%s can be taken while the daemon is away", at)
+		}
+		harness.Eventually(t, time.Minute, "the published port answers without the daemon", func() bool {
+			c, err := net.DialTimeout("tcp", at, time.Minute)
+			if err != nil {
+				return false
+			}
+			defer c.Close()
+			text, _ := io.ReadAll(c)
+			return string(text) == "open\n"
+		})
+		if err := d.Launch(); err != nil {
+			t.Fatal(err)
+		}
+		more("with the next daemon")
+	}
+	if _, lost := answers(); lost > 0 {
+		t.Errorf("%d questions had no answer", lost)
+	}
+	d.Shell(b, `$D rename shop store && $D exec client ping -c 1 -W 30 store >/dev/null && echo renamed`).Prints("renamed\n")
+	d.Must(`$D rm -f store`)
+	l, err := net.Listen("tcp", at)
+	if err != nil {
+		t.Fatalf("the port of a removed container is still taken: %v", err)
+	}
+	l.Close()
 }

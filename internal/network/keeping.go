@@ -1,0 +1,256 @@
+package network
+
+import (
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/berth-engine/berth/internal/dns"
+	"github.com/berth-engine/berth/internal/linux"
+	"golang.org/x/sys/unix"
+)
+
+// keeping is the keeper's side: one goroutine, and while there is no daemon the name servers.
+type keeping struct {
+	path    string
+	name    uint64    // the path's inode: another one there is another keeper's
+	host    *Networks // for its way into namespaces, no more
+	kept    map[string]*keptContainer
+	table   dns.Table
+	retired sync.WaitGroup // servers that still answer what they have begun
+}
+
+type keptContainer struct {
+	servers []netip.AddrPort
+	sockets map[string]int
+	server  *dns.Server
+}
+
+// Descriptors that the keeper is started with.
+const (
+	keeperConn     = 3
+	keeperListener = 4
+)
+
+// Keep is the keeper process: path is its socket. It returns the exit code.
+func Keep(path string) int {
+	_ = os.WriteFile("/proc/self/comm", []byte(keeperName), 0)
+	for _, fd := range []int{keeperConn, keeperListener} {
+		unix.CloseOnExec(fd)
+	}
+	own, err := os.Open("/proc/self/ns/net")
+	if err != nil {
+		return 1
+	}
+	k := &keeping{path: path, host: &Networks{hostNS: own}, kept: map[string]*keptContainer{}}
+	if _, err := unix.Getpeername(keeperConn); err != nil {
+		return 2 // started by hand
+	}
+	k.name = k.inode()
+	for conn := keeperConn; ; {
+		k.obey(conn)
+		unix.Close(conn)
+		if len(k.kept) == 0 {
+			return 0
+		}
+		k.serve()
+		if conn, err = k.next(); err != nil {
+			return 0
+		}
+		k.retire()
+		if !k.handOver(conn) {
+			unix.Close(conn)
+		}
+	}
+}
+
+// obey does what the daemon says until that is gone.
+func (k *keeping) obey(conn int) {
+	buf := make([]byte, keeperMessage)
+	for {
+		d, fds, err := receiveKeeper(conn, buf)
+		if err != nil {
+			return
+		}
+		switch d.Op {
+		case keepSet:
+			k.set(d, fds)
+		case keepDrop:
+			k.drop(d)
+			if sendKeeper(conn, keeperDocument{Op: keepDone}) != nil {
+				return
+			}
+		default:
+			closeFds(fds)
+			return
+		}
+	}
+}
+
+func (k *keeping) set(d keeperDocument, fds []int) {
+	c := k.kept[d.Container]
+	if c == nil {
+		c = &keptContainer{sockets: map[string]int{}}
+		k.kept[d.Container] = c
+	}
+	c.servers = d.Servers
+	for i, name := range d.Sockets {
+		if old, ok := c.sockets[name]; ok {
+			unix.Close(old)
+		}
+		c.sockets[name] = fds[i]
+	}
+	k.table.Set(d.Container, d.Places)
+}
+
+func (k *keeping) drop(d keeperDocument) {
+	c := k.kept[d.Container]
+	if c == nil {
+		return
+	}
+	for _, name := range d.Sockets {
+		if fd, ok := c.sockets[name]; ok {
+			unix.Close(fd)
+			delete(c.sockets, name)
+		}
+	}
+	if len(d.Sockets) > 0 {
+		return
+	}
+	for _, fd := range c.sockets {
+		unix.Close(fd)
+	}
+	delete(k.kept, d.Container)
+	k.table.Set(d.Container, nil)
+}
+
+// serve answers the questions of every container.
+func (k *keeping) serve() {
+	for id, c := range k.kept {
+		udp, okUDP := c.sockets[keptNamesUDP]
+		tcp, okTCP := c.sockets[keptNamesTCP]
+		if !okUDP || !okTCP {
+			continue
+		}
+		pc, l, err := socketsOf(udp, tcp)
+		if err != nil {
+			continue
+		}
+		o := dns.Options{Names: k.table.View(id), Servers: hostServers, External: func() bool { return k.table.Leaves(id) }}
+		if ns, ok := c.sockets[keptNetNS]; ok && len(c.servers) > 0 {
+			if fd, err := unix.FcntlInt(uintptr(ns), unix.F_DUPFD_CLOEXEC, 0); err == nil {
+				askInside(&o, k.host, os.NewFile(uintptr(fd), keptNetNS), c.servers)
+			}
+		}
+		c.server = dns.Serve(pc, l, o)
+	}
+}
+
+// socketsOf makes connections of descriptors, which stay the caller's.
+func socketsOf(udp, tcp int) (net.PacketConn, net.Listener, error) {
+	open := func(fd int) (*os.File, error) {
+		fd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		return os.NewFile(uintptr(fd), "names"), err
+	}
+	u, err := open(udp)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer u.Close()
+	t, err := open(tcp)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer t.Close()
+	pc, err := net.FilePacketConn(u)
+	if err != nil {
+		return nil, nil, err
+	}
+	l, err := net.FileListener(t)
+	if err != nil {
+		pc.Close()
+		return nil, nil, err
+	}
+	return pc, l, nil
+}
+
+// retire stops reading questions.
+func (k *keeping) retire() {
+	for _, c := range k.kept {
+		if s := c.server; s != nil {
+			wait := s.Retire()
+			k.retired.Go(func() { wait(); _ = s.Close() })
+			c.server = nil
+		}
+	}
+}
+
+// handOver gives the next daemon all there is, and reports whether it took it.
+func (k *keeping) handOver(conn int) bool {
+	for id, c := range k.kept {
+		d := keeperDocument{Op: keepHave, Container: id}
+		var fds []int
+		send := func() bool {
+			err := sendKeeper(conn, d, fds...)
+			d.Sockets, fds = nil, nil
+			return err == nil
+		}
+		for name, fd := range c.sockets {
+			d.Sockets, fds = append(d.Sockets, name), append(fds, fd)
+			if len(fds) == linux.MaxFds && !send() {
+				return false
+			}
+		}
+		if !send() {
+			return false
+		}
+	}
+	return sendKeeper(conn, keeperDocument{Op: keepDone}) == nil
+}
+
+// next waits for a daemon. It fails when the socket is gone from its directory: nobody can come any more.
+func (k *keeping) next() (conn int, err error) {
+	watch, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(watch)
+	const changes = unix.IN_DELETE | unix.IN_MOVED_FROM | unix.IN_DELETE_SELF | unix.IN_MOVE_SELF
+	if _, err := unix.InotifyAddWatch(watch, filepath.Dir(k.path), changes); err != nil {
+		return -1, err
+	}
+	events := make([]byte, 4096)
+	for {
+		if k.name == 0 || k.inode() != k.name {
+			return -1, fs.ErrNotExist
+		}
+		ready := []unix.PollFd{{Fd: keeperListener, Events: unix.POLLIN}, {Fd: int32(watch), Events: unix.POLLIN}}
+		if _, err := unix.Poll(ready, -1); err != nil && err != unix.EINTR {
+			return -1, err
+		}
+		if ready[1].Revents != 0 {
+			for n, err := unix.Read(watch, events); n > 0 && err == nil; {
+				n, err = unix.Read(watch, events)
+			}
+		}
+		if ready[0].Revents == 0 {
+			continue
+		}
+		conn, _, err := unix.Accept4(keeperListener, unix.SOCK_CLOEXEC)
+		if err == nil {
+			return conn, nil
+		}
+	}
+}
+
+// inode is the number of the socket's name; 0 where there is none.
+func (k *keeping) inode() uint64 {
+	var st unix.Stat_t
+	if unix.Lstat(k.path, &st) != nil {
+		return 0
+	}
+	return st.Ino
+}
