@@ -1,3 +1,6 @@
+// A life this short needs no watch over the CPUs its cgroup allows: the watch costs a goroutine and some twenty pages.
+//go:debug updatemaxprocs=0
+
 // Command berth-runtime is the small program at a container's side, in two roles:
 //
 //	berth-runtime monitor …          the parent of a container, started by berthd (package monitor)

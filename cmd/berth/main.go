@@ -1,3 +1,6 @@
+// A life this short needs no watch over the CPUs its cgroup allows: the watch costs a goroutine and some twenty pages.
+//go:debug updatemaxprocs=0
+
 // Command berth is the command line of Berth. It holds nothing but the wiring: what it does is in internal/cli.
 package main
 

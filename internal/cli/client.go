@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/moby/moby/client"
+	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 )
 
 // apiVersion is what the daemon of this machine is spoken to in. It comes from the same release, so nobody asks.
@@ -75,7 +76,8 @@ func (a *app) client() (*client.Client, error) {
 	if v := a.env["DOCKER_CONTEXT"]; v != "" && v != "default" && !named {
 		return nil, fmt.Errorf("there are no contexts: unset DOCKER_CONTEXT (%q) or name the server with DOCKER_HOST", v)
 	}
-	opts := []client.Opt{client.WithHost(host), client.WithUserAgent("berth/" + a.build.Version)}
+	opts := []client.Opt{client.WithHost(host), client.WithUserAgent("berth/" + a.build.Version),
+		client.WithTraceOptions(otelhttp.WithFilter(untraced))}
 	tlsOpts, err := a.tlsOptions(proto)
 	if err != nil {
 		return nil, err
@@ -107,6 +109,9 @@ func (a *app) client() (*client.Client, error) {
 	a.api, err = client.New(opts...)
 	return a.api, err
 }
+
+// untraced keeps requests out of OpenTelemetry: this program exports no traces, and making them ready costs each request.
+func untraced(*http.Request) bool { return false }
 
 func (a *app) tlsOptions(proto string) ([]client.Opt, error) {
 	g := &a.global
