@@ -609,6 +609,12 @@ func (n *Networks) openPorts(h *holding) error {
 				e.network.routesLoopback.Store(false)
 				return err
 			}
+			if e.network.rec.IPv6 {
+				if err := n.acceptLoopback6(e.network.index); err != nil {
+					e.network.routesLoopback.Store(false)
+					return fmt.Errorf("let ports of network %q be used at [::1]: %w", e.network.rec.Name, err)
+				}
+			}
 		}
 		if e.host != "" {
 			var r requests
@@ -620,6 +626,22 @@ func (n *Networks) openPorts(h *holding) error {
 	}
 	n.forgetFlows(h.ports)
 	return nil
+}
+
+// acceptLoopback6 lets answers to [::1] come in by a bridge. There is no route_localnet for IPv6; but what comes in by a
+// link for ::1 needs only a local route on that link, and what came from the wire with ::1 in it the kernel has dropped
+// before our translation put it there (RFC 4291, 2.5.3). Where bridges hand their frames to the rules of IP first
+// (br_netfilter) the translation comes before that check, and the kernel drops the answers.
+func (n *Networks) acceptLoopback6(link int) error {
+	if v, err := readSysctl("net/bridge/bridge-nf-call-ip6tables"); err == nil && v != "0" {
+		n.warn("published ports are not reached at [::1], because frames on bridges pass the rules of IPv6 first: set net.bridge.bridge-nf-call-ip6tables=0, or use 127.0.0.1")
+	}
+	err := n.handle.RouteAdd(&netlink.Route{LinkIndex: link, Dst: netFromPrefix(netip.MustParsePrefix("::1/128")),
+		Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST, Priority: 1024})
+	if errors.Is(err, unix.EEXIST) {
+		return nil
+	}
+	return err
 }
 
 // ensureRules writes the rules when no one has yet.

@@ -62,7 +62,8 @@
 // that no program of the host takes it and one of the host's own is not hidden; the socket drops what reaches it.
 // Translation happens in prerouting for others and in output for the host itself. For 127.0.0.1 the bridge must route
 // the loopback block; the chain "guard" keeps containers from reaching the host's loopback that way, and prerouting
-// never translates a loopback address, so a neighbour cannot reach what is published there.
+// never translates a loopback address, so a neighbour cannot reach what is published there. For ::1 a local route on the
+// bridge does the same, and the kernel itself keeps ::1 off the wire.
 //
 // # Names
 //

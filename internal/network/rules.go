@@ -193,7 +193,9 @@ func (p policy) chains(f family) []chain {
 		return []chain{ours, forward,
 			{name: "prerouting", hook: hookPrerouting(), rules: toPorts()},
 			{name: "output", hook: hookOutput(), rules: toPorts()},
-			{name: "postrouting", hook: hookPostrouting(), rules: []rule{leaving, hairpin}},
+			{name: "postrouting", hook: hookPostrouting(), rules: []rule{leaving, hairpin,
+				when(addr{block: netip.MustParsePrefix("::1/128")}, link{dir: out, set: "links"}, masquerade{}).because("the host itself, through ::1"),
+			}},
 		}
 	}
 	return []chain{ours, forward,

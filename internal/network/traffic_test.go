@@ -362,6 +362,14 @@ func TestTrafficIPv6(t *testing.T) {
 	reaches(t, n, "published, by the other version", out, "tcp", hostAddr+":18080", outsideAddr)
 	reaches(t, n, "published, host", n.hostNS, "tcp", "["+hostAddr6+"]:18080", hostAddr6)
 	reaches(t, n, "published, neighbour", b.NetNS, "tcp", "["+hostAddr6+"]:18080", "")
+	if err := setSysctlIfThere("net/bridge/bridge-nf-call-ip6tables", "0"); err != nil { // of the test's own namespace
+		t.Fatal(err)
+	}
+	reaches(t, n, "published, host by loopback", n.hostNS, "tcp", "[::1]:18080", "")
+	only := attach(t, n, AttachRequest{Endpoints: on("dual").Endpoints, Ports: []PortRequest{{Container: 80, HostIP: "::1", HostPort: "18081"}}})
+	serve(t, n, only.NetNS, "tcp", ":80")
+	reaches(t, n, "published on the loopback", n.hostNS, "tcp", "[::1]:18081", "")
+	doesNotReach(t, n, "published on the loopback", out, "tcp", "["+hostAddr6+"]:18081")
 	inside(t, n, out, func() error { return run("ip", "-6", "route", "add", "fd00:213:1::/64", "via", hostAddr6) })
 	doesNotReach(t, n, "outside by the container's address", out, "tcp", "[fd00:213:1::80]:80")
 
