@@ -43,8 +43,15 @@ const (
 	ownDirectory = "."
 )
 
-// zeros is what a hole reads as, in the unit in which file systems make holes.
-var zeros [4096]byte
+// blockSize is the unit in which file systems make holes; longRun is how many zeros are worth one in a file that the
+// archive does not mark as sparse.
+const (
+	blockSize = 4 << 10
+	longRun   = 64 << 10
+)
+
+// zeros is what a hole reads as.
+var zeros [longRun]byte
 
 // applier unpacks one layer into one directory that nobody else touches meanwhile. Directories are found through
 // openat2 with RESOLVE_IN_ROOT, everything else is done to a last name relative to an open directory and without
@@ -359,46 +366,48 @@ func (a *applier) file(ctx context.Context, at int, base string, h *tar.Header, 
 	return setTime(at, base, timeOf(h))
 }
 
-// fill copies the content of a file. Where the archive marks the file as sparse, runs of zeros become holes.
+// fill copies the content of a file. Runs of zeros become holes: short ones where the archive marks the file as sparse,
+// long ones everywhere, since most programs write a sparse file without the mark.
 func (a *applier) fill(ctx context.Context, fd int, h *tar.Header, body io.Reader) error {
-	sparse := h.Typeflag == tar.TypeGNUSparse
+	grain := longRun
 	for k := range h.PAXRecords {
-		sparse = sparse || strings.HasPrefix(k, paxSparse)
+		if strings.HasPrefix(k, paxSparse) {
+			grain = blockSize
+		}
+	}
+	if h.Typeflag == tar.TypeGNUSparse {
+		grain = blockSize
 	}
 	if h.Size > maxFile {
 		return badLayer("%q has %d bytes", shorten(h.Name), h.Size)
 	}
-	var off int64
+	var off, written int64
 	for {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
 		n, err := io.ReadFull(body, a.buf)
 		for chunk := a.buf[:n]; len(chunk) > 0; {
-			part := chunk
-			if sparse {
-				part = chunk[:min(len(chunk), len(zeros))]
-				if bytes.Equal(part, zeros[:len(part)]) {
-					off += int64(len(part))
-					chunk = chunk[len(part):]
+			n, hole := run(chunk, grain)
+			for part, at := chunk[:n], off; !hole && len(part) > 0; {
+				w, err := unix.Pwrite(fd, part, at)
+				if errors.Is(err, unix.EINTR) {
 					continue
 				}
+				if err != nil {
+					return wrap("write", h.Name, err)
+				}
+				at += int64(w)
+				part, written = part[w:], at
 			}
-			w, err := unix.Pwrite(fd, part, off)
-			if errors.Is(err, unix.EINTR) {
-				continue
-			}
-			if err != nil {
-				return wrap("write", h.Name, err)
-			}
-			off += int64(w)
-			chunk = chunk[w:]
+			off += int64(n)
+			chunk = chunk[n:]
 		}
 		switch {
 		case err == nil:
 			continue
 		case (err == io.EOF || err == io.ErrUnexpectedEOF) && off == h.Size:
-			if sparse {
+			if written < off {
 				return wrap("truncate", h.Name, unix.Ftruncate(fd, off))
 			}
 			return nil
@@ -407,6 +416,23 @@ func (a *applier) fill(ctx context.Context, fd int, h *tar.Header, body io.Reade
 		}
 		return fmt.Errorf("read the layer: %w", err)
 	}
+}
+
+// run is the length of the zeros that b begins with, or of what comes before the next zeros, in pieces of grain.
+func run(b []byte, grain int) (n int, hole bool) {
+	for len(b) > n {
+		piece := b[n:min(len(b), n+grain)]
+		// Of an unmarked file the last, short piece is not worth a look.
+		zero := (len(piece) == grain || grain == blockSize) && bytes.Equal(piece, zeros[:len(piece)])
+		if n == 0 {
+			hole = zero
+		}
+		if zero != hole {
+			break
+		}
+		n += len(piece)
+	}
+	return n, hole
 }
 
 // link makes a hard link. A target that this layer does not have is looked for in those below when the layer is sealed.

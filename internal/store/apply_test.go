@@ -101,6 +101,33 @@ func TestApplySparse(t *testing.T) {
 	}
 }
 
+// TestApplyZeros: a long run of zeros becomes a hole also where the archive does not say so; every byte stays.
+func TestApplyZeros(t *testing.T) {
+	s := open(t)
+	ctx, release, err := s.Lease(t.Context())
+	must(t, err)
+	defer release()
+	content := make([]byte, 9<<20+5)
+	copy(content[3<<20+100:], "in the middle")
+	copy(content[5<<20-3:], "across")
+	content[len(content)-70_000] = 'e'
+	chain, err := stack(ctx, s, archive(t, file("f", string(content)), file("zero", string(make([]byte, 1<<20)))))
+	must(t, err)
+	lowers, err := s.Lowers(ctx, chain)
+	must(t, err)
+	got, err := os.ReadFile(filepath.Join(lowers[0], "f"))
+	if err != nil || !bytes.Equal(got, content) {
+		t.Errorf("f: %d bytes of %d, or others, %v", len(got), len(content), err)
+	}
+	for name, want := range map[string]int64{"f": int64(len(content)), "zero": 1 << 20} {
+		var st syscall.Stat_t
+		must(t, syscall.Stat(filepath.Join(lowers[0], name), &st))
+		if st.Size != want || st.Blocks > 1024 {
+			t.Errorf("%s: %d bytes in %d blocks", name, st.Size, st.Blocks)
+		}
+	}
+}
+
 // sparseArchive holds a file of size bytes in GNU tar's sparse format 1.0: one piece of 4 KiB at 1 MiB. The package
 // archive/tar does not write such headers.
 func sparseArchive(size int64) []byte {
