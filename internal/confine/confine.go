@@ -276,10 +276,22 @@ func (r *Root) mkdirAll(name string, perm fs.FileMode, uid, gid int, links *int)
 		}
 		err = mkdirOwned(dir, base, perm, uid, gid)
 		_ = unix.Close(dir)
-		if err != nil && err != unix.EEXIST {
+		if err == unix.EEXIST {
+			err = again(links)
+		}
+		if err != nil {
 			return -1, err
 		}
 	}
+}
+
+// again counts the times that something was not there and is when it shall be made: once when another was faster, always with a link
+// of a procfs that has no answer to who asks.
+func again(links *int) error {
+	if *links--; *links < 0 {
+		return unix.ELOOP
+	}
+	return nil
 }
 
 // mkdirOwned makes one directory and gives it its owner and mode before anybody can be misled by it: through its own
@@ -336,7 +348,10 @@ func (r *Root) Create(name string, perm fs.FileMode, uid, gid int) (*os.File, er
 			err = createOwned(dir, base, perm, uid, gid)
 			_ = unix.Close(dir)
 		}
-		if err != nil && err != unix.EEXIST {
+		if err == unix.EEXIST {
+			err = again(&links)
+		}
+		if err != nil {
 			return nil, &fs.PathError{Op: "create", Path: name, Err: err}
 		}
 	}

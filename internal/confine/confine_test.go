@@ -192,6 +192,27 @@ func TestMkdirAllAndCreateFollowDanglingLinksInside(t *testing.T) {
 	}
 }
 
+// What is neither there nor can be made is an error, and not tried for ever.
+func TestLinksWithoutAnAnswer(t *testing.T) {
+	const kthreadd = "/proc/2"
+	if _, err := os.Readlink(kthreadd + "/exe"); !errors.Is(err, unix.ENOENT) {
+		t.Skip("no kernel thread is to be seen:", err)
+	}
+	r, err := Open(kthreadd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	for _, name := range []string{"exe", "exe/x", "/exe/../exe"} {
+		if err := r.MkdirAll(name, 0o755, 0, 0); err == nil {
+			t.Error(name)
+		}
+		if f, err := r.Create(name, 0o644, 0, 0); err == nil {
+			t.Error(name, f.Close())
+		}
+	}
+}
+
 func TestOwner(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")

@@ -103,6 +103,16 @@ func filesOf(oob []byte) ([]*os.File, error) {
 	return files, nil
 }
 
+// BlockingPair makes two connected unix sockets that keep messages apart (SOCK_SEQPACKET), closed on exec, for a child and a thread
+// that has nothing else to do than to wait for it.
+func BlockingPair() (a, b *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	return os.NewFile(uintptr(fds[0]), "socketpair"), os.NewFile(uintptr(fds[1]), "socketpair"), nil
+}
+
 // SocketPair makes two connected unix sockets, of type SOCK_STREAM or SOCK_SEQPACKET, closed on exec and not blocking,
 // so that the runtime's poller waits for them.
 func SocketPair(kind int) (a, b *os.File, err error) {

@@ -84,13 +84,16 @@ type op struct {
 	flags  uint8
 	step   uint16
 	ignore [3]syscall.Errno
-	text   *byte // not nil: must be "/" after the call, else ENOENT
+	text   *byte  // not nil: must be "/" after the call, else ENOENT
+	mem    *int32 // of opStore and opLoad
 }
 
 const (
 	opNeedsData = 1 << iota // a result of 0 is EPIPE: the writer of the pipe has ended
 	opFail                  // no call: ends the program with the error args[0]
 	opSibling               // who makes the call ends; its child goes on
+	opStore                 // no call: args[1] into *mem
+	opLoad                  // no call: *mem is the result
 )
 
 // Arg is an argument of a call: a number, a slot, or memory.
@@ -138,6 +141,25 @@ func Strs(list []string) Arg {
 	return Arg{v: uintptr(unsafe.Pointer(&ptrs[0])), keep: ptrs}
 }
 
+// StrsAround is Strs of list with the strings in first and last before and after it, which may come into that memory later. Each
+// must end with a NUL; nil is none.
+func StrsAround(first []byte, list []string, last []byte) Arg {
+	inner, err := syscall.SlicePtrFromStrings(list)
+	if err != nil {
+		return Arg{err: err}
+	}
+	ptrs := make([]*byte, 0, len(inner)+2)
+	if first != nil {
+		ptrs = append(ptrs, &first[0])
+	}
+	ptrs = append(ptrs, inner[:len(list)]...)
+	if last != nil {
+		ptrs = append(ptrs, &last[0])
+	}
+	ptrs = append(ptrs, nil)
+	return Arg{v: uintptr(unsafe.Pointer(&ptrs[0])), keep: ptrs}
+}
+
 // Step says what the calls that follow are for; the error of one that fails begins with it.
 func (p *Program) Step(what string) { p.steps = append(p.steps, what) }
 
@@ -165,6 +187,39 @@ func (p *Program) Fail(errno syscall.Errno) {
 // Notify writes a mark into the report: the parent's Child.WaitMark returns.
 func (p *Program) Notify() {
 	p.Call(unix.SYS_WRITE, From(ReportSlot), Ptr(&report{index: markIndex}), N(unsafe.Sizeof(report{})))
+}
+
+// Send adds a message over a unix socket that carries the descriptors in these slots: the parent's RecvMsg gets them, with one byte.
+func (p *Program) Send(conn *os.File, files ...Slot) {
+	oob := unix.UnixRights(make([]int, len(files))...)
+	fds := unsafe.Slice((*int32)(unsafe.Pointer(&oob[unix.CmsgLen(0)])), len(files))
+	for i, f := range files {
+		p.Call(0, N(0), From(f))
+		o := &p.ops[len(p.ops)-1]
+		o.flags, o.mem = opStore, &fds[i]
+	}
+	b := make([]byte, 1)
+	m := &unix.Msghdr{Iov: &unix.Iovec{Base: &b[0], Len: 1}, Iovlen: 1, Control: &oob[0], Controllen: uint64(len(oob))}
+	p.Call(unix.SYS_SENDMSG, FD(conn), Ptr(m), N(unix.MSG_NOSIGNAL))
+}
+
+// Receive adds the wait for a message that the parent sends over a unix socket: its bytes go into buf, and the one descriptor that
+// comes with it into file, where that is not ReportSlot. When the parent closes its end instead, the child ends (EPIPE).
+func (p *Program) Receive(conn *os.File, buf []byte, file Slot) {
+	m := &unix.Msghdr{Iov: &unix.Iovec{Base: &buf[0], Len: uint64(len(buf))}, Iovlen: 1}
+	var fd *int32
+	if file != ReportSlot {
+		oob := make([]byte, unix.CmsgSpace(4))
+		fd = (*int32)(unsafe.Pointer(&oob[unix.CmsgLen(0)]))
+		*fd = -1
+		m.Control, m.Controllen = &oob[0], uint64(len(oob))
+	}
+	p.Call(unix.SYS_RECVMSG, FD(conn), Ptr(m), N(unix.MSG_CMSG_CLOEXEC)).NeedsData()
+	if fd != nil {
+		p.Call(0).Save(file)
+		o := &p.ops[len(p.ops)-1]
+		o.flags, o.mem = opLoad, fd
+	}
 }
 
 // Sibling makes the rest of the program that of a second child; see Program. It is called at most once.
@@ -399,6 +454,10 @@ next:
 		var e syscall.Errno
 		if o.flags&opFail != 0 {
 			e = syscall.Errno(o.args[0])
+		} else if o.flags&opStore != 0 {
+			*o.mem = int32(o.args[1])
+		} else if o.flags&opLoad != 0 {
+			r = uintptr(*o.mem)
 		} else {
 			for {
 				r, _, e = syscall.RawSyscall6(o.nr, o.args[0], o.args[1], o.args[2], o.args[3], o.args[4], o.args[5])

@@ -10,17 +10,19 @@
 //	                          copy bind sources and root
 //	                          (open_tree), make file systems
 //	                        unshare and setns
-//	                        root in place, pivot_root,
-//	                          the host is out of reach
-//	                        mounts, devices, masks, sysctls
-//	                        fork ───────────────────────────▶ session, cgroup, stdio
-//	                        (the thread ends)                 /proc, cgroup mounts, masks in /proc
-//	                                                          limits, user, capabilities, seccomp
+//	                        fork ───────────────────────────▶ make /proc, hand its mount over
+//	                        root in place, pivot_root,        session, cgroup; make cgroup mounts,
+//	                          the host is out of reach          hand them over
+//	                        mounts in their order, devices,
+//	                          masks, sysctls
+//	                        all is in place ────────────────▶ stdio
+//	                        (the thread ends)                 limits, user, capabilities, seccomp
 //	read the report ◀──────────────────────────────────────── execve
 //
 // Everything that looks at the container's files runs after pivot_root, on a thread whose root is the container's: a link
 // in an image can lead nowhere else, whatever it says. Every mount target is opened through confine and the mount put on
-// that descriptor. The child itself looks nothing up but what it has to do from within its pid and cgroup namespaces.
+// that descriptor. The child looks nothing up but its working directory and its program; it is forked early, since only it can make
+// the mounts that belong to its pid and cgroup namespaces, and the kernel lists mounts by their age.
 //
 // The mounts are in no other process's namespace and have no other holder than the container, so they end with it; when a
 // step fails the thread and the child end, and nothing is left but a cgroup, which is removed, and mount points that were

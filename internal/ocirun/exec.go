@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
@@ -124,7 +125,9 @@ func (j *joining) run(ctx context.Context) error {
 			return fmt.Errorf("terminal: %w", err)
 		}
 	}
-	j.exec.findHome(root)
+	if j.exec.env = j.o.Process.Env; !hasHome(j.exec.env) {
+		j.exec.env = append(slices.Clone(j.exec.env), "HOME="+homeOf(root, j.o.Process.User.UID))
+	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}

@@ -10,48 +10,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// masks are the paths that are hidden or made read-only. Those in /proc are the child's to do, since only it can mount
-// /proc; whether one is a file or a directory is known from the host's /proc, which is the same kernel's.
+// masks are what paths are hidden by. Whether one is a file or a directory is known beforehand where it lies in /proc or /sys: the
+// host has the same.
 type masks struct {
 	nulls []*os.File // copies of the null device's mount, one for each file that may need one
 	dir   *os.File   // an empty directory, read-only; further ones are copies of it once it is mounted
-	late  []lateMask
-	ro    []string // read-only paths in /proc
-}
-
-type lateMask struct {
-	path string
-	tree *os.File
 }
 
 // masksFromHost prepares the masks that need the host's view.
 func (s *setup) masksFromHost() error {
 	files := 0
 	for _, p := range s.lin.MaskedPaths {
-		if s.inProc(p) {
-			var st unix.Stat_t
+		var st unix.Stat_t
+		switch {
+		case s.inProc(p):
 			err := unix.Fstatat(int(s.hostProc.Fd()), path.Clean(p)[len("/proc/"):], &st, unix.AT_SYMLINK_NOFOLLOW)
-			switch {
-			case err != nil: // this kernel does not have it
-				continue
-			case st.Mode&unix.S_IFMT == unix.S_IFDIR:
-				s.masks.late = append(s.masks.late, lateMask{path: p})
+			if err != nil { // this kernel does not have it
 				continue
 			}
-			tree, err := nullMount()
-			if err != nil {
-				return err
-			}
-			s.masks.late = append(s.masks.late, lateMask{p, s.keep(tree)})
-			continue
+		case below(path.Clean(p), "/sys"):
+			_ = unix.Lstat(p, &st)
 		}
-		if below(path.Clean(p), "/sys") {
-			var st unix.Stat_t
-			if err := unix.Lstat(p, &st); err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
-				continue
-			}
+		if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			files++
 		}
-		files++
 	}
 	for range files {
 		tree, err := nullMount()
@@ -86,35 +68,33 @@ func (s *setup) inProc(p string) bool {
 	return s.proc && p != "/proc" && below(p, "/proc")
 }
 
-// masksInContainer applies the masks outside /proc.
+// masksInContainer applies the masks.
 func (s *setup) masksInContainer() error {
 	for _, p := range s.lin.ReadonlyPaths {
-		if s.inProc(p) {
-			s.masks.ro = append(s.masks.ro, p)
-			continue
-		}
-		if err := s.readOnly(p); err != nil {
+		if err := s.onOwnPath(p, s.readOnly); err != nil {
 			return fmt.Errorf("read-only path %q: %w", p, err)
 		}
 	}
 	for _, p := range s.lin.MaskedPaths {
-		if s.inProc(p) {
-			continue
-		}
-		if err := s.mask(p); err != nil {
+		if err := s.onOwnPath(p, s.mask); err != nil {
 			return fmt.Errorf("masked path %q: %w", p, err)
 		}
 	}
-	for i := range s.masks.late {
-		if s.masks.late[i].tree == nil {
-			tree, err := s.emptyDir()
-			if err != nil {
-				return err
-			}
-			s.masks.late[i].tree = tree
-		}
-	}
 	return nil
+}
+
+// onOwnPath calls fn with p, or with the path of the container's first process where p is about "self": this process is not in there.
+func (s *setup) onOwnPath(p string, fn func(string) error) error {
+	for _, self := range [...]string{"/proc/self", "/proc/thread-self"} {
+		if p = path.Clean(p); !s.proc || !below(p, self) {
+			continue
+		}
+		if !s.exec.freshPid {
+			return missingFeature("it would be another's, without a new pid namespace")
+		}
+		p = "/proc/1" + p[len(self):]
+	}
+	return fn(p)
 }
 
 func (s *setup) mask(p string) error {
@@ -138,7 +118,7 @@ func (s *setup) mask(p string) error {
 	} else if len(s.masks.nulls) > 0 {
 		tree, s.masks.nulls = s.masks.nulls[0], s.masks.nulls[1:]
 	} else {
-		return fmt.Errorf("a directory in the host's /sys and a file in the container: %w", unix.ENOTDIR)
+		return fmt.Errorf("a directory of the host and a file in the container: %w", unix.ENOTDIR)
 	}
 	return linux.MoveMount(tree, target)
 }

@@ -23,11 +23,8 @@ type mount struct {
 	dest string // clean
 	mountOptions
 
-	kind mountKind
-	tree *os.File // the mount that stands nowhere yet
-	// late mounts are put in place by the child: they lie in a file system that only it can make.
-	late   bool
-	target *os.File     // of a late mount whose place is outside /proc
+	kind   mountKind
+	tree   *os.File     // the mount that stands nowhere yet
 	groups []groupMount // of a cgroup mount
 }
 
@@ -38,7 +35,7 @@ const (
 	kindHost              // a file system made from the host's side, since its source may be a path there
 	kindTmpfs             // takes its mode from what it covers
 	kindInside            // belongs to the namespaces of who makes it (sysfs, mqueue), or to nobody else (devpts)
-	kindProc              // belongs to the child's pid namespace
+	kindProc              // belongs to the container's pid namespace
 	kindCgroup1           // the container's part of every hierarchy
 	kindCgroup2
 	kindRemount // of what an earlier entry mounted
@@ -47,8 +44,7 @@ const (
 // groupMount is one hierarchy of a cgroup mount.
 type groupMount struct {
 	cgroup.Mount
-	tree   *os.File // of a bind
-	target *os.File
+	tree *os.File
 }
 
 // mountOptions are a mount's options, parsed.
@@ -198,16 +194,13 @@ func (s *setup) mountFromHost(m *mount) (err error) {
 	switch {
 	case m.remount:
 		m.kind = kindRemount
-		if s.proc && below(m.dest, "/proc") {
-			return missingFeature(fmt.Sprintf("mount %q: to remount what is in /proc", m.dest))
-		}
 		return nil
 	case m.bind || m.Type == "bind":
 		m.kind = kindBind
 	case m.Type == "tmpfs":
 		m.kind = kindTmpfs
 	case m.Type == "proc":
-		m.kind, m.late = kindProc, true
+		m.kind = kindProc
 		s.proc = s.proc || m.dest == "/proc"
 	case m.Type == "sysfs" || m.Type == "mqueue" || m.Type == "devpts":
 		m.kind = kindInside
@@ -217,9 +210,6 @@ func (s *setup) mountFromHost(m *mount) (err error) {
 		return fmt.Errorf("mount %q has no type: %w", m.dest, errdefs.ErrInvalidArgument)
 	default:
 		m.kind = kindHost
-	}
-	if m.dest != "/proc" && s.proc && below(m.dest, "/proc") {
-		m.late = true
 	}
 	switch m.kind {
 	case kindBind:
@@ -298,15 +288,12 @@ func (m *mount) attributes() error {
 
 // mount makes, from within the container, what could not be made from outside, and puts m in place.
 func (s *setup) mount(m *mount) (err error) {
-	if m.late {
-		if m.kind == kindProc || m.kind == kindCgroup2 {
-			if m.target, err = s.plainDir(m.dest); err == nil {
-				s.keep(m.target)
-			}
+	switch m.kind {
+	case kindProc:
+		if m.tree, err = s.procTree(m); err == nil {
+			err = s.place(m.tree, m.dest, true)
 		}
 		return err
-	}
-	switch m.kind {
 	case kindRemount:
 		return s.remount(m)
 	case kindCgroup1, kindCgroup2:
@@ -439,7 +426,7 @@ func (s *setup) cgroupFromHost(m *mount) error {
 	for _, gm := range g.Mounts() {
 		one := groupMount{Mount: gm}
 		if gm.Name == "" {
-			m.kind, m.late = kindCgroup2, inside
+			m.kind = kindCgroup2
 		}
 		if !inside {
 			one.tree, err = linux.OpenTree(unix.AT_FDCWD, gm.Source, unix.OPEN_TREE_CLONE)
@@ -460,9 +447,11 @@ func (s *setup) cgroupFromHost(m *mount) error {
 	return nil
 }
 
-// mountCgroup mounts version 2 from the host, or the tmpfs of version 1 with a directory for each hierarchy. The ones that
-// the child makes find their places open.
+// mountCgroup mounts version 2, or the tmpfs of version 1 with a directory for each hierarchy.
 func (s *setup) mountCgroup(m *mount) error {
+	if err := s.receiveGroups(m); err != nil {
+		return err
+	}
 	if m.kind == kindCgroup2 {
 		return s.place(m.groups[0].tree, m.dest, false)
 	}
@@ -484,11 +473,10 @@ func (s *setup) mountCgroup(m *mount) error {
 		if err != nil {
 			return os.NewSyscallError("openat", err)
 		}
-		gm.target = s.keep(os.NewFile(uintptr(fd), gm.Name))
-		if gm.tree != nil {
-			if err := linux.MoveMount(gm.tree, gm.target); err != nil {
-				return fmt.Errorf("%s: %w", gm.Name, err)
-			}
+		target := os.NewFile(uintptr(fd), gm.Name)
+		err = linux.MoveMount(gm.tree, target)
+		if err = errors.Join(err, target.Close()); err != nil {
+			return fmt.Errorf("%s: %w", gm.Name, err)
 		}
 		for _, l := range gm.Links {
 			if err := unix.Symlinkat(gm.Name, int(top.Fd()), l); err != nil {

@@ -64,6 +64,7 @@ func (s *setup) enterNamespaces() error {
 		switch {
 		case fresh && ns.flag == unix.CLONE_NEWPID:
 			s.exec.cloneFlags |= unix.CLONE_NEWPID
+			s.exec.freshPid = true
 		case fresh && ns.flag == unix.CLONE_NEWCGROUP:
 			s.exec.newCgroupNS = true
 		case fresh:

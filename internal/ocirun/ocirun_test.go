@@ -193,6 +193,22 @@ func TestMaskedAndReadOnlyPaths(t *testing.T) {
 	}
 }
 
+// What is said of a process's own files in /proc is meant for the container's first process.
+func TestMaskedPathOfItself(t *testing.T) {
+	mask := func(o *StartOptions) {
+		o.Spec.Linux.MaskedPaths, o.Spec.Linux.ReadonlyPaths = []string{"/proc/self/environ"}, []string{"/proc/self/fdinfo"}
+	}
+	if out := sh(t, "cat /proc/1/environ; mount | grep -c ' /proc/1/fdinfo type proc (ro'", mask); out != "1\n" {
+		t.Error(out)
+	}
+	s := newSpec(newRootfs(t), "true")
+	s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.PIDNamespace })
+	mask(&StartOptions{Spec: s})
+	if _, err := Start(context.Background(), StartOptions{Spec: s}); !errdefs.IsNotImplemented(err) {
+		t.Error(err)
+	}
+}
+
 func TestNoDescriptorLeaks(t *testing.T) {
 	secret, err := os.Open("/etc")
 	if err != nil {
@@ -393,12 +409,85 @@ func TestMountErrors(t *testing.T) {
 		{specs.Mount{Destination: "/", Type: "bind", Source: dir}, "the root is not a mount point"},
 		{specs.Mount{Destination: "/../", Type: "bind", Source: dir}, "the root is not a mount point"},
 		{specs.Mount{Destination: "/x", Source: dir}, "has no type"},
-		{specs.Mount{Destination: "/proc/nothing", Type: "bind", Source: dir}, `mount "/proc/nothing": no such file or directory`},
+		{specs.Mount{Destination: "/proc/nothing", Type: "bind", Source: dir}, `mount "/proc/nothing": mkdir /proc/nothing: no such file or directory`},
+		{specs.Mount{Destination: "/x", Type: "proc", Options: []string{"nonsense"}}, `mount "/x": invalid argument`},
 	} {
 		s := newSpec(newRootfs(t), "true")
 		s.Mounts = append(s.Mounts, c.m)
+		before := children(t)
 		if _, err := Start(context.Background(), StartOptions{Spec: s}); err == nil || !strings.Contains(err.Error(), c.text) {
 			t.Errorf("%+v: %v", c.m, err)
+		}
+		if after := children(t); after != before {
+			t.Errorf("%+v: there were %d child processes, and then %d", c.m, before, after)
+		}
+	}
+}
+
+// children counts this process's child processes, also those that have ended.
+func children(t *testing.T) (count int) {
+	t.Helper()
+	files, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, name := range files {
+		data, _ := os.ReadFile(name) // it may have ended meanwhile
+		if f := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:])); len(f) > 1 && f[1] == strconv.Itoa(os.Getpid()) {
+			count++
+		}
+	}
+	return count
+}
+
+// The kernel lists mounts in the order of the spec's, /proc and the cgroup hierarchies among them.
+func TestMountsStandInTheirOrder(t *testing.T) {
+	for name, change := range map[string]func(*StartOptions){
+		"plain": nil,
+		"host's processes": func(o *StartOptions) {
+			o.Spec.Linux.Namespaces = slices.DeleteFunc(o.Spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool {
+				return n.Type == specs.PIDNamespace
+			})
+		},
+		"hooks":          func(o *StartOptions) { o.Spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/true"}}} },
+		"user namespace": remapped(t),
+		"no pivot":       func(o *StartOptions) { o.NoPivot = true },
+	} {
+		g := testGroup(t, nil)
+		var want []string
+		out := sh(t, "cat /proc/self/mountinfo; pwd; ls /", func(o *StartOptions) {
+			o.Spec.Linux.Namespaces = append(o.Spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace})
+			o.Spec.Mounts = slices.Insert(o.Spec.Mounts, 4, cgroupMount())
+			o.Spec.Mounts = append(o.Spec.Mounts, specs.Mount{Destination: "/proc/bus", Type: "tmpfs"}, specs.Mount{Destination: "/tmp", Type: "tmpfs"})
+			o.Cgroup = g
+			for _, m := range o.Spec.Mounts {
+				want = append(want, m.Destination)
+			}
+			if change != nil {
+				change(o)
+			}
+		})
+		has(t, out, "\n/\nbin\n")
+		var got []string
+		for line := range strings.Lines(out) {
+			if f := strings.Fields(line); len(f) > 5 && slices.Contains(want, f[4]) && !slices.Contains(got, f[4]) {
+				got = append(got, f[4])
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: got %q, want %q", name, got, want)
+		}
+	}
+}
+
+func TestHomeIsThatOfThePasswdFile(t *testing.T) {
+	for _, init := range []bool{false, true} {
+		for uid, home := range map[uint32]string{0: "/root", 1000: "/home/user", 7: "/"} {
+			out := sh(t, "echo $HOME. $ONE", func(o *StartOptions) {
+				o.Spec.Process.Env = []string{"PATH=/bin", "ONE=1"}
+				o.Spec.Process.User.UID = uid
+				o.Init = init
+			})
+			if out != home+". 1\n" {
+				t.Errorf("init %v, user %d: %q", init, uid, out)
+			}
 		}
 	}
 }

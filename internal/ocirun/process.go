@@ -40,6 +40,7 @@ type execution struct {
 	userNS         *os.File  // joined by the first child: a namespace or a pidfd
 	ids            *ids      // of the user namespace
 
+	freshPid    bool // the pid namespace begins with the process
 	cloneFlags  uintptr
 	newCgroupNS bool
 	timeNS      *os.File   // joined by the child
@@ -56,8 +57,11 @@ type execution struct {
 	lastLimit *unix.Rlimit    // of processes, set by a sibling
 	lateSched *unix.SchedAttr // likewise
 	env       []string
-	found     string // the program's file, once it was looked up
-	execFrom  int    // the first call that executes the program
+	home      []byte     // comes last in the environment, once it is known; nil for none
+	order     []byte     // of a small program whose file is not known yet
+	slave     linux.Slot // the terminal, which is received
+	found     string     // the program's file, once it was looked up
+	execFrom  int        // the first call that executes the program
 	searched  bool
 	warnings  []string
 	files     []*os.File
@@ -69,7 +73,7 @@ func (e *execution) warn(format string, args ...any) {
 	e.warnings = append(e.warnings, fmt.Sprintf(format, args...))
 }
 
-// join adds the steps that make the child a session of its own in its cgroup, with its stdio.
+// join adds the steps that make the child a session of its own in its cgroup.
 func (e *execution) join(p *linux.Program) {
 	if !e.sibling {
 		e.session(p)
@@ -78,7 +82,6 @@ func (e *execution) join(p *linux.Program) {
 		e.joinGroup(p)
 	}
 	e.enterNamespaces(p)
-	e.stdioOps(p)
 }
 
 // enterNamespaces adds the namespaces that are the child's to enter.
@@ -174,6 +177,10 @@ func (e *execution) stdioOps(p *linux.Program) {
 	p.Step("set up stdio")
 	var from [3]linux.Arg
 	for i, f := range e.stdio {
+		if e.slave != linux.ReportSlot {
+			from[i] = linux.From(e.slave)
+			continue
+		}
 		from[i] = linux.FD(f)
 		if f.Fd() < 3 {
 			s := p.NewSlot()
@@ -589,11 +596,11 @@ func (e *execution) execute(p *linux.Program) error {
 	}
 	switch {
 	case e.init:
-		return e.executeSmall(p, append([]string{"/sbin/docker-init", "--"}, e.process.Args...), e.found)
+		return e.executeSmall(p, append([]string{"/sbin/docker-init", "--"}, e.process.Args...))
 	case e.small != nil && len(files) > 0:
 		return e.executeSmall(p, e.process.Args, files...)
 	}
-	argv, env := linux.Strs(e.process.Args), linux.Strs(e.env)
+	argv, env := linux.Strs(e.process.Args), linux.StrsAround(nil, e.env, e.home)
 	p.Step(stepExec)
 	e.execFrom = p.Len()
 	for i, file := range files {
@@ -608,10 +615,12 @@ func (e *execution) execute(p *linux.Program) error {
 	return nil
 }
 
-// executeSmall adds the execve of a small program, with what it needs to know (see small.go).
+// separator stands between the paths of an order.
+const separator = "\x01"
+
+// executeSmall adds the execve of a small program, with what it needs to know (see small.go). Without files the order comes later.
 func (e *execution) executeSmall(p *linux.Program, argv []string, files ...string) error {
-	const first, separator = 32, "\x01"
-	if first+e.reportNumber() > 126 {
+	if e.orderText("")[0] > 126 {
 		return fmt.Errorf("%d files cannot be preserved: %w", len(e.preserve), errdefs.ErrInvalidArgument)
 	}
 	for _, f := range files {
@@ -619,12 +628,20 @@ func (e *execution) executeSmall(p *linux.Program, argv []string, files ...strin
 			return &ExecError{Errno: unix.ENOENT, Path: e.process.Args[0], Step: stepExec}
 		}
 	}
-	order := string(rune(first+e.reportNumber())) + strings.Join(files, separator)
+	order := e.order
+	if order == nil {
+		order = append([]byte(e.orderText(files...)), 0)
+	}
 	p.Step(stepExec)
 	e.execFrom = p.Len()
-	p.Call(unix.SYS_EXECVEAT, linux.N(e.smallNumber()), linux.Str(""), linux.Strs(argv),
-		linux.Strs(append([]string{order}, e.env...)), linux.N(unix.AT_EMPTY_PATH))
+	p.Call(unix.SYS_EXECVEAT, linux.N(e.smallNumber()), linux.Str(""), linux.Strs(argv), linux.StrsAround(order, e.env, e.home),
+		linux.N(unix.AT_EMPTY_PATH))
 	return nil
+}
+
+func (e *execution) orderText(files ...string) string {
+	const first = 32
+	return string(rune(first+e.reportNumber())) + strings.Join(files, separator)
 }
 
 // candidates are the files that a name without a slash may mean.
@@ -644,26 +661,23 @@ func (e *execution) candidates() []string {
 	return files
 }
 
-// findHome adds HOME from the container's passwd file when the environment lacks it.
-func (e *execution) findHome(root *confine.Root) {
-	e.env = e.process.Env
-	for _, kv := range e.env {
-		if strings.HasPrefix(kv, "HOME=") {
-			return
-		}
-	}
-	home := "/"
+func hasHome(env []string) bool {
+	return slices.ContainsFunc(env, func(kv string) bool { return strings.HasPrefix(kv, "HOME=") })
+}
+
+// homeOf is a user's home directory by the container's passwd file.
+func homeOf(root *confine.Root, user uint32) string {
 	const maxPasswd = 10 << 20
 	if data, err := root.ReadFile("/etc/passwd", maxPasswd); err == nil {
-		uid := strconv.FormatUint(uint64(e.process.User.UID), 10)
+		uid := strconv.FormatUint(uint64(user), 10)
 		for line := range strings.Lines(string(data)) {
-			if f := strings.Split(strings.TrimSpace(line), ":"); len(f) >= 6 && f[2] == uid && path.IsAbs(f[5]) {
-				home = f[5]
-				break
+			f := strings.Split(strings.TrimSpace(line), ":")
+			if len(f) >= 6 && f[2] == uid && path.IsAbs(f[5]) && len(f[5]) < unix.PathMax {
+				return f[5]
 			}
 		}
 	}
-	e.env = append(append([]string{}, e.env...), "HOME="+home)
+	return "/"
 }
 
 // lookUp finds the program's file, where that has to be known before execve: for a process that will be held, whose releaser

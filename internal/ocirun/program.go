@@ -1,7 +1,6 @@
 package ocirun
 
 import (
-	"fmt"
 	"strings"
 	"unsafe"
 
@@ -9,47 +8,67 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const resolveInRoot = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS
-
-// program writes down what the child does.
+// program writes down what the child does. It is forked before anything is mounted, since only it can make what belongs to its pid
+// and cgroup namespaces, and the mounts come in the spec's order:
+//
+//	the thread                       the child
+//	  fork ────────────────────────▶ make /proc
+//	  root in place, pivot_root  ◀── its mount, which stands nowhere
+//	  mounts in their order          session, cgroup
+//	                             ◀── mounts of cgroup hierarchies
+//	  devices, masks, …
+//	  terminal, HOME ──────────────▶ stdio, and so on up to execve
 func (s *setup) program() error {
-	p := &s.prog
-	if s.exec.userNS != nil {
-		if err := s.exec.joinRemapped(p); err != nil {
+	p, e := &s.prog, &s.exec
+	theirs, err := s.linkUp()
+	if err != nil {
+		return err
+	}
+	p.Call(unix.SYS_CLOSE, linux.FD(s.link)) // or this end would keep it from hearing of the parent's end
+	p.Call(unix.SYS_CHDIR, linux.Str("/"))   // which becomes the container's with pivot_root
+	if e.userNS != nil {
+		if err := e.joinRemapped(p); err != nil {
 			return err
 		}
+		s.makeProcs(p, theirs)
 	} else {
-		s.exec.join(p)
+		s.makeProcs(p, theirs)
+		e.join(p)
 	}
-	for i := range s.mounts {
-		s.lateMount(p, &s.mounts[i])
-	}
+	s.makeGroups(p, theirs)
+	s.await(p, theirs)
+	e.stdioOps(p)
 	if err := s.pivotInChild(p); err != nil {
 		return err
 	}
-	s.lateMasks(p)
 	if err := personality(p, s.lin.Personality); err != nil {
 		return err
 	}
-	if err := s.exec.memory(p, s.lin.MemoryPolicy); err != nil {
+	if err := e.memory(p, s.lin.MemoryPolicy); err != nil {
 		return err
 	}
 	if s.o.Hold {
-		s.exec.hold, s.exec.lateReport = s.o.HoldFile, s.o.ReportFile
-		if s.exec.hold == nil {
+		e.hold, e.lateReport = s.o.HoldFile, s.o.ReportFile
+		if e.hold == nil {
 			r, w, err := linux.Pipe()
 			if err != nil {
 				return err
 			}
-			s.exec.hold, s.holdWriter = s.keep(r), w
+			e.hold, s.holdWriter = s.keep(r), w
 		}
 	}
-	return s.exec.become(p)
+	return e.become(p)
 }
 
 // pivotInChild adds pivot for a child that hooks look at first.
 func (s *setup) pivotInChild(p *linux.Program) error {
 	if !s.latePivot {
+		p.Step("enter the root file system")
+		if s.o.NoPivot { // which takes only the thread there
+			p.Call(unix.SYS_FCHDIR, linux.FD(s.rootfs))
+			p.Call(unix.SYS_CHROOT, linux.Str("."))
+		}
+		p.Call(unix.SYS_CHDIR, linux.Str("/"))
 		return nil
 	}
 	r, w, err := linux.Pipe()
@@ -87,47 +106,6 @@ func (s *setup) pivotInChild(p *linux.Program) error {
 	return nil
 }
 
-func (s *setup) fork() (err error) {
-	s.child, err = s.exec.fork(&s.prog)
-	return err
-}
-
-// lateMount adds one mount that only the child can make or place.
-func (s *setup) lateMount(p *linux.Program, m *mount) {
-	if m.kind == kindCgroup1 {
-		for i := range m.groups {
-			if gm := &m.groups[i]; gm.tree == nil {
-				p.Step("mount cgroup " + gm.Name)
-				tree := newFs(p, "cgroup", "cgroup", groupOptions(gm.Data), m.set)
-				moveOnto(p, linux.From(tree), linux.FD(gm.target))
-			}
-		}
-		return
-	}
-	if !m.late {
-		return
-	}
-	p.Step(fmt.Sprintf("mount %q", m.dest))
-	var tree linux.Arg
-	switch m.kind {
-	case kindProc:
-		tree = linux.From(newFs(p, "proc", m.Source, m.data, m.set|m.rset))
-	case kindCgroup2:
-		tree = linux.From(newFs(p, "cgroup2", "cgroup", nil, m.set|m.rset))
-	default:
-		if m.tree == nil { // a tmpfs in /proc, say
-			tree = linux.From(newFs(p, m.Type, m.Source, m.data, m.set|m.rset))
-		} else {
-			tree = linux.FD(m.tree)
-		}
-	}
-	if m.target != nil {
-		moveOnto(p, tree, linux.FD(m.target))
-		return
-	}
-	moveOnto(p, tree, linux.From(s.openInRoot(p, m.dest)))
-}
-
 // groupOptions turns mount(2)'s data into options one by one.
 func groupOptions(data string) []fsOption {
 	var list []fsOption
@@ -158,41 +136,4 @@ func newFs(p *linux.Program, fstype, source string, options []fsOption, attrs ui
 	p.Call(unix.SYS_FSCONFIG, linux.From(fs), linux.N(create), linux.N(0), linux.N(0), linux.N(0))
 	p.Call(unix.SYS_FSMOUNT, linux.From(fs), linux.N(unix.FSMOUNT_CLOEXEC), linux.N(attrs)).Save(tree)
 	return tree
-}
-
-func moveOnto(p *linux.Program, tree, target linux.Arg) {
-	p.Call(unix.SYS_MOVE_MOUNT, tree, linux.Str(""), target, linux.Str(""),
-		linux.N(unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH))
-}
-
-// openInRoot opens a path of the container as a place.
-func (s *setup) openInRoot(p *linux.Program, name string) linux.Slot {
-	slot := p.NewSlot()
-	s.openat2(p, name).Save(slot)
-	return slot
-}
-
-func (s *setup) openat2(p *linux.Program, name string) *linux.Call {
-	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: resolveInRoot}
-	return p.Call(unix.SYS_OPENAT2, linux.FD(s.root.File()), linux.Str(name), linux.Ptr(how), linux.N(unsafe.Sizeof(*how)))
-}
-
-// lateMasks adds the masks and read-only paths of /proc.
-func (s *setup) lateMasks(p *linux.Program) {
-	place, tree := p.NewSlot(), p.NewSlot()
-	ro := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
-	for _, name := range s.masks.ro {
-		p.Step(fmt.Sprintf("read-only path %q", name))
-		s.openat2(p, name).Save(place).Ignore(unix.ENOENT, unix.ENOTDIR)
-		p.Call(unix.SYS_OPEN_TREE, linux.From(place), linux.Str(""),
-			linux.N(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE)).Save(tree)
-		p.Call(unix.SYS_MOUNT_SETATTR, linux.From(tree), linux.Str(""), linux.N(unix.AT_EMPTY_PATH|unix.AT_RECURSIVE),
-			linux.Ptr(ro), linux.N(unsafe.Sizeof(*ro)))
-		moveOnto(p, linux.From(tree), linux.From(place))
-	}
-	for _, m := range s.masks.late {
-		p.Step(fmt.Sprintf("masked path %q", m.path))
-		s.openat2(p, m.path).Save(place).Ignore(unix.ENOENT, unix.ENOTDIR)
-		moveOnto(p, linux.FD(m.tree), linux.From(place))
-	}
 }

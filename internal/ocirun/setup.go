@@ -29,6 +29,12 @@ type setup struct {
 	ptsMount *os.File // the container's devpts
 	proc     bool     // the container has a /proc of its own
 
+	link      *os.File // to the child, until it has what it waits for
+	handed    []*mount // those whose trees the child makes and sends before it is in its cgroup
+	received  bool     // these trees
+	message   []byte   // to the child
+	slaveFile *os.File // the terminal's, for the child
+
 	latePivot  bool // the child leaves the host's mounts behind, when hooks have seen them
 	gate       *os.File
 	gateWriter *os.File
@@ -48,14 +54,14 @@ func (s *setup) close() {
 	for _, f := range append(s.files, s.exec.files...) {
 		_ = f.Close()
 	}
-	for _, f := range []*os.File{s.master, s.holdWriter, s.gateWriter} {
+	for _, f := range []*os.File{s.link, s.master, s.holdWriter, s.gateWriter} {
 		if f != nil {
 			_ = f.Close()
 		}
 	}
 }
 
-// run is everything between the check of the spec and the fork, on a thread of its own.
+// run is everything between the check of the spec and the moment from which on the child goes its own way, on a thread of its own.
 func (s *setup) run(ctx context.Context) error {
 	if err := s.fromHost(); err != nil {
 		return err
@@ -63,19 +69,30 @@ func (s *setup) run(ctx context.Context) error {
 	if err := s.enterNamespaces(); err != nil {
 		return err
 	}
-	if err := s.pivot(); err != nil {
-		return err
-	}
-	if err := s.inContainer(); err != nil {
-		return err
-	}
-	if err := s.program(); err != nil {
-		return err
-	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return s.fork()
+	if err := s.program(); err != nil {
+		s.prog.Discard()
+		return err
+	}
+	if err := s.fork(); err != nil {
+		return err
+	}
+	err := s.pivot()
+	if err == nil {
+		err = s.inContainer()
+	}
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err == nil {
+		err = s.release()
+	}
+	if err != nil {
+		err = s.abandon(err)
+	}
+	return err
 }
 
 // fromHost collects what can be reached only from the host's mount namespace.
@@ -245,7 +262,6 @@ func (s *setup) inContainer() error {
 		return err
 	}
 	s.makeCwd()
-	s.exec.findHome(s.root)
 	if err := s.exec.lookUp(s.root, s.o.Hold); err != nil {
 		return err
 	}

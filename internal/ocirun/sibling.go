@@ -100,6 +100,7 @@ func (j *joining) attempt() error {
 	err := e.affinity(p, initialCPUs)
 	if err == nil {
 		e.join(p)
+		e.stdioOps(p)
 		err = e.become(p)
 	}
 	if err != nil {

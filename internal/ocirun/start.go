@@ -146,7 +146,10 @@ func Start(ctx context.Context, o StartOptions) (_ *Process, err error) {
 		}()
 	}
 	s.exec = execution{process: o.Spec.Process, filter: o.Seccomp, preserve: o.PreserveFiles, keepKeyring: o.NoNewKeyring,
-		stdio: [3]*os.File{o.Stdin, o.Stdout, o.Stderr}, init: o.Init, shield: exposed()}
+		stdio: [3]*os.File{o.Stdin, o.Stdout, o.Stderr}, init: o.Init, shield: exposed(), env: o.Spec.Process.Env, tty: o.Terminal}
+	if o.Terminal {
+		s.exec.stdio = [3]*os.File{} // which comes later
+	}
 	if o.Seccomp == nil && s.lin.Seccomp != nil {
 		f, err := CompileFilter(o.Filters, s.lin.Seccomp)
 		if err != nil {

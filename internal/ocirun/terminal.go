@@ -25,8 +25,9 @@ func (s *setup) terminal() error {
 	if err != nil {
 		return err
 	}
-	s.keep(slave)
-	s.exec.stdio, s.exec.tty = [3]*os.File{slave, slave, slave}, true
+	s.slaveFile = s.keep(slave)
+	s.exec.stdio = [3]*os.File{slave, slave, slave}
+	s.exec.ownStdio()
 	// The slave is on the devpts that is mounted in the container now, so its mount can be copied.
 	tree, err := linux.OpenTree(int(slave.Fd()), "", unix.OPEN_TREE_CLONE|unix.AT_EMPTY_PATH)
 	if err != nil {

@@ -21,13 +21,12 @@ import (
 //	  clone ──────────────────▶ new user namespace
 //	  write the mappings        net, ipc, uts, mnt
 //	  join net, ipc, uts, mnt
-//	  mounts, devices, …
 //	  fork ────────────────────────────────────────────────▶ cgroup, limits
-//	                                                         join the user namespace
+//	  mounts, devices, …                                     join the user namespace
 //	                                                         new cgroup and pid ns.
 //	                                                         clone ──────────────────▶ /proc, pivot_root, …
 //
-// /proc is mounted before pivot_root: the kernel lets a user namespace mount one only where another can be seen in full.
+// /proc is made before pivot_root: the kernel lets a user namespace mount one only where another can be seen in full.
 
 func checkUserNS(l *specs.Linux) error {
 	mapped := len(l.UIDMappings)+len(l.GIDMappings) > 0
@@ -191,7 +190,6 @@ func (e *execution) joinRemapped(p *linux.Program) error {
 	p.Step(stepEnter)
 	p.Sibling()
 	e.session(p)
-	e.stdioOps(p)
 	return nil
 }
 
