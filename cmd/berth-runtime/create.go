@@ -133,7 +133,7 @@ func (n *creation) load(id string) (err error) {
 		return invalid("config.json has no process")
 	}
 	n.options = ocirun.StartOptions{ID: id, Spec: n.spec, StateDir: n.dir, Bundle: n.bundle, NoPivot: n.noPivot,
-		NoNewKeyring: n.noNewKeyring, Filters: n.c.filters()}
+		NoNewKeyring: n.noNewKeyring, Filters: n.c.filters(), Alone: true}
 	o := &n.options
 	if n.spec.Process.Terminal {
 		o.Terminal = true
@@ -242,7 +242,7 @@ func withDefaultDevices(r *specs.LinuxResources) *specs.LinuxResources {
 // readConfig reads config.json of a bundle.
 func readConfig(bundle string) (*specs.Spec, error) {
 	name := filepath.Join(bundle, "config.json")
-	data, err := os.ReadFile(name)
+	data, err := linux.ReadFile(name)
 	if err != nil {
 		return nil, err
 	}

@@ -81,7 +81,7 @@ func execute(c *cli, args []string) error {
 	if x.detach && proc.Terminal != (x.consoleSocket != "") {
 		return invalid("a terminal and --console-socket go together with --detach")
 	}
-	o := ocirun.ExecOptions{Process: proc, Pid: st.Pid, Terminal: proc.Terminal}
+	o := ocirun.ExecOptions{Process: proc, Pid: st.Pid, Terminal: proc.Terminal, Alone: true}
 	if o.PreserveFiles, err = preserved(x.preserve); err != nil {
 		return err
 	}
@@ -141,7 +141,7 @@ func (x *execution) run(c *cli, st *ocirun.State, o ocirun.ExecOptions) (err err
 // process is what shall run: what the file says, or the container's own process changed by the flags.
 func (x *execution) process(own *specs.Process, argv []string) (*specs.Process, error) {
 	if x.processFile != "" {
-		data, err := os.ReadFile(x.processFile)
+		data, err := linux.ReadFile(x.processFile)
 		if err != nil {
 			return nil, err
 		}

@@ -353,19 +353,38 @@ func end(st *ocirun.State) error {
 
 // destroy removes what is left of a container that has ended.
 func (c *cli) destroy(st *ocirun.State, dir string) error {
-	var errs []error
-	if st.CgroupPath != "" {
-		g, err := group(st)
-		if err == nil {
-			err = errors.Join(g.KillAll(), g.Delete(), stopUnit(dir))
-		}
-		errs = append(errs, err)
+	if st.CgroupPath == "" {
+		return c.destroyIn(st, dir, nil)
 	}
-	err := errors.Join(append(errs, os.RemoveAll(dir))...)
+	g, err := group(st)
+	if err != nil {
+		return errors.Join(err, c.destroyIn(st, dir, nil))
+	}
+	return c.destroyIn(st, dir, g)
+}
+
+// destroyIn is destroy of a container whose group is at hand; nil for none.
+func (c *cli) destroyIn(st *ocirun.State, dir string, g *cgroup.Group) error {
+	var errs []error
+	if g != nil {
+		errs = append(errs, g.KillAll(), g.Delete(), stopUnit(dir))
+	}
+	err := errors.Join(append(errs, removeDir(dir))...)
 	if err == nil {
 		c.warn(ocirun.Poststop(context.Background(), st))
 	}
 	return err
+}
+
+// removeDir removes a container's directory: first what is known to be in it.
+func removeDir(dir string) error {
+	for _, name := range [...]string{ocirun.StateFile, groupMade, reportFile} {
+		_ = unix.Unlink(dir + "/" + name)
+	}
+	if unix.Rmdir(dir) == nil {
+		return nil
+	}
+	return os.RemoveAll(dir)
 }
 
 func list(c *cli, args []string) error {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 
 	"github.com/berth-engine/berth/internal/linux"
 	"github.com/berth-engine/berth/internal/ocirun"
@@ -44,8 +43,9 @@ func runContainer(c *cli, args []string) (err error) {
 	}
 	code, err := attend(p, n.consoleSocket == "")
 	if !keep {
-		if st, dir, loadErr := c.load(id); loadErr == nil {
-			err = errors.Join(err, c.destroy(st, dir))
+		// Somebody else may have deleted it, and made another of that name.
+		if st, dir, loadErr := c.load(id); loadErr == nil && st.Pid == p.Pid && st.StartTime == p.StartTime {
+			err = errors.Join(err, c.destroyIn(st, dir, p.Cgroup))
 		}
 	}
 	if err != nil {
@@ -57,15 +57,17 @@ func runContainer(c *cli, args []string) (err error) {
 	return nil
 }
 
-// passedOn are the signals that a person or a supervisor sends to a process in the foreground. Each one that is caught costs
-// time at the start, so there are no others.
-var passedOn = [...]os.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGCONT,
+// passedOn are the signals that a person or a supervisor sends to a process in the foreground.
+var passedOn = [...]unix.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGCONT,
 	unix.SIGTSTP, unix.SIGWINCH}
 
 // attend passes signals and the terminal on to a process in the foreground, and gives its exit code.
 func attend(p *ocirun.Process, relay bool) (int, error) {
-	signals := make(chan os.Signal, 64)
-	signal.Notify(signals, passedOn[:]...)
+	signals, err := linux.SignalPipe(passedOn[:])
+	if err != nil {
+		return 0, err
+	}
+	defer signals.Close()
 	var relayed chan struct{}
 	if p.Master != nil && relay {
 		if tty.IsTerminal(0) {
@@ -85,35 +87,40 @@ func attend(p *ocirun.Process, relay bool) (int, error) {
 			close(relayed)
 		}()
 	}
-	ended := make(chan linux.WaitStatus, 1)
-	failed := make(chan error, 1)
-	go func() {
-		ws, err := linux.WaitPidfd(p.Pidfd)
-		if err != nil {
-			failed <- err
-			return
+	fds := []unix.PollFd{{Fd: int32(p.Pidfd.Fd()), Events: unix.POLLIN}, {Fd: int32(signals.Fd()), Events: unix.POLLIN}}
+	for fds[0].Revents == 0 {
+		if _, err := unix.Poll(fds, -1); err != nil && err != unix.EINTR {
+			return 0, os.NewSyscallError("poll", err)
 		}
-		ended <- ws
-	}()
-	for {
-		select {
-		case ws := <-ended:
-			if relayed != nil {
-				<-relayed
-			}
-			return ws.Code, nil
-		case err := <-failed:
-			return 0, err
-		case sig := <-signals:
-			if sig == unix.SIGWINCH && p.Master != nil {
-				resize(p.Master)
-				continue
-			}
-			if s, ok := sig.(unix.Signal); ok {
-				if err := linux.PidfdSendSignal(p.Pidfd, s); err != nil && !errors.Is(err, os.ErrProcessDone) {
-					fmt.Fprintf(os.Stderr, "berth-runtime: pass on signal %v: %v\n", s, err)
-				}
-			}
+		if fds[1].Revents != 0 {
+			passOn(p, fds[1].Fd)
+		}
+	}
+	ws, err := linux.WaitPidfd(p.Pidfd)
+	if err != nil {
+		return 0, err
+	}
+	if relayed != nil {
+		<-relayed
+	}
+	return ws.Code, nil
+}
+
+// passOn does what the signals say that have come.
+func passOn(p *ocirun.Process, pipe int32) {
+	var buf [64]byte
+	n, err := unix.Read(int(pipe), buf[:])
+	if err != nil {
+		return
+	}
+	for _, b := range buf[:n] {
+		sig := unix.Signal(b)
+		if sig == unix.SIGWINCH && p.Master != nil {
+			resize(p.Master)
+			continue
+		}
+		if err := linux.PidfdSendSignal(p.Pidfd, sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			fmt.Fprintf(os.Stderr, "berth-runtime: pass on signal %v: %v\n", sig, err)
 		}
 	}
 }

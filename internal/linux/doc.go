@@ -9,7 +9,8 @@
 // # Threads
 //
 // Namespaces, the root directory, the umask and the working directory belong to a thread. OnThread runs a function on a
-// thread that is thrown away afterwards, so that no other goroutine ever runs with what the function changed.
+// thread that is thrown away afterwards, so that no other goroutine ever runs with what the function changed. InPlace, for commands
+// that do one thing, runs it on the caller's and goes back.
 //
 // # The raw fork
 //

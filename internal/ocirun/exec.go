@@ -34,6 +34,7 @@ type ExecOptions struct {
 	Rows, Cols            uint16
 	PreserveFiles         []*os.File
 	NoNewKeyring          bool
+	Alone                 bool
 }
 
 // Exec starts a process in a running container: in its namespaces, its root and its cgroup. It returns when the process has
@@ -61,7 +62,11 @@ func Exec(ctx context.Context, o ExecOptions) (*Process, error) {
 	if err := linux.SetDumpable(false); err != nil {
 		return nil, err
 	}
-	if err := linux.OnThread(func() error { return j.run(ctx) }); err != nil {
+	onThread := linux.OnThread
+	if o.Alone {
+		onThread = linux.InPlace
+	}
+	if err := onThread(func() error { return j.run(ctx) }); err != nil {
 		err = errors.Join(err, j.reap())
 		if ended, e := linux.Ended(pidfd); e == nil && ended {
 			err = fmt.Errorf("the container has ended: %w", errors.Join(errdefs.ErrFailedPrecondition, err))
@@ -114,7 +119,7 @@ func (j *joining) run(ctx context.Context) error {
 	if err := j.enter(); err != nil {
 		return err
 	}
-	dir, err := os.OpenFile("/", unix.O_PATH|unix.O_DIRECTORY, 0)
+	dir, err := linux.OpenFile("/", unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return err
 	}

@@ -63,6 +63,7 @@ func filterName(dir string, p *specs.LinuxSeccomp) (name string, key []byte) {
 	if err != nil || st.Mode != unix.S_IFDIR|0o700 || int(st.Uid) != os.Geteuid() || unix.Stat("/proc/self/exe", &exe) != nil {
 		return "", nil
 	}
+	key = make([]byte, 0, 8<<10)
 	// Another build may compile otherwise.
 	for _, n := range [...]uint64{uint64(exe.Dev), exe.Ino, uint64(exe.Size), uint64(exe.Mtim.Nano())} {
 		key = binary.NativeEndian.AppendUint64(key, n)
@@ -77,7 +78,7 @@ func filterName(dir string, p *specs.LinuxSeccomp) (name string, key []byte) {
 
 // appendProfile appends all that a filter is compiled from; two profiles that differ give different bytes.
 func appendProfile(b []byte, p *specs.LinuxSeccomp) []byte {
-	number := func(n uint64) { b = binary.NativeEndian.AppendUint64(b, n) }
+	number := func(n uint64) { b = binary.AppendUvarint(b, n) }
 	text := func(s string) { number(uint64(len(s))); b = append(b, s...) }
 	errno := func(n *uint) {
 		if n == nil {

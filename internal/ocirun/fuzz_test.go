@@ -50,7 +50,7 @@ func FuzzState(f *testing.F) {
 	f.Add([]byte(`{"format":1,"annotations":{"a":null},"pid":1e3}`))
 	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if err := os.WriteFile(filepath.Join(dir, stateFile), data, 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, StateFile), data, 0o600); err != nil {
 			t.Fatal(err)
 		}
 		st, err := ReadState(dir)

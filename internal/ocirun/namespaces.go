@@ -41,11 +41,21 @@ func (s *setup) wanted(kind specs.LinuxNamespaceType) (fresh bool, join *os.File
 	if name == "" {
 		return true, nil, nil
 	}
-	f, err := os.Open(name)
+	f, err := linux.OpenFile(name, unix.O_RDONLY, 0)
 	if err != nil {
 		return false, nil, fmt.Errorf("join the %s namespace: %w", kind, err)
 	}
 	return false, s.keep(f), nil
+}
+
+// has says whether the spec has a word about one kind of namespace, joins whether that is one to join.
+func (s *setup) has(kind specs.LinuxNamespaceType) bool {
+	return s.o.Namespaces[kind] != nil || slices.ContainsFunc(s.lin.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == kind })
+}
+
+func (s *setup) joins(kind specs.LinuxNamespaceType) bool {
+	return s.o.Namespaces[kind] != nil ||
+		slices.ContainsFunc(s.lin.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == kind && n.Path != "" })
 }
 
 // enterNamespaces gives the thread the container's namespaces. A new pid namespace begins with the fork; a new cgroup

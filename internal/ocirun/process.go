@@ -161,7 +161,7 @@ func (e *execution) openStdio() error {
 		}
 		if null == nil {
 			var err error
-			if null, err = os.OpenFile("/dev/null", os.O_RDWR, 0); err != nil {
+			if null, err = linux.OpenFile("/dev/null", unix.O_RDWR, 0); err != nil {
 				return err
 			}
 			e.files = append(e.files, null)

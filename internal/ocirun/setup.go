@@ -127,7 +127,7 @@ func (s *setup) fromHost() (err error) {
 
 // openHostProc opens /proc and verifies that it is the root of one, so that what is written below it goes to the kernel.
 func openHostProc() (*os.File, error) {
-	f, err := os.OpenFile("/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	f, err := linux.OpenFile("/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -196,7 +196,7 @@ func (s *setup) pivot() error {
 	if s.latePivot && s.o.Rootfs == nil { // where hooks look for it
 		place = s.rootPath()
 	}
-	at, err := os.OpenFile(place, unix.O_PATH|unix.O_DIRECTORY, 0)
+	at, err := linux.OpenFile(place, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return err
 	}
@@ -227,7 +227,7 @@ func (s *setup) pivot() error {
 	if err := unix.Chdir("/"); err != nil {
 		return fmt.Errorf("enter the root file system: %w", err)
 	}
-	dir, err := os.OpenFile("/", unix.O_PATH|unix.O_DIRECTORY, 0)
+	dir, err := linux.OpenFile("/", unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return err
 	}

@@ -116,7 +116,7 @@ func smallFile(name string, start *byte) (*os.File, error) {
 // exposed says whether this process runs from a file that a container could write to if it got hold of it: one that is
 // neither sealed nor on a mount that is read-only.
 func exposed() bool {
-	f, err := os.Open("/proc/self/exe")
+	f, err := linux.OpenFile("/proc/self/exe", unix.O_RDONLY, 0)
 	if err != nil {
 		return true
 	}

@@ -55,6 +55,9 @@ type StartOptions struct {
 	NoNewKeyring bool
 	// NoPivot puts the root over the old one and uses chroot(2), for hosts that run from an initramfs.
 	NoPivot bool
+	// Alone says that the caller's process has nothing else to do meanwhile and soon ends: no thread is made for this
+	// (see linux.InPlace).
+	Alone bool
 }
 
 // Process is a process that was started. It is a child of the calling process.
@@ -169,7 +172,11 @@ func Start(ctx context.Context, o StartOptions) (_ *Process, err error) {
 	if err := linux.SetDumpable(false); err != nil {
 		return nil, err
 	}
-	if err := linux.OnThread(func() error { return s.run(ctx) }); err != nil {
+	onThread := linux.OnThread
+	if o.Alone && !s.has(specs.UserNamespace) && !s.has(specs.TimeNamespace) && !s.joins(specs.PIDNamespace) { // which cannot be left again
+		onThread = linux.InPlace
+	}
+	if err := onThread(func() error { return s.run(ctx) }); err != nil {
 		return nil, err
 	}
 	p, err := s.finish(ctx)

@@ -42,7 +42,8 @@ type State struct {
 	Owner   int                 `json:"owner"` // user who made it
 }
 
-const stateFile = "state.json"
+// StateFile is the name of a state file.
+const StateFile = "state.json"
 
 // NewState describes a process that was started.
 func NewState(o *StartOptions, p *Process) *State {
@@ -68,7 +69,7 @@ func WriteState(dir string, st *State) error {
 	if err != nil {
 		return err
 	}
-	return durable.WriteVolatile(filepath.Join(dir, stateFile), data, 0o600)
+	return durable.WriteVolatile(filepath.Join(dir, StateFile), data, 0o600)
 }
 
 // encode is json.Marshal, which would take longer to get ready for its first and only use than the rest of a start (see package
@@ -125,7 +126,7 @@ func (st *State) encode() ([]byte, error) {
 
 // ReadState reads the state file in dir; errdefs.ErrNotFound when there is none.
 func ReadState(dir string) (*State, error) {
-	data, err := os.ReadFile(filepath.Join(dir, stateFile))
+	data, err := linux.ReadFile(filepath.Join(dir, StateFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("container does not exist: %w", errdefs.ErrNotFound)
 	}
@@ -134,10 +135,10 @@ func ReadState(dir string) (*State, error) {
 	}
 	st := &State{}
 	if err := specjson.Unmarshal(data, st); err != nil {
-		return nil, fmt.Errorf("state file %q is damaged: %w", filepath.Join(dir, stateFile), err)
+		return nil, fmt.Errorf("state file %q is damaged: %w", filepath.Join(dir, StateFile), err)
 	}
 	if st.Format != 1 {
-		return nil, fmt.Errorf("state file %q has format %d, which this version does not know", filepath.Join(dir, stateFile), st.Format)
+		return nil, fmt.Errorf("state file %q has format %d, which this version does not know", filepath.Join(dir, StateFile), st.Format)
 	}
 	return st, nil
 }

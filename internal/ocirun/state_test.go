@@ -31,7 +31,7 @@ func TestStateIsKept(t *testing.T) {
 		if err != nil || !reflect.DeepEqual(got, st) {
 			t.Errorf("got %+v, %v\nwant %+v", got, err, st)
 		}
-		data, err := os.ReadFile(filepath.Join(dir, stateFile))
+		data, err := os.ReadFile(filepath.Join(dir, StateFile))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,0 +1,51 @@
+package linux
+
+import (
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// OpenFile is os.OpenFile for what is read or written at once: the file is not offered to the Go runtime's poller, whose making
+// and asking takes longer than the reading of a small file. Reading a pipe or a terminal through it holds up a thread.
+func OpenFile(path string, flags int, perm uint32) (*os.File, error) {
+	for {
+		fd, err := unix.Open(path, flags|unix.O_CLOEXEC, perm)
+		if err == nil {
+			return os.NewFile(uintptr(fd), path), nil
+		}
+		if err != unix.EINTR {
+			return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+		}
+	}
+}
+
+// ReadFile is os.ReadFile by the same way.
+func ReadFile(path string) ([]byte, error) {
+	f, err := OpenFile(path, unix.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return nil, &fs.PathError{Op: "fstat", Path: path, Err: err}
+	}
+	const least = 512
+	data := make([]byte, 0, max(least, min(st.Size, 1<<20)+1)) // one more, to see the end
+	for {
+		n, err := unix.Read(int(f.Fd()), data[len(data):cap(data)])
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return nil, &fs.PathError{Op: "read", Path: path, Err: err}
+		case n == 0:
+			return data, nil
+		}
+		if data = data[:len(data)+n]; len(data) == cap(data) {
+			data = append(data, 0)[:len(data)]
+		}
+	}
+}
