@@ -135,6 +135,7 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 		return nil, err
 	}
 	undo.add(func() { _ = e.store.Close() })
+	o.Image.Grown = e.grown
 	if e.Images, err = image.Open(e.store, o.Image); err != nil {
 		return nil, err
 	}
@@ -163,6 +164,7 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 		return nil, err
 	}
 	undo = nil
+	e.grown() // the disk may have filled while no daemon looked
 	return e, nil
 }
 

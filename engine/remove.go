@@ -88,6 +88,7 @@ func (e *Engine) erase(ctx context.Context, l *live, rec container.Record, volum
 	}
 	e.forgetLive(rec.ID)
 	e.publish(rec, "destroy", nil)
+	e.Images.Touch(rec.Config.ImageID)
 	e.Images.ReleaseLayers(rec.Chain, e.chainsInUse)
 	return nil
 }

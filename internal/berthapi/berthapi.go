@@ -3,11 +3,17 @@
 //
 //	GET /berth/containers/{name}/trace?port=80/tcp    → Trace
 //	GET, POST /berth/system/check?full=1              → Check
+//	GET       /berth/images/plan                      → Collection
+//	POST      /berth/images/collect                   → Collection
+//	POST      /berth/images/{name}/pin, …/unpin       → Pinned
 //
 // Fields are only ever added. These paths carry no API version: a client of another release reads the fields it knows.
 package berthapi
 
-import "net/netip"
+import (
+	"net/netip"
+	"time"
+)
 
 // Prefix begins every path that Docker does not have.
 const Prefix = "/berth"
@@ -77,4 +83,45 @@ type Finding struct {
 	Problem  string // what is wrong, a sentence's second half
 	Remedy   string // the next step for a person, "" when there is none left or a repair does all
 	Repaired bool
+}
+
+// PlanPath is where it is told which images would be collected (GET), CollectPath where they are (POST).
+const (
+	PlanPath    = Prefix + "/images/plan"
+	CollectPath = Prefix + "/images/collect"
+)
+
+// PinPath is where an image is pinned, or with on false unpinned (POST).
+func PinPath(image string, on bool) string {
+	if on {
+		return Prefix + "/images/" + image + "/pin"
+	}
+	return Prefix + "/images/" + image + "/unpin"
+}
+
+// Pinned are the names that were pinned or unpinned.
+type Pinned struct{ Names []string }
+
+// Collection is what the collector of images would do, or has done.
+type Collection struct {
+	Size, Free int64  // bytes of the file system that images lie on
+	High, Low  string // water marks, "85% used" or "20GB free"; "" when none are set, and then nothing is collected
+	MinAge     int64  // seconds since the last use of what is collected
+	Over       bool   // the file system is fuller than the high mark
+	Excess     int64  // bytes that have to come free until the low mark
+	Freed      int64  // bytes that came free
+	Images     []CollectionImage
+}
+
+// CollectionImage is an image as the collector sees it; the longest unused comes first.
+type CollectionImage struct {
+	ID     string
+	Names  []string
+	Size   int64 // bytes
+	Unique int64 // bytes that no other image has
+	Used   time.Time
+	Pinned bool
+	Keep   string // why it stays, a sentence's second half; "" when it may be collected
+	Take   bool   // it goes when images are collected now
+	Taken  bool   // it is gone
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -17,12 +18,18 @@ import (
 
 func newSystemDf(a *app) *cobra.Command {
 	var format string
-	var verbose bool
+	var verbose, why bool
 	cmd := command("df [OPTIONS]", "Show how the disk is used", noArgs, func(ctx context.Context, _ []string) error {
 		if verbose && format != "" && format != "json" && format != "table" {
 			if _, err := parseTemplate(format); err != nil {
 				return err
 			}
+		}
+		if why {
+			if verbose {
+				return errors.New("--why and --verbose are two different lists: give one of them")
+			}
+			return a.why(ctx, format)
 		}
 		api, err := a.client()
 		if err != nil {
@@ -41,6 +48,7 @@ func newSystemDf(a *app) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&format, "format", "", formatUsage)
 	f.BoolVarP(&verbose, "verbose", "v", false, "Show every image, container and volume")
+	f.BoolVar(&why, "why", false, "Show how full the disk is, and of every image whether it may be collected and why not")
 	cmd.ValidArgsFunction = cobra.NoFileCompletions
 	return cmd
 }

@@ -13,6 +13,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
+
+	"github.com/berth-engine/berth/internal/image"
 )
 
 // maxConfigFile bounds what is read of the configuration file.
@@ -266,6 +269,9 @@ func (c *Config) check() error {
 	if c.Downloads < 1 {
 		return errors.New("max-concurrent-downloads must be at least 1")
 	}
+	if _, err := c.imagePolicy(); err != nil {
+		return err
+	}
 	if _, err := level(c); err != nil {
 		return err
 	}
@@ -276,6 +282,25 @@ func (c *Config) check() error {
 		return err
 	}
 	return c.checkTLS()
+}
+
+// imagePolicy says when images are collected.
+func (c *Config) imagePolicy() (p image.Policy, err error) {
+	for _, m := range []struct {
+		name, text string
+		to         *image.Mark
+	}{{"image-gc-high", c.ImageGCHigh, &p.High}, {"image-gc-low", c.ImageGCLow, &p.Low}} {
+		if m.text == "" {
+			continue
+		}
+		if *m.to, err = image.ParseMark(m.text); err != nil {
+			return p, fmt.Errorf("%s: %w", m.name, err)
+		}
+	}
+	if p.MinAge, err = time.ParseDuration(c.ImageGCMinAge); err != nil || p.MinAge < 0 {
+		return p, fmt.Errorf("image-gc-min-age %q is no duration, such as 30m or 24h", c.ImageGCMinAge)
+	}
+	return p, p.Check()
 }
 
 func (c *Config) checkTLS() error {

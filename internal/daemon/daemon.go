@@ -202,11 +202,15 @@ func (d *daemon) openEngine(c *Config, runtimePath string) (*engine.Engine, erro
 	if err != nil {
 		return nil, err
 	}
+	policy, err := c.imagePolicy()
+	if err != nil {
+		return nil, err
+	}
 	return engine.Open(context.Background(), engine.Options{
 		DataRoot: c.DataRoot, ExecRoot: c.ExecRoot, RuntimePath: runtimePath, CgroupRoot: c.CgroupParent,
 		Network: n, Image: image.Options{
 			Registry: registry.Options{Mirrors: c.Mirrors, Insecure: c.Insecure, UserAgent: "berth/" + d.build.Version},
-			Parallel: c.Downloads,
+			Parallel: c.Downloads, Policy: policy,
 		},
 		LogDriver: c.LogDriver, LogOptions: c.LogOptions,
 		DefaultUlimits: c.ulimits(), ShmSize: c.ShmSize, NoNewPrivs: c.NoNewPrivs, SeccompProfile: seccomp,

@@ -38,6 +38,8 @@ type Config struct {
 	Insecure   []string
 	Downloads  int
 
+	ImageGCHigh, ImageGCLow, ImageGCMinAge string // see image.Policy
+
 	Ulimits        map[string]container.Ulimit
 	Init           bool
 	ShmSize        int64 // bytes
@@ -87,7 +89,7 @@ func defaults() Config {
 		Bridge: "berth0", IPTables: true, IPForward: true, IPMasq: true, ICC: true,
 		LogDriver: "json-file", LogOptions: map[string]string{}, Downloads: 3,
 		Ulimits: map[string]container.Ulimit{}, ShmSize: 64 << 20, DefaultRuntime: "berth-runtime",
-		LogLevel: "info", LogFormat: "text", ShutdownTimeout: 15, MinAPIVersion: "1.24",
+		ImageGCMinAge: "1h", LogLevel: "info", LogFormat: "text", ShutdownTimeout: 15, MinAPIVersion: "1.24",
 	}
 }
 
@@ -159,6 +161,13 @@ func settings() []setting {
 			func(c *Config) any { return &c.Insecure }},
 		{"max-concurrent-downloads", "", "max-concurrent-downloads", "N", "Layers downloaded at once in a pull", false,
 			func(c *Config) any { return &c.Downloads }},
+
+		{"image-gc-high", "", "image-gc-high", "MARK", "Collect unused images when the disk is fuller: 85% used, or 10GB free", false,
+			func(c *Config) any { return &c.ImageGCHigh }},
+		{"image-gc-low", "", "image-gc-low", "MARK", "Collect them until the disk is at 75% used, or 20GB free", false,
+			func(c *Config) any { return &c.ImageGCLow }},
+		{"image-gc-min-age", "", "image-gc-min-age", "DURATION", "Collect no image that was used more recently (default 1h)", false,
+			func(c *Config) any { return &c.ImageGCMinAge }},
 
 		{"default-ulimit", "", "default-ulimits", "NAME=SOFT[:HARD]", "Resource limit of containers", false,
 			func(c *Config) any { return &c.Ulimits }},

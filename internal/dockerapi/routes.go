@@ -78,6 +78,10 @@ func routes() []route {
 		{"GET", "/berth/containers/{name}/trace", 0, (*Server).containerTrace},
 		{"GET", "/berth/system/check", 0, (*Server).systemCheck},
 		{"POST", "/berth/system/check", 0, (*Server).systemCheck},
+		{"GET", "/berth/images/plan", 0, (*Server).imagePlan},
+		{"POST", "/berth/images/collect", 0, (*Server).imageCollect},
+		{"POST", "/berth/images/{name...}/pin", 0, (*Server).imagePin},
+		{"POST", "/berth/images/{name...}/unpin", 0, (*Server).imagePin},
 
 		// Volumes.
 		{"GET", "/volumes", 0, (*Server).volumeList},

@@ -50,14 +50,18 @@ func (s *Server) imageUsage(c *call, u *diskUsage, verbose bool) error {
 	if u.layers, err = s.engine.Images.Usage(c.ctx()); err != nil {
 		return err
 	}
-	var used int64
+	active := map[string]bool{}
 	for i := range list {
 		sum.TotalCount++
 		if list[i].Containers > 0 {
 			sum.ActiveCount++
-			used += list[i].Size
+			active[list[i].ID] = true
 		}
 		u.images = append(u.images, list[i].Summary)
+	}
+	used, err := s.engine.Images.UsedBy(c.ctx(), func(id string) bool { return active[id] })
+	if err != nil {
+		return err
 	}
 	sum.TotalSize = u.layers
 	sum.Reclaimable = max(0, u.layers-used)

@@ -61,6 +61,7 @@ func (im *Images) Commit(ctx context.Context, o CommitOptions, layer func(w io.W
 	}
 	release()
 	im.store.Settle()
+	defer im.grown()
 	if err != nil {
 		im.clean(ctx)
 		return nil, err

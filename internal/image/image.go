@@ -33,6 +33,10 @@ type Options struct {
 	Registry registry.Options
 	// Parallel is how many layers are fetched and unpacked at once by all pulls together; default 4.
 	Parallel int
+	// Policy says when images are collected unasked; the zero value says never.
+	Policy Policy
+	// Grown is told whenever images may take more of the disk; it must not block. May be nil.
+	Grown func()
 	// Now is the clock, for tests.
 	Now func() time.Time
 }
@@ -49,6 +53,7 @@ type Image struct {
 	Tagged      time.Time // when one of its names was given last
 	Size        int64     // bytes on the disk: blobs and unpacked layers
 	SharedSize  int64     // bytes of them that other images use too; set by List only
+	Pinned      bool      // it is neither collected nor pruned
 
 	Config ocispec.Image
 	Docker dockerspec.DockerOCIImageConfigExt // what Docker has in a configuration besides
@@ -61,7 +66,8 @@ type Image struct {
 	Target   ocispec.Descriptor // what the name leads to: an index or a manifest
 	Manifest ocispec.Descriptor // of this platform
 
-	blobs int64 // bytes of Target, Manifest, configuration and layers
+	blobs int64                // bytes of Target, Manifest, configuration and layers
+	parts []ocispec.Descriptor // these, each once
 }
 
 // Health is the image's health check, nil if it has none.
@@ -77,6 +83,7 @@ func (i *Image) Shell() []string { return i.Docker.Shell }
 type named struct {
 	target           ocispec.Descriptor
 	created, updated time.Time
+	pinned           bool
 }
 
 // Images is the set of all images. Its methods may be called from any goroutine.
@@ -86,6 +93,10 @@ type Images struct {
 	now      func() time.Time
 	slots    chan struct{} // layers being worked on
 	loads    chan struct{} // archives being loaded
+	policy   Policy
+	grown    func()
+
+	collecting sync.Mutex // one collection at a time; comes before hold
 
 	// hold is held for reading while a container is made of an image, and for writing while names and what depends on
 	// them are taken away. It comes before mu.
@@ -94,6 +105,7 @@ type Images struct {
 	mu     sync.Mutex
 	names  map[string]named // all names of the database, also the hidden ones
 	cached map[cacheKey]*Image
+	used   map[string]time.Time // image ID → last use, as far as it was seen by this process
 }
 
 type cacheKey struct {
@@ -103,6 +115,9 @@ type cacheKey struct {
 
 // Open reads the names.
 func Open(s *store.Store, o Options) (*Images, error) {
+	if err := o.Policy.Check(); err != nil {
+		return nil, err
+	}
 	client, err := registry.New(o.Registry)
 	if err != nil {
 		return nil, err
@@ -113,7 +128,11 @@ func Open(s *store.Store, o Options) (*Images, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.Grown == nil {
+		o.Grown = func() {}
+	}
 	im := &Images{
+		policy: o.Policy, grown: o.Grown, used: map[string]time.Time{},
 		store: s, registry: client, now: o.Now, slots: make(chan struct{}, o.Parallel), loads: make(chan struct{}, 1),
 		names: map[string]named{}, cached: map[cacheKey]*Image{},
 	}
@@ -122,7 +141,7 @@ func Open(s *store.Store, o Options) (*Images, error) {
 		return nil, fmt.Errorf("read the names of images: %w", err)
 	}
 	for _, i := range list {
-		im.names[i.Name] = named{i.Target, i.CreatedAt, i.UpdatedAt}
+		im.names[i.Name] = named{i.Target, i.CreatedAt, i.UpdatedAt, i.Labels[pinLabel] != ""}
 	}
 	if s.Lost() {
 		if err := im.repair(context.Background()); err != nil {
@@ -172,14 +191,14 @@ func (im *Images) apply(ctx context.Context, c change) error {
 	now := im.now().UTC()
 	for name, target := range c.set {
 		target = ocispec.Descriptor{MediaType: target.MediaType, Digest: target.Digest, Size: target.Size}
-		n := named{target, now, now}
+		n := named{target, now, now, false}
 		old, ok := im.names[name]
 		if ok {
-			n.created = old.created
+			n.created, n.pinned = old.created, old.pinned
 		}
 		next[name] = n
 		if ok && old.target.Digest != target.Digest && !im.keepsName(old.target.Digest, c) {
-			next[danglingPrefix+old.target.Digest.String()] = named{old.target, now, now}
+			next[danglingPrefix+old.target.Digest.String()] = named{old.target, now, now, false}
 		}
 		if hidden := danglingPrefix + target.Digest.String(); hidden != name {
 			c.remove = append(c.remove, hidden)

@@ -71,6 +71,7 @@ func (im *Images) single(ctx context.Context, r io.Reader, config dockerspec.Doc
 	}
 	release()
 	im.store.Settle()
+	defer im.grown()
 	if err != nil {
 		im.clean(ctx)
 		return nil, err

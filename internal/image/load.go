@@ -49,6 +49,7 @@ func (im *Images) Load(ctx context.Context, r io.Reader, o LoadOptions) ([]strin
 	names, err := im.loadLeased(ctx, r, m, o)
 	release()
 	im.store.Settle()
+	defer im.grown()
 	// The archive's own index and what it holds besides images is garbage now.
 	im.clean(ctx)
 	if err != nil {

@@ -132,6 +132,7 @@ func (im *Images) bring(ctx context.Context, target ocispec.Descriptor, platform
 	}
 	end(err != nil && worthKeeping(err))
 	im.store.Settle()
+	defer im.grown()
 	if err != nil {
 		if isFull(err) {
 			// An error leaves them to their expiry.

@@ -233,6 +233,7 @@ func (im *Images) parse(ctx context.Context, target ocispec.Descriptor, platform
 		return nil, err
 	}
 	img.Manifest, img.blobs = target, target.Size
+	img.parts = []ocispec.Descriptor{target}
 	if images.IsIndexType(target.MediaType) {
 		var present []ocispec.Descriptor
 		for _, c := range d.Manifests {
@@ -249,6 +250,7 @@ func (im *Images) parse(ctx context.Context, target ocispec.Descriptor, platform
 		}
 		img.Manifest = c
 		img.blobs += c.Size
+		img.parts = append(img.parts, c)
 		if d, err = im.document(ctx, c); err != nil {
 			return nil, err
 		}
@@ -288,9 +290,13 @@ func (im *Images) fillConfig(ctx context.Context, img *Image, d *document) error
 	if err != nil {
 		return err
 	}
-	img.blobs += d.Config.Size
-	for _, l := range d.Layers {
-		img.blobs += l.Size
+	seen := map[digest.Digest]bool{}
+	for _, part := range append([]ocispec.Descriptor{*d.Config}, d.Layers...) {
+		if !seen[part.Digest] { // one that occurs twice is stored once
+			img.blobs += part.Size
+			img.parts = append(img.parts, part)
+		}
+		seen[part.Digest] = true
 	}
 	img.Config, img.Docker = config.Image, config.Config.DockerOCIImageConfigExt
 	img.Config.Config = config.Config.ImageConfig

@@ -270,7 +270,7 @@ func (im *Images) Prune(ctx context.Context, o PruneOptions) (PruneReport, error
 		if choose == nil {
 			choose = func(i Image) bool { return len(i.RepoTags) == 0 }
 		}
-		if !choose(img) || o.InUse != nil && len(o.InUse(img.ID)) > 0 {
+		if !choose(img) || img.Pinned || o.InUse != nil && len(o.InUse(img.ID)) > 0 {
 			continue
 		}
 		removed, err := im.remove(ctx, img.ID, &RemoveOptions{Force: true, InUse: func(id string) []string {

@@ -128,10 +128,13 @@ func (im *Images) fillNames(img *Image) {
 	im.mu.Lock()
 	defer im.mu.Unlock()
 	img.RepoTags, img.RepoDigests = []string{}, []string{}
+	img.Pinned = im.names[danglingPrefix+img.ID].pinned
 	for _, name := range im.namesOfLocked(img.Target.Digest) {
-		if n := im.names[name]; n.updated.After(img.Tagged) {
+		n := im.names[name]
+		if n.updated.After(img.Tagged) {
 			img.Tagged = n.updated
 		}
+		img.Pinned = img.Pinned || n.pinned
 		ref, err := reference.ParseNormalizedNamed(name)
 		if err != nil {
 			continue
@@ -151,6 +154,7 @@ func (im *Images) List(ctx context.Context) ([]Image, error) {
 	targets := im.targets()
 	out := make([]Image, 0, len(targets))
 	users := map[digest.Digest]int{}
+	var parts []map[digest.Digest]int64
 	for _, t := range targets {
 		img, err := im.load(ctx, t, "")
 		if err != nil {
@@ -161,19 +165,17 @@ func (im *Images) List(ctx context.Context) ([]Image, error) {
 			img = &Image{ID: t.Digest.String(), Target: t, Manifest: t, Size: t.Size}
 			im.fillNames(img)
 		}
-		for _, chain := range chainsOf(img.Layers) {
-			users[chain]++
+		consists := im.parts(ctx, img)
+		for d := range consists {
+			users[d]++
 		}
+		parts = append(parts, consists)
 		out = append(out, *img)
 	}
 	for i := range out {
-		usage, err := im.store.ChainUsage(ctx, out[i].Chain)
-		if err != nil {
-			continue
-		}
-		for _, u := range usage {
-			if users[u.Chain] > 1 {
-				out[i].SharedSize += u.Size
+		for d, size := range parts[i] {
+			if users[d] > 1 {
+				out[i].SharedSize += size
 			}
 		}
 	}

@@ -27,6 +27,7 @@ import (
 	"github.com/containerd/log"
 	"github.com/opencontainers/go-digest"
 	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 
 	"github.com/berth-engine/berth/internal/durable"
 )
@@ -239,6 +240,24 @@ func (s *Store) collect(ctx context.Context) error {
 	clear(s.lowers)
 	s.mu.Unlock()
 	return nil
+}
+
+// Disk is the size of the file system that the data root lies on and what is free of it, in bytes, as df counts: without
+// what only root may use.
+func (s *Store) Disk() (size, free int64, err error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(s.root, &st); err != nil {
+		return 0, 0, fmt.Errorf("look how full %q is: %w", s.root, err)
+	}
+	free = int64(st.Bavail) * st.Bsize
+	return int64(st.Blocks-st.Bfree)*st.Bsize + free, free, nil
+}
+
+// Label sets a label of a blob, soon and on nobody's time. That it is lost with the process is no harm.
+func (s *Store) Label(d digest.Digest, key, value string) {
+	s.removals.Go(func() {
+		_, _ = s.Content().Update(s.Context(context.Background()), content.Info{Digest: d, Labels: map[string]string{key: value}}, "labels."+key)
+	})
 }
 
 // Lock makes the caller the only one to work on what key names. It waits for another one that does; unlock must be
