@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/leases"
-	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 )
@@ -211,17 +210,15 @@ func (s *Store) inheritLeases(ctx context.Context) error {
 		}
 	}
 	// Nobody goes on with a layer that was half unpacked.
-	var staged []string
-	err = s.snapshotter.Walk(ctx, func(_ context.Context, i snapshots.Info) error {
-		if i.Kind == snapshots.KindActive && strings.HasPrefix(i.Name, stagePrefix) {
-			staged = append(staged, i.Name)
-		}
-		return nil
-	})
-	if err != nil && !errdefs.IsNotFound(err) {
+	// The snapshotter may have forgotten it, where the process was killed in the middle of a commit.
+	names, err := s.chains()
+	if err != nil {
 		return err
 	}
-	for _, name := range staged {
+	for name := range names {
+		if !strings.HasPrefix(name, stagePrefix) {
+			continue
+		}
 		if err := s.snapshotter.Remove(ctx, name); err != nil && !errdefs.IsNotFound(err) {
 			return err
 		}

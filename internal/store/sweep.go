@@ -62,7 +62,12 @@ func (s *Store) sweep(ctx context.Context, blobs content.Store) error {
 		stray = left
 	}
 	if c, ok := s.backend.(snapshots.Cleaner); ok {
-		s.removals.Go(func() { _ = c.Cleanup(context.WithoutCancel(ctx)) })
+		// A check that looked meanwhile would take for orphans what is on its way out.
+		s.collecting.Lock()
+		s.removals.Go(func() {
+			defer s.collecting.Unlock()
+			_ = c.Cleanup(context.WithoutCancel(ctx))
+		})
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	bolt "go.etcd.io/bbolt"
 )
 
 // A process that is killed between a commit of the database and its effect on the disk leaves something on the disk.
@@ -88,5 +89,36 @@ func TestOpenSweepsAfterAKill(t *testing.T) {
 	}
 	if _, err := os.Stat(lowers[0]); err != nil {
 		t.Error(err)
+	}
+}
+
+// A process that is killed in the middle of the commit of a layer, under a lease that is kept, leaves a name in the
+// database that the snapshotter does not know any more. The next one removes it.
+func TestOpenSweepsHalfACommit(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "data")
+	s, err := Open(t.Context(), root)
+	must(t, err)
+	ctx, end, err := s.Continue(t.Context(), "a pull", "a pull")
+	must(t, err)
+	st, err := s.Stage(ctx)
+	must(t, err)
+	var key string
+	must(t, s.records("snapshots", SnapshotterName, func(name string, b *bolt.Bucket) {
+		if name == st.Name() {
+			key = string(b.Get([]byte("name")))
+		}
+	}))
+	must(t, s.backend.Commit(s.Context(ctx), "berth/2/half", key))
+	must(t, st.a.close())
+	end(true)
+	must(t, s.Close())
+	s, err = Open(t.Context(), root)
+	must(t, err)
+	defer func() { _ = s.Close() }()
+	if names, err := s.chains(); err != nil || len(names) > 0 {
+		t.Errorf("left are %v, %v", names, err)
+	}
+	if _, found := checked(t, s); len(found) > 0 {
+		t.Errorf("found: %q", found)
 	}
 }
