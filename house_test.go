@@ -506,3 +506,25 @@ func TestLines(t *testing.T) {
 		}
 	}
 }
+
+// TestDecisionsAreNumbered keeps two records from having one number, which happens when they are written side by side.
+func TestDecisionsAreNumbered(t *testing.T) {
+	entries, err := os.ReadDir("docs/decisions")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, e := range entries {
+		number, _, _ := strings.Cut(e.Name(), "-")
+		if n, err := strconv.Atoi(number); err != nil || n != i+1 || len(number) != 4 {
+			t.Errorf("docs/decisions/%s: the number of record %d in the folder is to be %04d", e.Name(), i+1, i+1)
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join("docs/decisions", e.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.HasPrefix(string(text), "# "+number+" ") {
+			t.Errorf("docs/decisions/%s does not open with its number", e.Name())
+		}
+	}
+}
