@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"github.com/berth-engine/berth/internal/container"
@@ -67,7 +68,11 @@ func (e *Engine) logConfig(rec container.Record) (monitor.LogConfig, error) {
 	if rec.Config.Log.Driver == "" && len(options) == 0 {
 		options = e.opts.LogOptions
 	}
-	return parseLog(e.logDriver(rec), options, e.LogPath(rec))
+	c, err := parseLog(e.logDriver(rec), options, e.LogPath(rec))
+	if err == nil && c.Driver != "none" {
+		c.Attrs, err = attributes(rec, options)
+	}
+	return c, err
 }
 
 func parseLog(driver string, options map[string]string, path string) (monitor.LogConfig, error) {
@@ -101,7 +106,14 @@ func parseLog(driver string, options map[string]string, path string) (monitor.Lo
 			if c.Compress, err = strconv.ParseBool(v); err != nil {
 				return bad("invalid value for compress: %q", v)
 			}
+		case "mode":
+			if v != "blocking" {
+				return bad("log mode %q is not supported: output waits until it is written (mode=blocking)", v)
+			}
 		default:
+			if slices.Contains(logAttrs, k) {
+				continue
+			}
 			return bad("unknown log opt '%s' for json-file log driver", k)
 		}
 	}
