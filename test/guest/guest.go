@@ -39,6 +39,8 @@ const (
 	memory = "1024" // MiB
 	// limit is how long a guest may take, unless the test's own deadline is nearer.
 	limit = 10 * time.Minute
+	// bootLimit is how long it may take until the first program begins: 6 s, and a minute and a half were seen at a load of 40.
+	bootLimit = 3 * time.Minute
 )
 
 // CutLine is what a program prints on a line of its own when the power may be cut.
@@ -99,8 +101,21 @@ func (m *Machine) Cut(t *testing.T, disk string, pause time.Duration) {
 	}
 }
 
-// boot runs the guest until its end. It returns what the programs did, and what else was wrong.
+// boot runs the guest until its end. It returns what the programs did, and what else was wrong. Emulated machines now and then
+// hang before their kernel says a word; then nothing has happened, on the disk neither, and it is switched on again.
 func (m *Machine) boot(t *testing.T, disk string, parameters []string, said func(line string, kill func())) ([]result, string) {
+	t.Helper()
+	for boots := 1; ; boots++ {
+		results, failure := m.once(t, disk, parameters, said)
+		if results[0].begun || boots == 3 || t.Context().Err() != nil {
+			return results, failure
+		}
+		t.Logf("the guest did not come up: %s", failure)
+	}
+}
+
+// once switches the guest on.
+func (m *Machine) once(t *testing.T, disk string, parameters []string, said func(line string, kill func())) ([]result, string) {
 	t.Helper()
 	deadline := time.Now().Add(limit)
 	if d, ok := t.Deadline(); ok && d.Before(deadline) {
@@ -127,7 +142,12 @@ func (m *Machine) boot(t *testing.T, disk string, parameters []string, said func
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	results, noise := read(out, len(m.programs), func() { t.Logf("booted in %.1f s", time.Since(started).Seconds()) },
+	hung := time.AfterFunc(bootLimit, func() { _ = cmd.Process.Kill() }) // it may have ended, which is seen elsewhere
+	defer hung.Stop()
+	results, noise := read(out, len(m.programs), func() {
+		hung.Stop()
+		t.Logf("booted in %.1f s", time.Since(started).Seconds())
+	},
 		func(line string) {
 			if said != nil {
 				said(line, func() { _ = cmd.Process.Kill() }) // it may have ended, which is seen elsewhere
