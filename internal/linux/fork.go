@@ -190,7 +190,7 @@ func (p *Program) Notify() {
 }
 
 // Send adds a message over a unix socket that carries the descriptors in these slots: the parent's RecvMsg gets them, with one byte.
-func (p *Program) Send(conn *os.File, files ...Slot) {
+func (p *Program) Send(conn Arg, files ...Slot) {
 	oob := unix.UnixRights(make([]int, len(files))...)
 	fds := unsafe.Slice((*int32)(unsafe.Pointer(&oob[unix.CmsgLen(0)])), len(files))
 	for i, f := range files {
@@ -200,7 +200,7 @@ func (p *Program) Send(conn *os.File, files ...Slot) {
 	}
 	b := make([]byte, 1)
 	m := &unix.Msghdr{Iov: &unix.Iovec{Base: &b[0], Len: 1}, Iovlen: 1, Control: &oob[0], Controllen: uint64(len(oob))}
-	p.Call(unix.SYS_SENDMSG, FD(conn), Ptr(m), N(unix.MSG_NOSIGNAL))
+	p.Call(unix.SYS_SENDMSG, conn, Ptr(m), N(unix.MSG_NOSIGNAL))
 }
 
 // Receive adds the wait for a message that the parent sends over a unix socket: its bytes go into buf, and the one descriptor that
@@ -499,6 +499,7 @@ next:
 // then ends, and must still be reaped. A child that was killed on its way also gives nil: its exit status tells.
 func (c *Child) Wait() error {
 	_, err := c.next()
+	defer c.p.Discard()
 	return errors.Join(err, c.closeReport(), c.follow())
 }
 
@@ -508,11 +509,11 @@ func (c *Child) follow() error {
 	if page == nil {
 		return nil
 	}
-	defer c.p.Discard()
 	pid := atomic.LoadInt32((*int32)(unsafe.Pointer(&page[0])))
 	if pid == 0 {
-		return nil
+		return nil // not yet
 	}
+	defer c.p.Discard()
 	pidfd, err := PidfdOpen(int(pid))
 	if err != nil { // no descriptors left: nobody could look after it
 		_ = unix.Kill(int(pid), unix.SIGKILL)

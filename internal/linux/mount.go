@@ -18,6 +18,15 @@ type Fs struct {
 	fstype string
 }
 
+// FsFromFile goes on with one that another process began.
+func FsFromFile(fstype string, f *os.File) (*Fs, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return &Fs{fd, fstype}, nil
+}
+
 // Fsopen begins a file system of the given type.
 func Fsopen(fstype string) (*Fs, error) {
 	fd, err := unix.Fsopen(fstype, unix.FSOPEN_CLOEXEC)
@@ -42,6 +51,11 @@ func (fs *Fs) Set(o FsOption) error {
 		return fs.explain(fmt.Errorf("%s option %q: %w", fs.fstype, o.Key+"="+o.Value, err))
 	}
 	return nil
+}
+
+// SetFile sets an option to an open file.
+func (fs *Fs) SetFile(key string, f *os.File) error {
+	return os.NewSyscallError("fsconfig", unix.FsconfigSetFd(fs.fd, key, int(f.Fd())))
 }
 
 // Mount makes the file system and a mount of it that stands nowhere; attrs are MOUNT_ATTR_ bits. The mount is undone
@@ -81,6 +95,11 @@ func NewMount(fstype, source string, attrs int, options ...FsOption) (*os.File, 
 		return nil, err
 	}
 	defer fs.Close()
+	return fs.Make(source, attrs, options...)
+}
+
+// Make sets source and options, and is then Mount.
+func (fs *Fs) Make(source string, attrs int, options ...FsOption) (*os.File, error) {
 	if source != "" {
 		options = append([]FsOption{{"source", source}}, options...)
 	}

@@ -52,6 +52,10 @@ func (e *execution) explain(err error) error {
 	switch se.Step {
 	case stepCwd, stepEscape:
 		return &ExecError{Errno: se.Errno, Path: e.process.Cwd, Step: se.Step}
+	case stepEnter:
+		if se.Errno == unix.ENOMEM { // what the kernel also says of a pid namespace whose first process has ended (clone(2))
+			return fmt.Errorf("unable to start container process: %w (or its pid namespace has ended)", se)
+		}
 	case stepExec:
 		if e.searched && (se.Errno == unix.ENOTDIR || se.Errno == unix.EACCES) {
 			se.Errno = unix.ENOENT // of the last directory that was searched

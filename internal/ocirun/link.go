@@ -14,15 +14,17 @@ import (
 
 // linkUp makes the pair and gives the child's end.
 func (s *setup) linkUp() (theirs *os.File, err error) {
-	if s.link, theirs, err = linux.BlockingPair(); err != nil {
-		return nil, err
-	}
-	s.exec.files = append(s.exec.files, theirs) // closed when the child has it
-	return theirs, nil
+	s.link, s.theirs, err = linux.BlockingPair()
+	return s.theirs, err
 }
 
 func (s *setup) fork() (err error) {
 	s.child, err = s.exec.fork(&s.prog)
+	err = errors.Join(err, s.theirs.Close()) // or the child's end would not be heard of
+	s.theirs = nil
+	if err != nil && s.child != nil {
+		err = s.abandon(err)
+	}
 	return err
 }
 
@@ -37,20 +39,23 @@ func (s *setup) makeProcs(p *linux.Program, link *os.File) {
 		}
 	}
 	if len(trees) > 0 {
-		p.Send(link, trees...)
+		p.Send(linux.FD(link), trees...)
 	}
 }
 
 // procTree is the mount for a /proc, verified to be one.
 func (s *setup) procTree(m *mount) (*os.File, error) {
 	if !s.exec.freshPid {
-		tree, err := linux.NewMount("proc", m.Source, int(m.set|m.rset), m.data...)
+		fs, err := procContext(s.exec.pidNS)
 		if err != nil {
 			return nil, err
 		}
-		return s.keep(tree), nil
-	}
-	if !s.received {
+		defer fs.Close()
+		if m.tree, err = fs.Make(m.Source, int(m.set|m.rset), m.data...); err != nil {
+			return nil, err
+		}
+		s.keep(m.tree)
+	} else if !s.received {
 		trees, err := s.receive(len(s.handed))
 		if err != nil {
 			return nil, err
@@ -83,7 +88,7 @@ func (s *setup) makeGroups(p *linux.Program, link *os.File) {
 			}
 		}
 		if len(trees) > 0 {
-			p.Send(link, trees...)
+			p.Send(linux.FD(link), trees...)
 		}
 	}
 }

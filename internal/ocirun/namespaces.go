@@ -62,7 +62,6 @@ func (s *setup) joins(kind specs.LinuxNamespaceType) bool {
 // namespace begins when the child is in its cgroup; a thread of many may not change its time namespace.
 func (s *setup) enterNamespaces() error {
 	flags := unix.CLONE_NEWNS | unix.CLONE_FS
-	var pid *os.File
 	for _, ns := range nsFlags {
 		if ns.flag == unix.CLONE_NEWNS {
 			continue
@@ -80,7 +79,11 @@ func (s *setup) enterNamespaces() error {
 		case fresh:
 			flags |= ns.flag
 		case join != nil && ns.flag == unix.CLONE_NEWPID:
-			pid = join
+			// Joined by the child: see joined.go.
+			if !s.o.private(s.lin, ns.kind) {
+				continue
+			}
+			s.exec.pidNS, s.exec.sibling = join, true
 		case join != nil && ns.flag == unix.CLONE_NEWTIME:
 			s.exec.timeNS = join
 		case join != nil:
@@ -112,12 +115,8 @@ func (s *setup) enterNamespaces() error {
 			return err
 		}
 	}
-	// Last: a thread whose children go to another pid namespace can make no other threads.
-	if pid != nil {
-		if err := linux.Setns(pid, unix.CLONE_NEWPID); err != nil {
-			return fmt.Errorf("join the pid namespace: %w", err)
-		}
-	}
+	// Where the group may be joined from outside, both children can be kept out of it until there is only one.
+	s.exec.moved = s.exec.sibling && s.o.Cgroup != nil && !s.exec.newCgroupNS
 	return nil
 }
 

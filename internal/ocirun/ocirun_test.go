@@ -439,6 +439,7 @@ func children(t *testing.T) (count int) {
 
 // The kernel lists mounts in the order of the spec's, /proc and the cgroup hierarchies among them.
 func TestMountsStandInTheirOrder(t *testing.T) {
+	first, _ := sleeper(t, nil)
 	for name, change := range map[string]func(*StartOptions){
 		"plain": nil,
 		"host's processes": func(o *StartOptions) {
@@ -448,7 +449,14 @@ func TestMountsStandInTheirOrder(t *testing.T) {
 		},
 		"hooks":          func(o *StartOptions) { o.Spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/true"}}} },
 		"user namespace": remapped(t),
-		"no pivot":       func(o *StartOptions) { o.NoPivot = true },
+		"another's processes": func(o *StartOptions) {
+			for k := range o.Spec.Linux.Namespaces {
+				if n := &o.Spec.Linux.Namespaces[k]; n.Type == specs.PIDNamespace {
+					n.Path = fmt.Sprintf("/proc/%d/ns/pid", first.Pid)
+				}
+			}
+		},
+		"no pivot": func(o *StartOptions) { o.NoPivot = true },
 	} {
 		g := testGroup(t, nil)
 		var want []string

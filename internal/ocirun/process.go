@@ -33,12 +33,12 @@ type execution struct {
 	shield      bool // see small.go
 
 	// sibling: the process goes into a pid namespace that has processes already, see linux.Program. moved: its parent puts
-	// it into its cgroup, since the group has no room for two.
-	sibling, moved bool
-	pidNS          *os.File  // joined by the first child: a pidfd
-	listener       *listener // nil for none
-	userNS         *os.File  // joined by the first child: a namespace or a pidfd
-	ids            *ids      // of the user namespace
+	// it into its cgroup, since the group has no room for two. remapped: it joins its user namespace before its root.
+	sibling, moved, remapped bool
+	pidNS                    *os.File  // joined by the first child: a namespace or a pidfd
+	listener                 *listener // nil for none
+	userNS                   *os.File  // joined by the first child: a namespace or a pidfd
+	ids                      *ids      // of the user namespace
 
 	freshPid    bool // the pid namespace begins with the process
 	cloneFlags  uintptr
@@ -217,7 +217,7 @@ func (e *execution) ownStdio() {
 func (e *execution) become(p *linux.Program) (err error) {
 	e.ownStdio()
 	switch {
-	case e.userNS != nil && e.sibling:
+	case e.userNS != nil && !e.remapped:
 		if err := e.privileged(p); err != nil {
 			return err
 		}
@@ -715,14 +715,9 @@ func (e *execution) lookUp(root *confine.Root, hold bool) error {
 
 // fork clones the child.
 func (e *execution) fork(p *linux.Program) (*linux.Child, error) {
-	c, err := p.Fork(linux.ForkOptions{Flags: e.cloneFlags, Cgroup: e.groupDir})
-	for _, f := range e.files {
-		_ = f.Close()
+	o := linux.ForkOptions{Flags: e.cloneFlags, Cgroup: e.groupDir}
+	if e.moved {
+		o.Cgroup = nil
 	}
-	e.files = nil
-	if errors.Is(err, unix.ENOMEM) {
-		// What the kernel also says of a pid namespace whose first process has ended (clone(2)).
-		err = fmt.Errorf("%w (or its pid namespace has ended)", err)
-	}
-	return c, err
+	return p.Fork(o)
 }

@@ -47,7 +47,7 @@ func (s *setup) program() error {
 	if err := e.memory(p, s.lin.MemoryPolicy); err != nil {
 		return err
 	}
-	if s.o.Hold {
+	if s.o.Hold || e.moved {
 		e.hold, e.lateReport = s.o.HoldFile, s.o.ReportFile
 		if e.hold == nil {
 			r, w, err := linux.Pipe()

@@ -30,6 +30,7 @@ type setup struct {
 	proc     bool     // the container has a /proc of its own
 
 	link      *os.File // to the child, until it has what it waits for
+	theirs    *os.File // the child's end
 	handed    []*mount // those whose trees the child makes and sends before it is in its cgroup
 	received  bool     // these trees
 	message   []byte   // to the child
@@ -54,7 +55,7 @@ func (s *setup) close() {
 	for _, f := range append(s.files, s.exec.files...) {
 		_ = f.Close()
 	}
-	for _, f := range []*os.File{s.link, s.master, s.holdWriter, s.gateWriter} {
+	for _, f := range []*os.File{s.link, s.theirs, s.master, s.holdWriter, s.gateWriter} {
 		if f != nil {
 			_ = f.Close()
 		}

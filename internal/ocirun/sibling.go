@@ -25,9 +25,7 @@ func (e *execution) enter(p *linux.Program) {
 	p.Sibling()
 	e.session(p)
 	e.takeTerminal(p)
-	if e.moved {
-		e.wait(p)
-	}
+	e.wait(p)
 	_ = e.affinity(p, finalCPUs) // checked already
 	if e.lastLimit != nil {
 		p.Step("set rlimit RLIMIT_NPROC")

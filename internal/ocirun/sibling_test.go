@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/berth-engine/berth/internal/cgroup"
 	"github.com/berth-engine/berth/internal/linux"
 	"github.com/berth-engine/berth/internal/seccomp"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -73,6 +74,53 @@ func watchNewcomers() {
 
 // A container that may trace finds nothing of the host's in a process that is executed in it, however often it looks.
 func TestExecShowsNothingToATracer(t *testing.T) {
+	showsNothing(t, func(p *Process, s *specs.Spec, g *cgroup.Group, i int, seccomp []byte) {
+		proc := *s.Process
+		proc.Args = []string{"true"}
+		proc.NoNewPrivileges = i%3 == 0
+		if _, _, err := execIn(t, p, ExecOptions{Process: &proc, Cgroup: g, Seccomp: seccomp}); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// Nor in the first process of another container that joins its pid namespace.
+func TestStartInAPidNamespaceShowsNothingToATracer(t *testing.T) {
+	rootfs := newRootfs(t)
+	showsNothing(t, func(p *Process, _ *specs.Spec, g *cgroup.Group, i int, seccomp []byte) {
+		s := newSpec(rootfs, "true")
+		for k := range s.Linux.Namespaces {
+			if n := &s.Linux.Namespaces[k]; n.Type == specs.PIDNamespace {
+				n.Path = fmt.Sprintf("/proc/%d/ns/pid", p.Pid)
+			}
+		}
+		s.Process.NoNewPrivileges = i%3 == 0
+		o := StartOptions{Spec: s, Seccomp: seccomp, Hold: i%5 == 0}
+		if i%4 < 2 {
+			o.Cgroup = g
+		}
+		if i%7 == 0 {
+			s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/true"}}}
+		}
+		x, err := Start(context.Background(), o)
+		if err == nil && o.Hold {
+			err = x.Release()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ws, err := linux.WaitPidfd(x.Pidfd); err != nil || ws.Code != 0 {
+			t.Fatal(ws, err)
+		}
+		_ = x.Close()
+		if n := children(t); n != 1 {
+			t.Fatalf("%d children beside the first container, of %d", n-1, i)
+		}
+	})
+}
+
+// showsNothing calls run 200 times beside a container that looks into whatever appears in its pid namespace.
+func showsNothing(t *testing.T, run func(p *Process, s *specs.Spec, g *cgroup.Group, i int, seccomp []byte)) {
 	if f, err := elf.Open("/proc/self/exe"); err == nil && slices.ContainsFunc(f.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP }) {
 		t.Skip("built with cgo, this program does not run in the container")
 	}
@@ -108,17 +156,12 @@ func TestExecShowsNothingToATracer(t *testing.T) {
 	errno := uint(1)
 	filter := testFilter(t, &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{
 		{Names: []string{"clone3"}, Action: specs.ActErrno, ErrnoRet: &errno}}})
-	proc := *s.Process
-	proc.Args = []string{"true"}
 	for i := range 200 {
-		proc.NoNewPrivileges = i%3 == 0
-		o := ExecOptions{Process: &proc, Cgroup: g}
+		var seccomp []byte
 		if i%2 == 0 {
-			o.Seccomp = filter
+			seccomp = filter
 		}
-		if _, _, err := execIn(t, p, o); err != nil {
-			t.Fatal(err)
-		}
+		run(p, s, g, i, seccomp)
 	}
 	if err := linux.PidfdSendSignal(p.Pidfd, unix.SIGKILL); err != nil {
 		t.Error(err)
@@ -132,11 +175,69 @@ func TestExecShowsNothingToATracer(t *testing.T) {
 		what, value, _ := strings.Cut(line, " ")
 		switch {
 		case what == "looked":
-		case what == "rights" && value == "00000000a80c25fb": // Docker's and CAP_SYS_PTRACE
+		case what == "rights" && (value == "00000000a80c25fb" || value == "00000000a80425fb"): // Docker's, with CAP_SYS_PTRACE or not
 		case what == "holds" && (value == "pipe" || value == "/dev/null" || strings.HasPrefix(value, "/memfd:shield")):
 		default:
 			t.Error("the container saw", line)
 		}
+	}
+}
+
+// A kernel that cannot be told the pid namespace of a procfs is asked by a process within, which has nothing but that.
+func TestProcBegunWithin(t *testing.T) {
+	first, _ := sleeper(t, nil)
+	pidns, err := os.Open(fmt.Sprintf("/proc/%d/ns/pid", first.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pidns.Close()
+	before := children(t)
+	fs, err := procBegun(pidns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fs.Close()
+	tree, err := fs.Mount(unix.MOUNT_ATTR_NOSUID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tree.Close()
+	fd, err := unix.Openat(int(tree.Fd()), "1/comm", unix.O_RDONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), "comm")
+	defer f.Close()
+	if comm, err := io.ReadAll(f); err != nil || string(comm) != "sleep\n" {
+		t.Errorf("%q %v", comm, err)
+	}
+	if err := verifyProc(tree); err != nil {
+		t.Error(err)
+	}
+	if after := children(t); after != before {
+		t.Errorf("%d processes are left", after-before)
+	}
+}
+
+// What a container with one process at most may have, it has also in the pid namespace of another.
+func TestStartIntoTheLastPlaceOfAGroup(t *testing.T) {
+	needRoot(t)
+	first, _ := sleeper(t, nil)
+	limit := int64(1)
+	g := testGroup(t, &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: &limit}})
+	for _, userns := range []bool{false, true} {
+		out := sh(t, "exec cat /proc/self/cgroup /proc/1/comm /proc/self/mountinfo", func(o *StartOptions) {
+			o.Cgroup = g
+			if userns {
+				remapped(t)(o)
+			}
+			for k := range o.Spec.Linux.Namespaces {
+				if n := &o.Spec.Linux.Namespaces[k]; n.Type == specs.PIDNamespace {
+					n.Path = fmt.Sprintf("/proc/%d/ns/pid", first.Pid)
+				}
+			}
+		})
+		has(t, out, ":"+g.Path()+"\n", "\nsleep\n", " /proc rw,nosuid")
 	}
 }
 

@@ -235,9 +235,17 @@ func (s *setup) finish(ctx context.Context) (*Process, error) {
 			return nil, errors.Join(err, p.discard())
 		}
 	}
-	if s.o.Hold {
+	if s.o.Hold || s.exec.moved {
 		err = s.after(p, s.child.WaitMark())
-	} else {
+	}
+	if err == nil && s.exec.moved {
+		if err = s.exec.move(p.Pid); err == nil && !s.o.Hold {
+			_, err = p.hold.Write([]byte{0})
+			err = errors.Join(err, p.hold.Close())
+			p.hold = nil
+		}
+	}
+	if err == nil && !s.o.Hold {
 		err = s.after(p, s.child.Wait())
 	}
 	if err == nil {

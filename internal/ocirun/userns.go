@@ -176,7 +176,10 @@ func (e *execution) joinUser(p *linux.Program) {
 
 // joinRemapped is join for a container's first process that has a user namespace.
 func (e *execution) joinRemapped(p *linux.Program) error {
-	e.joinGroup(p)
+	e.remapped = true
+	if !e.moved {
+		e.joinGroup(p)
+	}
 	if err := e.privileged(p); err != nil {
 		return err
 	}
@@ -187,9 +190,11 @@ func (e *execution) joinRemapped(p *linux.Program) error {
 		p.Step("make a pid namespace")
 		p.Call(unix.SYS_UNSHARE, linux.N(unix.CLONE_NEWPID))
 	}
-	p.Step(stepEnter)
-	p.Sibling()
-	e.session(p)
+	if !e.sibling {
+		p.Step(stepEnter)
+		p.Sibling()
+		e.session(p)
+	}
 	return nil
 }
 
