@@ -61,5 +61,7 @@
 //	                           fork ──────────────────────────▶ session, terminal
 //	read the report ◀────────────────────────────────────────── execve
 //
+// So is the first process of a container that joins a pid namespace: see joined.go.
+//
 // Who waits for the process, and reaps it, is the caller.
 package ocirun

@@ -706,6 +706,10 @@ func TestJoinedNamespaces(t *testing.T) {
 	if err := unix.Fstat(int(netns.Fd()), &st); err != nil {
 		t.Fatal(err)
 	}
+	// And its /proc shows no more than that namespace has.
+	if pid := fmt.Sprintf("%5d ", os.Getpid()); strings.Contains(out, pid) || !strings.Contains(out, "\n    1 ") {
+		t.Error("the host's processes are seen:", out)
+	}
 	want := []string{fmt.Sprintf("net:[%d]", st.Ino), "sleep 1000"}
 	for _, kind := range []string{"uts", "ipc", "pid"} {
 		link, err := os.Readlink(dir + kind)
