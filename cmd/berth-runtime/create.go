@@ -107,6 +107,7 @@ func (n *creation) make(id string, held bool) (_ *ocirun.Process, err error) {
 	undo = append(undo, func() {
 		_ = linux.PidfdSendSignal(p.Pidfd, unix.SIGKILL)
 		_, _ = linux.WaitPidfd(p.Pidfd)
+		_ = p.Rdt.Delete()
 	})
 	n.c.warn(p.Warnings)
 	if n.consoleSocket != "" {

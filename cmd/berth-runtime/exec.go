@@ -37,7 +37,7 @@ func (x *execution) flags() *flags {
 	f.Var(&x.caps, "c", "capability to add, several times")
 	f.Var(&x.gids, "additional-gids", "group, several times")
 	f.Var(&x.gids, "g", "group, several times")
-	f.Var(&x.cgroups, "cgroup", "not there yet")
+	f.Var(&x.cgroups, "cgroup", "[CONTROLLERS:]PATH, a group that is there, below the container's; several times")
 	f.bothBool(&x.tty, "tty", "t", "give it a terminal")
 	f.bothBool(&x.detach, "detach", "d", "do not wait for its end")
 	f.BoolVar(&x.noNewPrivs, "no-new-privs", false, "set no_new_privs")
@@ -56,9 +56,6 @@ func execute(c *cli, args []string) error {
 	id, err := f.id(args, 0)
 	if err != nil {
 		return err
-	}
-	if len(x.cgroups) > 0 {
-		return fmt.Errorf("--cgroup: %w", errdefs.ErrNotImplemented)
 	}
 	st, _, err := c.load(id)
 	if err != nil {
@@ -81,7 +78,10 @@ func execute(c *cli, args []string) error {
 	if x.detach && proc.Terminal != (x.consoleSocket != "") {
 		return invalid("a terminal and --console-socket go together with --detach")
 	}
-	o := ocirun.ExecOptions{Process: proc, Pid: st.Pid, Terminal: proc.Terminal, Alone: true}
+	o := ocirun.ExecOptions{Process: proc, Pid: st.Pid, Terminal: proc.Terminal, Rdt: st.Rdt, Alone: true}
+	if spec.Linux != nil {
+		o.Personality = spec.Linux.Personality
+	}
 	if o.PreserveFiles, err = preserved(x.preserve); err != nil {
 		return err
 	}
@@ -101,6 +101,18 @@ func execute(c *cli, args []string) error {
 	if st.CgroupPath != "" {
 		if o.Cgroup, err = group(st); err != nil {
 			return err
+		}
+	}
+	for _, text := range x.cgroups {
+		controllers, sub, some := strings.Cut(text, ":")
+		if !some {
+			controllers, sub = "", text
+		}
+		if o.Cgroup == nil {
+			return invalid("--cgroup %q: the container has no cgroup of its own", text)
+		}
+		if o.Cgroup, err = o.Cgroup.Below(controllers, sub); err != nil {
+			return fmt.Errorf("--cgroup %q: %w", text, err)
 		}
 	}
 	return x.run(c, st, o)

@@ -369,7 +369,7 @@ func (c *cli) destroyIn(st *ocirun.State, dir string, g *cgroup.Group) error {
 	if g != nil {
 		errs = append(errs, g.KillAll(), g.Delete(), stopUnit(dir))
 	}
-	err := errors.Join(append(errs, removeDir(dir))...)
+	err := errors.Join(append(errs, st.Rdt.Delete(), removeDir(dir))...)
 	if err == nil {
 		c.warn(ocirun.Poststop(context.Background(), st))
 	}

@@ -575,6 +575,32 @@ func TestCreateIsKilled(t *testing.T) {
 	t.Logf("%d of 60 were killed before they had written a state", without)
 }
 
+// An exec can be sent into a group that the container, or somebody for it, made below its own.
+func TestExecCgroup(t *testing.T) {
+	b := newBundle(t, "sleep", "999")
+	b.ok("run", "--detach", "c")
+	group := b.spec.Linux.CgroupsPath
+	dirs, _ := filepath.Glob("/sys/fs/cgroup/pids" + group)
+	controllers := "pids:"
+	if len(dirs) == 0 {
+		dirs, controllers = []string{"/sys/fs/cgroup" + group}, ""
+	}
+	if err := os.Mkdir(dirs[0]+"/sub", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if out := b.ok("exec", "--cgroup", controllers+"sub", "c", "cat", "/proc/self/cgroup"); !strings.Contains(out, group+"/sub\n") {
+		// In a namespace of its own a path counts from the container's.
+		if !strings.Contains(out, ":/sub\n") {
+			t.Error(out)
+		}
+	}
+	b.fails("is not there", "exec", "--cgroup", controllers+"other", "c", "true")
+	b.fails("no cgroup controller", "exec", "--cgroup", "nonsense:sub", "c", "true")
+	if out := b.ok("exec", "--cgroup", controllers+"../../..", "c", "cat", "/proc/self/cgroup"); strings.Contains(out, "..") {
+		t.Error("it left the container's group:", out)
+	}
+}
+
 // A group in which somebody else's processes are is never ended.
 func TestDeleteSparesAGroupThatIsNotOurs(t *testing.T) {
 	b := newBundle(t, "sleep", "999")

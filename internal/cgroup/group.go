@@ -17,18 +17,52 @@ import (
 type Group struct {
 	host *Host
 	path string
+	sub  map[string]string // where it is another one below, by the hierarchy's mount point; see Below
 }
 
 // Open gives the group at path, whether it exists or not.
 func (h *Host) Open(groupPath string) *Group {
-	return &Group{h, path.Clean("/" + groupPath)}
+	return &Group{host: h, path: path.Clean("/" + groupPath)}
 }
 
 // Path is the group's path from the root of the hierarchies.
 func (g *Group) Path() string { return g.path }
 
 // dir is the group's directory in t.
-func (g *Group) dir(t *tree) string { return t.dir + g.path }
+func (g *Group) dir(t *tree) string { return t.dir + g.path + g.sub[t.dir] }
+
+// Below is the group, for those who join it, with the group at sub below it in place of itself: in the hierarchies of these
+// controllers, a list with commas, or in all. It must exist: the error wraps errdefs.ErrNotFound when it does not.
+func (g *Group) Below(controllers, sub string) (*Group, error) {
+	n := &Group{host: g.host, path: g.path, sub: map[string]string{}}
+	for k, v := range g.sub {
+		n.sub[k] = v
+	}
+	sub = path.Clean("/" + sub)
+	for _, c := range strings.Split(controllers, ",") {
+		found := false
+		for _, t := range g.host.all() {
+			if controllers != "" && !t.has(c) && !(t.has("name=" + c)) {
+				continue
+			}
+			dir := t.dir + g.path + sub
+			var st unix.Stat_t
+			switch err := unix.Stat(dir, &st); {
+			case err == unix.ENOENT && g.host.version == 1 && t.v2:
+				continue // no limit of this group needed the hierarchy beside
+			case err == unix.ENOENT:
+				return nil, fmt.Errorf("cgroup %q is not there: %w", dir, errdefs.ErrNotFound)
+			case err != nil:
+				return nil, fmt.Errorf("cgroup %q: %w", dir, err)
+			}
+			n.sub[t.dir], found = sub, true
+		}
+		if !found {
+			return nil, fmt.Errorf("this machine has no cgroup controller %q: %w", c, errdefs.ErrNotFound)
+		}
+	}
+	return n, nil
+}
 
 // file is the path of a control file, "" when the host lacks the controller.
 func (g *Group) file(controller, name string) string {
@@ -53,7 +87,7 @@ func (h *Host) Create(groupPath string, r *specs.LinuxResources) (_ *Group, warn
 	if r == nil {
 		r = &specs.LinuxResources{}
 	}
-	g := &Group{h, groupPath}
+	g := &Group{host: h, path: groupPath}
 	trees := h.trees
 	if h.beside != nil && slices.ContainsFunc(h.beside.controllers, func(c string) bool { return asks(r, c) }) {
 		trees = h.all()
@@ -219,7 +253,7 @@ func (g *Group) DirFile() (*os.File, error) {
 // down to groups that it makes itself (an init system does), v2 allows no process in its own group any more; the
 // newcomer then goes where pid is.
 func (g *Group) DirFileFor(pid int) (*os.File, error) {
-	if g.host.version != 2 {
+	if g.host.version != 2 || g.sub != nil {
 		return g.DirFile()
 	}
 	t := &g.host.trees[0]

@@ -60,6 +60,9 @@ func check(o *StartOptions) error {
 	if err := checkLinux(l); err != nil {
 		return err
 	}
+	if err := checkLabels(s); err != nil {
+		return err
+	}
 	has := func(kind specs.LinuxNamespaceType) bool { return o.private(l, kind) }
 	if !slices.ContainsFunc(l.Namespaces, func(n specs.LinuxNamespace) bool {
 		return n.Type == specs.MountNamespace && n.Path == ""
@@ -142,14 +145,13 @@ const maxID = 1<<31 - 1
 
 func checkLinux(l *specs.Linux) error {
 	switch {
-	case l.IntelRdt != nil:
-		return missingFeature("Intel RDT (linux.intelRdt)")
 	case len(l.NetDevices) > 0:
 		return missingFeature("moving network devices")
-	case l.MountLabel != "":
-		return missingFeature("SELinux mount labels")
 	case l.RootfsPropagation != "" && !isPropagation(l.RootfsPropagation):
 		return invalid("root file system propagation %q is unknown", l.RootfsPropagation)
+	}
+	if err := checkRdt(l.IntelRdt); err != nil {
+		return err
 	}
 	if err := checkUserNS(l); err != nil {
 		return err

@@ -23,7 +23,10 @@ type ExecOptions struct {
 	Pid     int      // the container's first process
 	Pidfd   *os.File // of the same; nil: opened from Pid. It stays the caller's
 	Cgroup  *cgroup.Group
-	Seccomp []byte // compiled filter; nil for none
+	Rdt     *Rdt // the container's
+	// Personality is the execution domain; nil for this process's.
+	Personality *specs.LinuxPersonality
+	Seccomp     []byte // compiled filter; nil for none
 	// SeccompFlags are those of seccomp(2).
 	SeccompFlags uint32
 	// File is the program's file, in the container; "" for the process's first argument.
@@ -114,6 +117,9 @@ func (j *joining) run(ctx context.Context) error {
 		return err
 	}
 	if err := j.exec.openGroup(j.o.Cgroup, j.o.Pid); err != nil {
+		return err
+	}
+	if err := j.exec.openRdt(j.o.Rdt); err != nil {
 		return err
 	}
 	if err := j.enter(); err != nil {

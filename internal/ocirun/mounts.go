@@ -215,7 +215,7 @@ func (s *setup) mountFromHost(m *mount) (err error) {
 	case kindBind:
 		err = s.bindFromHost(m)
 	case kindHost:
-		m.tree, err = linux.NewMount(m.Type, m.Source, int(m.set|m.rset), m.data...)
+		m.tree, err = linux.NewMount(m.Type, m.Source, int(m.set|m.rset), labelled(s.lin.MountLabel, m.Type, m.data)...)
 	default:
 		return nil
 	}
@@ -301,7 +301,7 @@ func (s *setup) mount(m *mount) (err error) {
 	case kindTmpfs:
 		m.tree, err = s.tmpfs(m)
 	case kindInside:
-		m.tree, err = linux.NewMount(m.Type, m.Source, int(m.set|m.rset), s.owned(m.data, false)...)
+		m.tree, err = linux.NewMount(m.Type, m.Source, int(m.set|m.rset), labelled(s.lin.MountLabel, m.Type, s.owned(m.data, false))...)
 	case kindBind, kindHost:
 		return s.place(m.tree, m.dest, false)
 	}
@@ -327,7 +327,7 @@ func (s *setup) tmpfs(m *mount) (*os.File, error) {
 			data = append(slices.Clone(data), linux.FsOption{Key: "mode", Value: fmt.Sprintf("%o", mode)})
 		}
 	}
-	data = s.owned(data, true)
+	data = labelled(s.lin.MountLabel, m.Type, s.owned(data, true))
 	attrs := m.set | m.rset
 	if !m.copyUp {
 		return linux.NewMount("tmpfs", m.Source, int(attrs), data...)

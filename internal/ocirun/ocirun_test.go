@@ -768,11 +768,9 @@ func TestLimitsAndPriorities(t *testing.T) {
 
 func TestRefusedFields(t *testing.T) {
 	for name, change := range map[string]func(*specs.Spec){
-		"rdt":      func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} },
-		"mountns":  func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[1:] },
-		"windows":  func(s *specs.Spec) { s.Windows = &specs.Windows{} },
-		"rdma":     func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth0": {}} },
-		"affinity": func(s *specs.Spec) { s.Process.ExecCPUAffinity = nil; s.Linux.MountLabel = "x" },
+		"mountns": func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[1:] },
+		"windows": func(s *specs.Spec) { s.Windows = &specs.Windows{} },
+		"rdma":    func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth0": {}} },
 	} {
 		s := newSpec(newRootfs(t), "true")
 		change(s)

@@ -47,6 +47,7 @@ type execution struct {
 	cgroupNS    *os.File   // likewise
 	groupDir    *os.File   // cgroup v2: where to be born
 	groupFiles  []*os.File // cgroup v1: what to write into
+	rdtFiles    []*os.File // likewise, of resctrl
 
 	hostProc   *os.File
 	hold       *os.File
@@ -81,6 +82,7 @@ func (e *execution) join(p *linux.Program) {
 	if !e.moved {
 		e.joinGroup(p)
 	}
+	e.joinRdt(p)
 	e.enterNamespaces(p)
 }
 
@@ -148,6 +150,22 @@ func (e *execution) joinGroup(p *linux.Program) {
 	zero := []byte("0")
 	for _, f := range e.groupFiles {
 		p.Step("join cgroup " + f.Name())
+		p.Call(unix.SYS_WRITE, linux.FD(f), linux.Bytes(zero), linux.N(1))
+	}
+}
+
+// openRdt opens the way into a class of service.
+func (e *execution) openRdt(t *Rdt) (err error) {
+	e.rdtFiles, err = t.files()
+	e.files = append(e.files, e.rdtFiles...)
+	return err
+}
+
+// joinRdt is joinGroup for a class of service.
+func (e *execution) joinRdt(p *linux.Program) {
+	zero := []byte("0")
+	for _, f := range e.rdtFiles {
+		p.Step("join " + f.Name())
 		p.Call(unix.SYS_WRITE, linux.FD(f), linux.Bytes(zero), linux.N(1))
 	}
 }

@@ -29,6 +29,7 @@ type setup struct {
 	ptsMount *os.File // the container's devpts
 	proc     bool     // the container has a /proc of its own
 
+	rdt       *Rdt
 	link      *os.File // to the child, until it has what it waits for
 	theirs    *os.File // the child's end
 	handed    []*mount // those whose trees the child makes and sends before it is in its cgroup
@@ -107,6 +108,9 @@ func (s *setup) fromHost() (err error) {
 		return err
 	}
 	if err := s.exec.openGroup(s.o.Cgroup, 0); err != nil {
+		return err
+	}
+	if err := s.exec.openRdt(s.rdt); err != nil {
 		return err
 	}
 	if s.rootfs = s.o.Rootfs; s.rootfs == nil {

@@ -99,7 +99,9 @@ func (j *joining) attempt() error {
 	if err == nil {
 		e.join(p)
 		e.stdioOps(p)
-		err = e.become(p)
+		if err = personality(p, j.o.Personality); err == nil {
+			err = e.become(p)
+		}
 	}
 	if err != nil {
 		p.Discard()

@@ -33,6 +33,8 @@ type StartOptions struct {
 	// Cgroup exists already, with its limits; nil: it is made from Spec.Linux.CgroupsPath and Resources. Where both
 	// are missing the process stays in the caller's.
 	Cgroup *cgroup.Group
+	// Resctrl is where the resctrl file system is; "" for where it belongs.
+	Resctrl string
 	// Seccomp is a compiled filter; nil: it is compiled from Spec.Linux.Seccomp.
 	Seccomp []byte
 	// Filters is a directory of filters that were compiled before; "" for none (see CompileFilter).
@@ -69,6 +71,7 @@ type Process struct {
 	StartedAt time.Time // by the wall clock
 	Warnings  []string  // of limits that could not be granted, in sentences
 	Cgroup    *cgroup.Group
+	Rdt       *Rdt // nil for none
 
 	child *linux.Child
 	hold  *os.File
@@ -148,6 +151,16 @@ func Start(ctx context.Context, o StartOptions) (_ *Process, err error) {
 			}
 		}()
 	}
+	if r := s.lin.IntelRdt; r != nil {
+		if s.rdt, err = makeRdt(o.Resctrl, o.ID, r); err != nil {
+			return nil, err
+		}
+		defer func() {
+			if err != nil {
+				err = errors.Join(err, s.rdt.Delete())
+			}
+		}()
+	}
 	s.exec = execution{process: o.Spec.Process, filter: o.Seccomp, preserve: o.PreserveFiles, keepKeyring: o.NoNewKeyring,
 		stdio: [3]*os.File{o.Stdin, o.Stdout, o.Stderr}, init: o.Init, shield: exposed(), env: o.Spec.Process.Env, tty: o.Terminal}
 	if o.Terminal {
@@ -212,7 +225,7 @@ func (s *setup) makeCgroup() (undo func() error, err error) {
 
 // finish waits for the child to be what it shall be.
 func (s *setup) finish(ctx context.Context) (*Process, error) {
-	p := &Process{Pid: s.child.Pid, Pidfd: s.child.Pidfd, Master: s.master, Cgroup: s.o.Cgroup, StartedAt: time.Now(),
+	p := &Process{Pid: s.child.Pid, Pidfd: s.child.Pidfd, Master: s.master, Cgroup: s.o.Cgroup, Rdt: s.rdt, StartedAt: time.Now(),
 		child: s.child, hold: s.holdWriter, exec: &s.exec}
 	s.master, s.holdWriter = nil, nil
 	var err error

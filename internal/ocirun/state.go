@@ -34,6 +34,7 @@ type State struct {
 	Searched    bool              `json:"searched,omitempty"` // in PATH
 	ExecFrom    int               `json:"execFrom,omitempty"` // of ReadReport
 	CgroupPath  string            `json:"cgroupPath,omitempty"`
+	Rdt         *Rdt              `json:"rdt,omitempty"`
 	Annotations map[string]string `json:"annotations,omitempty"`
 	// What hooks to come need: the last two those in the container.
 	Hooks   *specs.Hooks        `json:"hooks,omitempty"`
@@ -59,6 +60,7 @@ func NewState(o *StartOptions, p *Process) *State {
 	if p.Cgroup != nil {
 		st.CgroupPath = p.Cgroup.Path()
 	}
+	st.Rdt = p.Rdt
 	st.keepHooks(o.Spec)
 	return st
 }

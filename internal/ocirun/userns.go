@@ -180,6 +180,7 @@ func (e *execution) joinRemapped(p *linux.Program) error {
 	if !e.moved {
 		e.joinGroup(p)
 	}
+	e.joinRdt(p)
 	if err := e.privileged(p); err != nil {
 		return err
 	}
