@@ -75,6 +75,9 @@ func check(o *StartOptions) error {
 	if s.Domainname != "" && !has(specs.UTSNamespace) {
 		return invalid("the domain name cannot be set without a private UTS namespace")
 	}
+	if err := checkNetDevices(l, has(specs.NetworkNamespace)); err != nil {
+		return err
+	}
 	if len(l.TimeOffsets) > 0 && !slices.ContainsFunc(l.Namespaces, func(n specs.LinuxNamespace) bool {
 		return n.Type == specs.TimeNamespace && n.Path == ""
 	}) {
@@ -145,8 +148,6 @@ const maxID = 1<<31 - 1
 
 func checkLinux(l *specs.Linux) error {
 	switch {
-	case len(l.NetDevices) > 0:
-		return missingFeature("moving network devices")
 	case l.RootfsPropagation != "" && !isPropagation(l.RootfsPropagation):
 		return invalid("root file system propagation %q is unknown", l.RootfsPropagation)
 	}

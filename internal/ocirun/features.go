@@ -21,6 +21,7 @@ func Features(version string) *features.Features {
 			Apparmor:        &features.Apparmor{Enabled: yes},
 			Selinux:         &features.Selinux{Enabled: yes},
 			IntelRdt:        &features.IntelRdt{Enabled: yes, Schemata: yes, Monitoring: yes},
+			NetDevices:      &features.NetDevices{Enabled: yes},
 			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: yes}},
 		},
 		Annotations: map[string]string{"dev.berth.runtime.version": version},

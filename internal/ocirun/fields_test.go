@@ -49,7 +49,7 @@ func fields() map[string]string {
 		"linux.cgroupsPath": honoured, "linux.namespaces.type": honoured, "linux.namespaces.path": honoured,
 		"linux.devices.path": honoured, "linux.devices.type": honoured, "linux.devices.major": honoured,
 		"linux.devices.minor": honoured, "linux.devices.fileMode": honoured, "linux.devices.uid": honoured,
-		"linux.devices.gid": honoured, "linux.netDevices": refused,
+		"linux.devices.gid": honoured, "linux.netDevices": honoured,
 		"linux.seccomp.defaultAction": honoured, "linux.seccomp.defaultErrnoRet": honoured, "linux.seccomp.architectures": honoured,
 		"linux.seccomp.flags": honoured, "linux.seccomp.listenerPath": honoured, "linux.seccomp.listenerMetadata": honoured,
 		"linux.seccomp.syscalls":   honoured,

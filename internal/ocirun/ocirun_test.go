@@ -770,7 +770,6 @@ func TestRefusedFields(t *testing.T) {
 	for name, change := range map[string]func(*specs.Spec){
 		"mountns": func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[1:] },
 		"windows": func(s *specs.Spec) { s.Windows = &specs.Windows{} },
-		"rdma":    func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth0": {}} },
 	} {
 		s := newSpec(newRootfs(t), "true")
 		change(s)

@@ -30,6 +30,7 @@ type setup struct {
 	proc     bool     // the container has a /proc of its own
 
 	rdt       *Rdt
+	devs      netDevices
 	link      *os.File // to the child, until it has what it waits for
 	theirs    *os.File // the child's end
 	handed    []*mount // those whose trees the child makes and sends before it is in its cgroup
@@ -74,6 +75,9 @@ func (s *setup) run(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	if err := s.devs.move(s.hostProc); err != nil {
+		return err
+	}
 	if err := s.program(); err != nil {
 		s.prog.Discard()
 		return err
@@ -104,6 +108,9 @@ func (s *setup) fromHost() (err error) {
 	}
 	s.keep(s.hostProc)
 	s.exec.hostProc = s.hostProc
+	if err := s.devs.fromHost(s.hostProc); err != nil {
+		return err
+	}
 	if err := s.exec.openStdio(); err != nil {
 		return err
 	}

@@ -151,6 +151,13 @@ func Start(ctx context.Context, o StartOptions) (_ *Process, err error) {
 			}
 		}()
 	}
+	s.devs.spec = s.lin.NetDevices
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.devs.giveBack())
+		}
+		s.devs.close()
+	}()
 	if r := s.lin.IntelRdt; r != nil {
 		if s.rdt, err = makeRdt(o.Resctrl, o.ID, r); err != nil {
 			return nil, err
