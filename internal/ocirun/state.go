@@ -75,7 +75,7 @@ func WriteState(dir string, st *State) error {
 }
 
 // encode is json.Marshal, which would take longer to get ready for its first and only use than the rest of a start (see package
-// specjson). Only what is there for some hooks is left to it.
+// specjson). Only what few have is left to it.
 func (st *State) encode() ([]byte, error) {
 	b := make([]byte, 0, 512)
 	number := func(name string, n int64) {
@@ -111,12 +111,13 @@ func (st *State) encode() ([]byte, error) {
 		b[len(b)-1] = '}'
 		b = append(b, ',')
 	}
-	if st.Hooks != nil || st.Process != nil || st.Seccomp != nil {
+	if st.Hooks != nil || st.Process != nil || st.Seccomp != nil || st.Rdt != nil {
 		more, err := json.Marshal(struct {
 			Hooks   *specs.Hooks        `json:"hooks,omitempty"`
 			Process *specs.Process      `json:"process,omitempty"`
 			Seccomp *specs.LinuxSeccomp `json:"seccomp,omitempty"`
-		}{st.Hooks, st.Process, st.Seccomp})
+			Rdt     *Rdt                `json:"rdt,omitempty"`
+		}{st.Hooks, st.Process, st.Seccomp, st.Rdt})
 		if err != nil {
 			return nil, err
 		}

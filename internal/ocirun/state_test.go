@@ -16,7 +16,8 @@ func TestStateIsKept(t *testing.T) {
 	full := &State{Format: 1, OCIVersion: "1.3.0", ID: "a\"b", Pid: 5, StartTime: 1 << 63, Bundle: "/b\n", Rootfs: "/r\\é", Created: time.Now().UTC().Round(0),
 		Held: true, Program: "sh", Searched: true, ExecFrom: 7, CgroupPath: "/c", Annotations: map[string]string{"a": "b", "c\x01": ""},
 		Hooks: &specs.Hooks{Poststop: []specs.Hook{{Path: "/h"}}}, Process: &specs.Process{Args: []string{"a"}, Cwd: "/"},
-		Seccomp: &specs.LinuxSeccomp{DefaultAction: specs.ActErrno}, Owner: 1000}
+		Seccomp: &specs.LinuxSeccomp{DefaultAction: specs.ActErrno}, Owner: 1000,
+		Rdt: &Rdt{Dir: "/sys/fs/resctrl/c", Made: true, Group: "/g"}}
 	for i := range reflect.TypeFor[State]().NumField() {
 		if reflect.ValueOf(full).Elem().Field(i).IsZero() {
 			t.Errorf("field %s is not tested", reflect.TypeFor[State]().Field(i).Name)
