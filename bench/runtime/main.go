@@ -51,6 +51,7 @@ func main() {
 type bench struct {
 	rounds, starts int
 	dir, rootfs    string
+	states         string // on a tmpfs, as /run is
 	group          string
 	contestants    []contestant
 	times          map[string][]float64 // ms, by "what name"
@@ -126,6 +127,9 @@ func (b *bench) prepare() (err error) {
 	if b.dir, err = os.MkdirTemp("", "berth-bench-runtime-"); err != nil {
 		return err
 	}
+	if b.states, err = os.MkdirTemp("/dev/shm", "berth-bench-runtime-"); err != nil {
+		return err
+	}
 	b.rootfs, b.group = filepath.Join(b.dir, "rootfs"), fmt.Sprintf("/berth-bench-%d", os.Getpid())
 	for _, d := range []string{"bin", "dev", "etc", "proc", "sys", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(b.rootfs, d), 0o755); err != nil {
@@ -168,7 +172,7 @@ func (b *bench) prepare() (err error) {
 			}
 			continue
 		}
-		root := filepath.Join(b.dir, "state-"+c[0])
+		root := filepath.Join(b.states, c[0])
 		b.contestants = append(b.contestants, contestant{c[0], slices.Concat([]string{path, "--root", root}, c[1:])})
 	}
 	return nil
@@ -307,7 +311,7 @@ func (b *bench) report() (string, error) {
 // close removes the containers, their groups and the folder.
 func (b *bench) close() error {
 	for _, c := range b.contestants {
-		states, err := os.ReadDir(filepath.Join(b.dir, "state-"+c.name))
+		states, err := os.ReadDir(filepath.Join(b.states, c.name))
 		if err != nil {
 			continue // it has made none
 		}
@@ -315,8 +319,11 @@ func (b *bench) close() error {
 			_ = b.call(c, "delete", "--force", s.Name()) // the folder shows below what it did not remove
 		}
 	}
-	if b.dir == "" {
-		return nil
+	var errs []error
+	for _, dir := range []string{b.dir, b.states} {
+		if dir != "" {
+			errs = append(errs, os.RemoveAll(dir))
+		}
 	}
-	return os.RemoveAll(b.dir)
+	return errors.Join(errs...)
 }
