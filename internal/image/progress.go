@@ -1,8 +1,14 @@
 package image
 
 import (
+	"fmt"
+	"math"
 	"sync"
 	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/berth-engine/berth/internal/registry"
 )
 
 // Progress is one line of what is going on, in Docker's words.
@@ -46,4 +52,18 @@ func (r *reporter) bytes(id, status string, current, total int64) {
 		r.last[id] = now
 		r.f(Progress{id, status, current, total})
 	}
+}
+
+// pause tells why nothing moves at the moment.
+func (r *reporter) pause(p registry.Pause) {
+	id := p.Of
+	if d := digest.Digest(id); d.Validate() == nil {
+		id = short(d)
+	}
+	seconds := int(math.Ceil(p.For.Seconds()))
+	unit := "seconds"
+	if seconds == 1 {
+		unit = "second"
+	}
+	r.say(id, fmt.Sprintf("Retrying in %d %s: %s", seconds, unit, p.Why))
 }

@@ -52,6 +52,7 @@ func (im *Images) Pull(ctx context.Context, ref string, o PullOptions) (*Image, 
 	}
 	defer repo.Close()
 	defer trim()
+	repo.OnPause = say.pause
 	if !o.AllTags {
 		return im.pullOne(ctx, repo, reference.TagNameOnly(name), o.Platform, say)
 	}

@@ -548,6 +548,7 @@ func TestRegistryFaults(t *testing.T) {
 	b := build(t, ocispec.Image{}, rootTar(t, "big", string(big)), rootTar(t, "f", "1"))
 	answer := func(code int) func(http.ResponseWriter, *http.Request) bool {
 		return func(w http.ResponseWriter, _ *http.Request) bool {
+			w.Header().Set("Retry-After", "0")
 			w.WriteHeader(code)
 			return true
 		}
@@ -601,6 +602,25 @@ func TestRegistryFaults(t *testing.T) {
 			wantEmpty(t, im)
 		})
 	}
+	t.Run("503 for a while", func(t *testing.T) {
+		f := serve(t, b)
+		var seen sync.Map
+		f.fault = func(w http.ResponseWriter, r *http.Request) bool {
+			if _, again := seen.LoadOrStore(r.Method+r.URL.Path, true); again {
+				return false
+			}
+			w.Header().Set("Retry-After", "0")
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return true
+		}
+		var st statuses
+		_, err := open(t).Pull(t.Context(), f.addr+"/x:1", PullOptions{Progress: st.add})
+		must(t, err)
+		if st.list[0] != "1: Retrying in 0 seconds: registry \""+f.addr+"\" answered 503 Service Unavailable" ||
+			st.count("answered 503 Service Unavailable") != 5 {
+			t.Errorf("%q", st.list)
+		}
+	})
 	t.Run("nobody there", func(t *testing.T) {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		must(t, err)

@@ -1,5 +1,5 @@
 // Package registry is the client side of the distribution protocol: it finds what a name means at the moment and reads
-// blobs, through mirrors, proxies and private certificates. It is containerd's resolver with Docker's rules around it.
+// blobs, through mirrors, proxies and private certificates. Hosts and tokens are containerd's, the requests are ours.
 //
 // # Where a name leads
 //
@@ -12,6 +12,12 @@
 // directory the registry itself is asked, over HTTPS; Docker Hub's mirrors come before Docker Hub. A registry on a
 // loopback address, or one that was declared insecure, is asked without verification and, if it does not speak TLS,
 // in clear text.
+//
+// # What is tried again
+//
+// A request that is refused for a reason that may pass (429, 5xx, a connection that breaks off, a body that is silent) is
+// sent again after a pause, which doubles, or is as long as the registry asks for. After a handful of tries without headway,
+// or when the registry asks for more than half a minute, the error is returned. fetch.go draws the way of a body.
 //
 // # Who gets the credentials
 //

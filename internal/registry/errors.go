@@ -6,10 +6,10 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"syscall"
 
@@ -18,13 +18,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 )
-
-// statusError is an answer without a body worth reading.
-type statusError int
-
-func (s statusError) Error() string {
-	return "the registry answered " + strconv.Itoa(int(s)) + " " + http.StatusText(int(s))
-}
 
 // explain turns an error of the protocol or the network into a sentence. ref may be nil.
 func (r *Repository) explain(ctx context.Context, ref reference.Named, err error) error {
@@ -91,10 +84,6 @@ func (r *Repository) sentence(ref reference.Named, err error) (string, error) {
 
 // status finds the HTTP status and the registry's own words in an error.
 func status(err error) (code int, detail string) {
-	var plain statusError
-	if errors.As(err, &plain) {
-		return int(plain), ""
-	}
 	var list docker.Errors
 	if errors.As(err, &list) && len(list) > 0 {
 		var one docker.Error
@@ -128,8 +117,10 @@ func network(err error) string {
 		return "connection refused: is it running?"
 	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
 		return "there is no route to it"
-	case errors.Is(err, syscall.ECONNRESET):
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
 		return "it closed the connection"
+	case errors.Is(err, errSilent):
+		return errSilent.Error()
 	case isTimeout(err):
 		return "it did not answer in time"
 	case errors.As(err, &unknown):

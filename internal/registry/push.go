@@ -2,22 +2,15 @@ package registry
 
 import (
 	"context"
-	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
-	"syscall"
-	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
-	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -36,10 +29,6 @@ import (
 const (
 	monolithic = 4 << 20  // bytes of a blob that is sent by one request
 	smallPiece = 16 << 20 // bytes of a piece for registries that want no more at once
-
-	tries    = 5
-	backOff  = 250 * time.Millisecond // doubled by every further try
-	maxPause = 30 * time.Second       // of what Retry-After may ask for
 )
 
 // Blob is what PushBlob sends.
@@ -120,11 +109,8 @@ func (r *Repository) explainPush(ctx context.Context, err error) error {
 	return r.explain(ctx, nil, err)
 }
 
-// pusher talks to the one host of a registry that takes what is pushed.
-type pusher struct {
-	r    *Repository
-	host docker.RegistryHost
-}
+// pusher is the one host of a registry that takes what is pushed.
+type pusher struct{ peer }
 
 func (r *Repository) pusher(ctx context.Context) (*pusher, error) {
 	hosts, err := r.hosts(reference.Domain(r.name))
@@ -133,7 +119,7 @@ func (r *Repository) pusher(ctx context.Context) (*pusher, error) {
 	}
 	for _, h := range hosts {
 		if h.Capabilities.Has(docker.HostCapabilityPush) {
-			return &pusher{r, h}, nil
+			return &pusher{peer{r, h}}, nil
 		}
 	}
 	return nil, fmt.Errorf("no host of registry %q takes what is pushed: look at its hosts.toml: %w",
@@ -142,11 +128,6 @@ func (r *Repository) pusher(ctx context.Context) (*pusher, error) {
 
 func (p *pusher) scoped(ctx context.Context) context.Context {
 	return docker.WithScope(ctx, "repository:"+reference.Path(p.r.name)+":pull,push")
-}
-
-func (p *pusher) address(parts ...string) string {
-	return p.host.Scheme + "://" + p.host.Host + p.host.Path + "/" + reference.Path(p.r.name) + "/" +
-		strings.Join(parts, "/")
 }
 
 func (p *pusher) has(ctx context.Context, kind string, desc ocispec.Descriptor) (bool, error) {
@@ -270,7 +251,7 @@ func (p *pusher) upload(ctx context.Context, b Blob, at *place) error {
 		case try >= tries || ctx.Err() != nil || !transient(err) && !lost(code):
 			return err
 		default:
-			if werr := wait(ctx, err, try); werr != nil {
+			if werr := p.r.wait(ctx, b.Desc.Digest.String(), err, try); werr != nil {
 				return err
 			}
 		}
@@ -375,180 +356,4 @@ func (c *counted) Read(p []byte) (int, error) {
 		}
 	}
 	return n, err
-}
-
-// request is one that can be sent several times.
-type request struct {
-	method, address string
-	header          http.Header
-	body            io.ReadSeeker
-	size            int64
-	stranger        bool // it goes to another host than the registry's, without credentials
-}
-
-// retry sends a request until it is answered by other than a passing fault.
-func (p *pusher) retry(ctx context.Context, req request, want ...int) (*http.Response, error) {
-	for try := 1; ; try++ {
-		resp, err := p.send(ctx, req, want...)
-		if err == nil || try >= tries || ctx.Err() != nil || !transient(err) {
-			return resp, err
-		}
-		if wait(ctx, err, try) != nil {
-			return nil, err
-		}
-	}
-}
-
-// transient tells whether a fault may be gone at the next try.
-func transient(err error) bool {
-	code, _ := status(err)
-	switch code {
-	case 0:
-		return !permanent(err)
-	case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusBadGateway,
-		http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		return true
-	}
-	return false
-}
-
-// permanent tells whether the other side cannot be talked to, however often it is tried.
-func permanent(err error) bool {
-	var (
-		dns    *net.DNSError
-		cert   *tls.CertificateVerificationError
-		record tls.RecordHeaderError
-	)
-	return errors.Is(err, docker.ErrInvalidAuthorization) || errors.Is(err, errRedirect) || errdefs.IsUnavailable(err) ||
-		errors.Is(err, syscall.ECONNREFUSED) || errors.As(err, &dns) && dns.IsNotFound || errors.As(err, &cert) ||
-		errors.As(err, &record)
-}
-
-// wait pauses before the next try: as long as the registry asked for, or twice as long each time.
-func wait(ctx context.Context, err error, try int) error {
-	d := backOff << (try - 1)
-	d += rand.N(d / 2)
-	var later *retryAfter
-	if errors.As(err, &later) {
-		if d = later.pause; d > maxPause {
-			return err
-		}
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// retryAfter is a refusal that says when to come back.
-type retryAfter struct {
-	error
-	pause time.Duration
-}
-
-func (e *retryAfter) Unwrap() error { return e.error }
-
-// send sends a request once, or again where the registry asks who we are.
-func (p *pusher) send(ctx context.Context, q request, want ...int) (*http.Response, error) {
-	h := p.host
-	var seen []*http.Response
-	for {
-		req, err := p.build(ctx, q)
-		if err != nil {
-			return nil, err
-		}
-		if h.Authorizer != nil && !q.stranger {
-			if err := h.Authorizer.Authorize(ctx, req); err != nil {
-				return nil, err
-			}
-		}
-		resp, err := h.Client.Do(req)
-		if err != nil {
-			return nil, err
-		}
-		for _, code := range want {
-			if resp.StatusCode == code {
-				return resp, nil
-			}
-		}
-		err = refusal(resp)
-		_ = resp.Body.Close()
-		seen = append(seen, resp)
-		if resp.StatusCode == http.StatusUnauthorized && h.Authorizer != nil && !q.stranger && len(seen) < 3 &&
-			h.Authorizer.AddResponses(ctx, seen) == nil {
-			continue
-		}
-		return nil, err
-	}
-}
-
-func (p *pusher) build(ctx context.Context, q request) (*http.Request, error) {
-	var body io.Reader
-	if q.body != nil && q.size > 0 {
-		if _, err := q.body.Seek(0, io.SeekStart); err != nil {
-			return nil, err
-		}
-		body = io.NopCloser(q.body)
-	}
-	req, err := http.NewRequestWithContext(ctx, q.method, q.address, body)
-	if err != nil {
-		return nil, err
-	}
-	if body != nil {
-		req.ContentLength = q.size
-	}
-	for k, v := range p.host.Header {
-		if !q.stranger {
-			req.Header[k] = v
-		}
-	}
-	for k, v := range q.header {
-		req.Header[k] = v
-	}
-	req.Header.Set("User-Agent", p.r.c.userAgent)
-	return req, nil
-}
-
-// refusal reads what a registry says with a status that is not wanted.
-func refusal(resp *http.Response) error {
-	err := remoteerrors.NewUnexpectedStatusErr(resp)
-	var u remoteerrors.ErrUnexpectedStatus
-	var said docker.Errors
-	if errors.As(err, &u) && json.Unmarshal(u.Body, &said) == nil && len(said) > 0 {
-		err = errors.Join(err, said)
-	}
-	if s, perr := strconv.Atoi(resp.Header.Get("Retry-After")); perr == nil && s >= 0 && s < 1<<20 {
-		return &retryAfter{err, time.Duration(s) * time.Second}
-	}
-	return err
-}
-
-// drain lets the connection be used again.
-func drain(resp *http.Response) {
-	_, _ = io.CopyN(io.Discard, resp.Body, 64<<10)
-	_ = resp.Body.Close()
-}
-
-var errRedirect = errors.New("the registry sends what was to be kept between us to another host")
-
-// redirect follows an answer elsewhere without the credentials: Go's client would take them to any port of the same
-// host, and to hosts below it.
-func redirect(req *http.Request, via []*http.Request) error {
-	if len(via) >= 10 {
-		return errors.New("the registry redirects in circles")
-	}
-	from := via[0].URL
-	if req.URL.Scheme == from.Scheme && req.URL.Host == from.Host {
-		return nil
-	}
-	req.Header.Del("Authorization")
-	req.Header.Del("Cookie")
-	if req.Method == http.MethodPost && req.ContentLength != 0 {
-		return errRedirect // the body of a request for a token, with a password in it
-	}
-	return nil
 }

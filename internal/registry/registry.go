@@ -15,13 +15,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
-	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/containerd/v2/core/remotes/docker/config"
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // MaxManifest is the largest manifest or index that is read, in bytes.
@@ -52,11 +51,14 @@ type Client struct {
 	nets      []netip.Prefix
 	dirs      []string
 	userAgent string
+	silence   time.Duration // of a body before it is asked for again
+	backOff   time.Duration // before the second try
 }
 
 // New checks the options.
 func New(o Options) (*Client, error) {
-	c := &Client{dirs: o.HostDirs, userAgent: o.UserAgent}
+	c := &Client{dirs: o.HostDirs, userAgent: o.UserAgent, silence: silence,
+		backOff: backOff}
 	if c.dirs == nil {
 		c.dirs = []string{"/etc/berth/certs.d", "/etc/docker/certs.d"}
 	}
@@ -93,15 +95,20 @@ func New(o Options) (*Client, error) {
 
 // Repository is a repository at its registry, for one request and its credentials. Close must be called.
 type Repository struct {
+	// OnPause is told when a request waits to be tried again. It may be nil, is set before the first request, must not
+	// block, and may be called from several goroutines.
+	OnPause func(Pause)
+
 	c        *Client
 	name     reference.Named
 	auth     *Auth
 	insecure bool
-	resolver remotes.Resolver
-	hosts    docker.RegistryHosts
+
+	configured docker.RegistryHosts
 
 	mu      sync.Mutex
-	clients []*http.Client // all that were made, to be closed
+	known   map[string][]docker.RegistryHost // answers of configured
+	clients []*http.Client                   // all that were made, to be closed
 }
 
 // Repository prepares to ask for the images of name, which has to be normalized. Nothing is sent yet.
@@ -123,34 +130,42 @@ func (c *Client) Repository(ctx context.Context, name reference.Named, auth *Aut
 		o.DefaultScheme = "http"
 		o.DefaultTLS = &tls.Config{InsecureSkipVerify: true}
 	}
-	configured := config.ConfigureHosts(ctx, o)
-	known := map[string][]docker.RegistryHost{}
-	// The resolver asks again for every blob. With one answer, connections and tokens are shared by all of them.
-	r.hosts = func(host string) ([]docker.RegistryHost, error) {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		if hosts, ok := known[host]; ok {
-			return slices.Clone(hosts), nil
-		}
-		hosts, err := configured(host)
-		if err != nil {
-			return nil, fmt.Errorf("configuration of registry %q: %w", host, err)
-		}
-		if dir, _ := c.hostDir(host); dir == "" && host == dockerHub {
-			hosts = append(c.mirrorHosts(hosts[0].Client), hosts...)
-		}
-		for i := range hosts {
-			if r.auth != nil && r.auth.RegistryToken != "" && r.trusted(hosts[i].Host) {
-				hosts[i].Authorizer = &bearer{r.auth.RegistryToken, hosts[i].Host}
-			}
-		}
-		known[host] = hosts
+	r.configured = config.ConfigureHosts(ctx, o)
+	return r, nil
+}
+
+// hosts are those to be asked for the images of a registry, in order. With one answer for all requests, they share
+// connections and tokens.
+func (r *Repository) hosts(host string) ([]docker.RegistryHost, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if hosts, ok := r.known[host]; ok {
 		return slices.Clone(hosts), nil
 	}
-	r.resolver = docker.NewResolver(docker.ResolverOptions{
-		Hosts: r.hosts, Headers: http.Header{"User-Agent": {c.userAgent}},
-	})
-	return r, nil
+	hosts, err := r.configured(host)
+	if err != nil {
+		return nil, fmt.Errorf("configuration of registry %q: %w", host, err)
+	}
+	if dir, _ := r.c.hostDir(host); dir == "" && host == dockerHub {
+		hosts = append(r.c.mirrorHosts(hosts[0].Client), hosts...)
+	}
+	for i := range hosts {
+		if r.auth != nil && r.auth.RegistryToken != "" && r.trusted(hosts[i].Host) {
+			hosts[i].Authorizer = &bearer{r.auth.RegistryToken, hosts[i].Host}
+		}
+	}
+	if r.known == nil {
+		r.known = map[string][]docker.RegistryHost{}
+	}
+	r.known[host] = hosts
+	return slices.Clone(hosts), nil
+}
+
+// forgetHosts has the next request begin without connections and tokens.
+func (r *Repository) forgetHosts() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.known = nil
 }
 
 // Close drops idle connections.
@@ -243,96 +258,29 @@ func (c *Client) insecure(ctx context.Context, domain string) bool {
 	})
 }
 
-// Resolve asks what a reference means at the moment: a tag of the repository, or a digest in it. The size in the
-// descriptor is what the registry claims.
-func (r *Repository) Resolve(ctx context.Context, ref reference.Named) (ocispec.Descriptor, error) {
-	_, desc, err := r.resolver.Resolve(ctx, resolvable(ref))
-	if err != nil {
-		return desc, r.explain(ctx, ref, err)
-	}
-	if desc.Size < 0 || desc.Size > MaxManifest {
-		return desc, fmt.Errorf("manifest for %s has %d bytes, more than the %d that are read: %w",
-			reference.FamiliarString(ref), desc.Size, MaxManifest, errdefs.ErrInvalidArgument)
-	}
-	if err := desc.Digest.Validate(); err != nil {
-		return desc, fmt.Errorf("manifest for %s has the digest %q: %w: %w",
-			reference.FamiliarString(ref), desc.Digest, err, errdefs.ErrInvalidArgument)
-	}
-	return desc, nil
-}
-
-// resolvable drops the tag where there is a digest too, which alone counts.
-func resolvable(ref reference.Named) string {
-	if d, ok := ref.(reference.Digested); ok {
-		return reference.TrimNamed(ref).Name() + "@" + d.Digest().String()
-	}
-	return reference.TagNameOnly(ref).String()
-}
-
-// Fetch reads a blob or manifest of the repository. A reading that breaks off is continued where it stopped.
-// The content is not verified here. Addresses in the descriptor are not followed.
-func (r *Repository) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
-	desc.URLs = nil
-	f, err := r.resolver.Fetcher(ctx, r.name.Name()+"@"+desc.Digest.String())
-	if err != nil {
-		return nil, r.explain(ctx, r.name, err)
-	}
-	rc, err := f.Fetch(ctx, desc)
-	if err != nil {
-		return nil, r.explain(ctx, r.name, err)
-	}
-	return &reading{ReadCloser: rc, ctx: ctx, r: r}, nil
-}
-
-// reading explains the errors that come up while a blob is read; the request itself is sent by the first Read.
-type reading struct {
-	io.ReadCloser
-	ctx context.Context
-	r   *Repository
-}
-
-func (g *reading) Read(p []byte) (int, error) {
-	n, err := g.ReadCloser.Read(p)
-	if errdefs.IsFailedPrecondition(err) {
-		return n, &explained{"it has more bytes than are announced", errdefs.ErrInvalidArgument, err}
-	}
-	if err != nil && err != io.EOF {
-		err = g.r.explain(g.ctx, g.r.name, err)
-	}
-	return n, err
-}
-
-// Seek moves to where an earlier reading had stopped.
-func (g *reading) Seek(offset int64, whence int) (int64, error) {
-	s, ok := g.ReadCloser.(io.Seeker)
-	if !ok {
-		return 0, errors.ErrUnsupported
-	}
-	return s.Seek(offset, whence)
-}
-
 // Tags lists the tags of the repository.
 func (r *Repository) Tags(ctx context.Context) ([]string, error) {
 	hosts, err := r.hosts(reference.Domain(r.name))
 	if err != nil {
 		return nil, err
 	}
-	ctx = docker.WithScope(ctx, "repository:"+reference.Path(r.name)+":pull")
+	ctx = r.scoped(ctx)
 	for _, h := range hosts {
 		var tags []string
-		if tags, err = r.tags(ctx, h); err == nil {
+		if tags, err = (&peer{r, h}).tags(ctx); err == nil {
 			return tags, nil
 		}
 	}
 	return nil, r.explain(ctx, r.name, err)
 }
 
-func (r *Repository) tags(ctx context.Context, h docker.RegistryHost) ([]string, error) {
+func (p *peer) tags(ctx context.Context) ([]string, error) {
 	const page, maxTags = 1000, 100_000
 	var out []string
-	next := h.Scheme + "://" + h.Host + h.Path + "/" + reference.Path(r.name) + fmt.Sprintf("/tags/list?n=%d", page)
+	next := p.source("tags", "list")
+	next += map[bool]string{false: "?", true: "&"}[strings.Contains(next, "?")] + fmt.Sprintf("n=%d", page)
 	for next != "" && len(out) < maxTags {
-		resp, err := r.get(ctx, h, next)
+		resp, err := p.retry(ctx, request{method: http.MethodGet, address: next}, http.StatusOK)
 		if err != nil {
 			return nil, err
 		}
@@ -365,40 +313,6 @@ func nextPage(resp *http.Response) (string, error) {
 	return u.String(), nil
 }
 
-func (r *Repository) get(ctx context.Context, h docker.RegistryHost, address string) (*http.Response, error) {
-	var seen []*http.Response
-	for {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
-		if err != nil {
-			return nil, err
-		}
-		req.Header = h.Header.Clone()
-		if req.Header == nil {
-			req.Header = http.Header{}
-		}
-		req.Header.Set("User-Agent", r.c.userAgent)
-		if h.Authorizer != nil {
-			if err := h.Authorizer.Authorize(ctx, req); err != nil {
-				return nil, err
-			}
-		}
-		resp, err := h.Client.Do(req)
-		if err != nil {
-			return nil, err
-		}
-		if resp.StatusCode == http.StatusOK {
-			return resp, nil
-		}
-		_ = resp.Body.Close()
-		seen = append(seen, resp)
-		if resp.StatusCode == http.StatusUnauthorized && h.Authorizer != nil && len(seen) < 3 &&
-			h.Authorizer.AddResponses(ctx, seen) == nil {
-			continue
-		}
-		return nil, statusError(resp.StatusCode)
-	}
-}
-
 // Login checks credentials with a registry, which is named as in image names.
 func (c *Client) Login(ctx context.Context, domain string, auth *Auth) error {
 	name, err := reference.ParseNormalizedNamed(domain + "/berth/login")
@@ -415,7 +329,8 @@ func (c *Client) Login(ctx context.Context, domain string, auth *Auth) error {
 		return err
 	}
 	h := hosts[len(hosts)-1]
-	resp, err := r.get(ctx, h, h.Scheme+"://"+h.Host+h.Path+"/")
+	resp, err := (&peer{r, h}).send(ctx, request{method: http.MethodGet, address: h.Scheme + "://" + h.Host + h.Path + "/"},
+		http.StatusOK)
 	if err != nil {
 		return r.explain(ctx, nil, err)
 	}
