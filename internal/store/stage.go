@@ -23,7 +23,14 @@ type Staged struct {
 func (s *Store) Stage(ctx context.Context) (*Staged, error) {
 	ctx = s.Context(ctx)
 	key := stagePrefix + uniqueName()
+	// One at a time: when its database cannot be written, on a full disk, the snapshotter removes the directory only after
+	// it has let the next one in, which gets the same name.
+	unlock, err := s.Lock(ctx, "stage")
+	if err != nil {
+		return nil, err
+	}
 	mounts, err := s.snapshotter.Prepare(ctx, key, "")
+	unlock()
 	if err != nil {
 		return nil, fmt.Errorf("make a directory for a layer: %w", err)
 	}
