@@ -155,7 +155,7 @@ func settings() []setting {
 			func(c *Config) any { return &c.LogDriver }},
 		{"log-opt", "", "log-opts", "KEY=VALUE", "Option of the log driver", false,
 			func(c *Config) any { return &c.LogOptions }},
-		{"registry-mirror", "", "registry-mirrors", "URL", "Mirror of Docker Hub", false,
+		{"registry-mirror", "", "registry-mirrors", "[HOST=]URL", "Mirror of Docker Hub, or of the registry HOST", false,
 			func(c *Config) any { return &c.Mirrors }},
 		{"insecure-registry", "", "insecure-registries", "HOST", "Registry to be reached without (verified) TLS", false,
 			func(c *Config) any { return &c.Insecure }},

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/berth-engine/berth/internal/container"
@@ -129,11 +130,16 @@ func securityOptionsShown(f Facts) []string {
 }
 
 func registryConfig(f Facts) *registry.ServiceConfig {
+	// Those of other registries are written HOST=URL.
+	hubs := slices.DeleteFunc(slices.Clone(list(f.RegistryMirrors)), func(m string) bool {
+		host, _, named := strings.Cut(m, "=")
+		return named && !strings.Contains(host, "/")
+	})
 	r := &registry.ServiceConfig{
 		InsecureRegistryCIDRs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
 		Mirrors:               list(f.RegistryMirrors),
 		IndexConfigs: map[string]*registry.IndexInfo{
-			"docker.io": {Name: "docker.io", Mirrors: list(f.RegistryMirrors), Secure: true, Official: true},
+			"docker.io": {Name: "docker.io", Mirrors: hubs, Secure: true, Official: true},
 		},
 	}
 	for _, text := range f.Insecure {

@@ -3,15 +3,16 @@
 //
 // # Where a name leads
 //
-// For the host of a name, the first that exists of
+// First, Podman's registries.conf is asked (see conf.go): the table with the longest prefix of a name may block it, put
+// another location in the place of the prefix, and name mirrors. Then, for the host of each name that came of it, the
+// first that exists of
 //
 //	<dir>/<host>[:<port>]/    or <host>_<port>_/, or _default/
 //
 // with <dir> being /etc/berth/certs.d and then /etc/docker/certs.d, says by a hosts.toml (containerd's format) which
-// hosts to ask in which order, or by *.crt, *.cert and *.key (Docker's layout) what to trust. Without such a
-// directory the registry itself is asked, over HTTPS; Docker Hub's mirrors come before Docker Hub. A registry on a
-// loopback address, or one that was declared insecure, is asked without verification and, if it does not speak TLS,
-// in clear text.
+// hosts to ask in which order, or by *.crt, *.cert and *.key (Docker's layout) what to trust. Without a hosts.toml the
+// registry itself is asked, over HTTPS, after the mirrors that the options have for it. A registry on a loopback address, or
+// one that was declared insecure, is asked without verification and, if it does not speak TLS, in clear text.
 //
 // # What is tried again
 //
@@ -21,8 +22,8 @@
 //
 // # Who gets the credentials
 //
-// The registry that the name says, and nobody else: neither a mirror nor an address that a manifest names, nor where an
-// answer redirects or sends an upload to, be it another port of the same host.
+// The registry that the name says, and nobody else: neither a mirror, nor another location that the configuration has for
+// the name, nor an address that a manifest names, nor where an answer redirects or sends an upload to, be it another port of the same host.
 //
 // # What is pushed
 //

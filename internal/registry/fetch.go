@@ -34,23 +34,19 @@ const (
 var manifestTypes = strings.Join([]string{images.MediaTypeDockerSchema2Manifest, images.MediaTypeDockerSchema2ManifestList,
 	ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageIndex, "*/*"}, ", ")
 
-func (r *Repository) scoped(ctx context.Context) context.Context {
-	return docker.WithScope(ctx, "repository:"+reference.Path(r.name)+":pull")
-}
-
 // askHosts calls ask for one host after the other, until one has an answer. The error that is returned is the last one in
 // which a host said something.
 func (r *Repository) askHosts(needs docker.HostCapabilities, ask func(*peer) error) error {
-	hosts, err := r.hosts(reference.Domain(r.name))
+	peers, err := r.peers()
 	if err != nil {
 		return err
 	}
 	var said, other error
-	for _, h := range hosts {
-		if !h.Capabilities.Has(needs) {
+	for _, p := range peers {
+		if !p.host.Capabilities.Has(needs) {
 			continue
 		}
-		err := ask(&peer{r, h})
+		err := ask(p)
 		if err == nil {
 			return nil
 		}
@@ -81,11 +77,10 @@ func (r *Repository) Resolve(ctx context.Context, ref reference.Named) (desc oci
 		object = t.Tag()
 		needs |= docker.HostCapabilityResolve
 	}
-	ctx = r.scoped(ctx)
 	var got ocispec.Descriptor
 	for try := 1; ; try++ {
 		err = r.askHosts(needs, func(p *peer) error {
-			got, err = p.resolve(ctx, object)
+			got, err = p.resolve(p.scoped(ctx), object)
 			return err
 		})
 		if err == nil || try >= tries || ctx.Err() != nil || !transient(err) || r.wait(ctx, object, err, try) != nil {
@@ -163,7 +158,7 @@ func (r *Repository) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.Rea
 	if images.IsManifestType(desc.MediaType) || images.IsIndexType(desc.MediaType) {
 		g.kind = "manifests"
 	}
-	g.ctx, g.stop = context.WithCancel(r.scoped(ctx))
+	g.ctx, g.stop = context.WithCancel(ctx)
 	return g, nil
 }
 
@@ -293,7 +288,7 @@ func (g *reading) openAt(p *peer, ranged bool) error {
 	if ranged {
 		req.header.Set("Range", fmt.Sprintf("bytes=%d-", g.offset))
 	}
-	ctx, cancel := context.WithCancelCause(g.ctx)
+	ctx, cancel := context.WithCancelCause(p.scoped(g.ctx))
 	w := &watched{silence: g.r.c.silence, cancel: cancel}
 	w.timer = time.AfterFunc(w.silence, func() { cancel(errSilent) })
 	resp, err := p.send(ctx, req, http.StatusOK, http.StatusPartialContent)

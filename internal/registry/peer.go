@@ -28,23 +28,30 @@ const (
 
 // peer talks to one host of a registry.
 type peer struct {
-	r    *Repository
-	host docker.RegistryHost
+	r        *Repository
+	host     docker.RegistryHost
+	name     reference.Named // of the repository there
+	insecure bool
 }
 
 func (p *peer) address(parts ...string) string {
-	return p.host.Scheme + "://" + p.host.Host + p.host.Path + "/" + reference.Path(p.r.name) + "/" +
+	return p.host.Scheme + "://" + p.host.Host + p.host.Path + "/" + reference.Path(p.name) + "/" +
 		strings.Join(parts, "/")
 }
 
 // source is the address of what is read. A mirror is told whose mirror it is to be, for it may be one of several.
 func (p *peer) source(parts ...string) string {
 	a := p.address(parts...)
-	if domain := reference.Domain(p.r.name); p.host.Host != domain &&
+	if domain := reference.Domain(p.name); p.host.Host != domain &&
 		(domain != dockerHub || p.host.Host != "registry-1.docker.io") {
 		a += "?ns=" + domain
 	}
 	return a
+}
+
+// scoped asks for a token to read with.
+func (p *peer) scoped(ctx context.Context) context.Context {
+	return docker.WithScope(ctx, "repository:"+reference.Path(p.name)+":pull")
 }
 
 // request is one that can be sent several times.

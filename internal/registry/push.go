@@ -113,13 +113,13 @@ func (r *Repository) explainPush(ctx context.Context, err error) error {
 type pusher struct{ peer }
 
 func (r *Repository) pusher(ctx context.Context) (*pusher, error) {
-	hosts, err := r.hosts(reference.Domain(r.name))
+	peers, err := r.peers()
 	if err != nil {
 		return nil, err
 	}
-	for _, h := range hosts {
-		if h.Capabilities.Has(docker.HostCapabilityPush) {
-			return &pusher{peer{r, h}}, nil
+	for _, p := range peers {
+		if p.host.Capabilities.Has(docker.HostCapabilityPush) {
+			return &pusher{*p}, nil
 		}
 	}
 	return nil, fmt.Errorf("no host of registry %q takes what is pushed: look at its hosts.toml: %w",
@@ -127,7 +127,7 @@ func (r *Repository) pusher(ctx context.Context) (*pusher, error) {
 }
 
 func (p *pusher) scoped(ctx context.Context) context.Context {
-	return docker.WithScope(ctx, "repository:"+reference.Path(p.r.name)+":pull,push")
+	return docker.WithScope(ctx, "repository:"+reference.Path(p.name)+":pull,push")
 }
 
 func (p *pusher) has(ctx context.Context, kind string, desc ocispec.Descriptor) (bool, error) {
@@ -212,7 +212,7 @@ func (p *pusher) place(resp *http.Response) (*place, error) {
 	at := &place{url: u, trusted: u.Host == p.host.Host}
 	if at.trusted {
 		u.Scheme = p.host.Scheme
-	} else if u.Scheme != "https" && !p.r.insecure {
+	} else if u.Scheme != "https" && !p.insecure {
 		return nil, badPlace("registry %q wants the blob in clear text at %q", p.host.Host, u.Host)
 	}
 	return at, nil

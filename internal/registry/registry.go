@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -30,9 +31,10 @@ const dockerHub = "docker.io"
 
 // Options are the settings of a Client. The zero value talks to any registry over verified TLS.
 type Options struct {
-	Mirrors   []string // of Docker Hub: URLs, asked before it
+	Mirrors   []string // URLs that are asked before Docker Hub, and HOST=URL, before that registry
 	Insecure  []string // hosts ("host", "host:port") and networks in CIDR notation that need no verified TLS
 	HostDirs  []string // default /etc/berth/certs.d, /etc/docker/certs.d
+	Confs     []string // files as Podman's registries.conf, the first that exists counts; default see confFiles
 	UserAgent string   // default "berth"
 }
 
@@ -46,10 +48,11 @@ type Auth struct {
 
 // Client asks registries. Its methods may be called from any goroutine.
 type Client struct {
-	mirrors   []*url.URL
+	mirrors   map[string][]*url.URL // by the host in names
 	hosts     []string
 	nets      []netip.Prefix
 	dirs      []string
+	confs     []string
 	userAgent string
 	silence   time.Duration // of a body before it is asked for again
 	backOff   time.Duration // before the second try
@@ -58,7 +61,10 @@ type Client struct {
 // New checks the options.
 func New(o Options) (*Client, error) {
 	c := &Client{dirs: o.HostDirs, userAgent: o.UserAgent, silence: silence,
-		backOff: backOff}
+		backOff: backOff, confs: o.Confs, mirrors: map[string][]*url.URL{}}
+	if c.confs == nil {
+		c.confs = confFiles()
+	}
 	if c.dirs == nil {
 		c.dirs = []string{"/etc/berth/certs.d", "/etc/docker/certs.d"}
 	}
@@ -66,16 +72,11 @@ func New(o Options) (*Client, error) {
 		c.userAgent = "berth"
 	}
 	for _, m := range o.Mirrors {
-		u, err := url.Parse(m)
-		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.RawQuery != "" ||
-			u.Fragment != "" {
-			return nil, fmt.Errorf("registry mirror %q is no http or https URL: %w", m, errdefs.ErrInvalidArgument)
+		host, u, err := parseMirror(m)
+		if err != nil {
+			return nil, err
 		}
-		if u.User != nil {
-			return nil, fmt.Errorf("registry mirror %q must not hold credentials: %w", u.Redacted(),
-				errdefs.ErrInvalidArgument)
-		}
-		c.mirrors = append(c.mirrors, u)
+		c.mirrors[host] = append(c.mirrors[host], u)
 	}
 	for _, r := range o.Insecure {
 		if p, err := netip.ParsePrefix(r); err == nil {
@@ -93,72 +94,112 @@ func New(o Options) (*Client, error) {
 	return c, nil
 }
 
+// parseMirror reads a mirror of Docker Hub, URL, or of any registry, HOST=URL.
+func parseMirror(text string) (host string, u *url.URL, err error) {
+	wrong := func(format string, args ...any) (string, *url.URL, error) {
+		return "", nil, fmt.Errorf(format+": %w", append(args, errdefs.ErrInvalidArgument)...)
+	}
+	host, address, named := strings.Cut(text, "=")
+	if !named || strings.Contains(host, "/") {
+		host, address = dockerHub, text
+	}
+	u, err = url.Parse(address)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.RawQuery != "" || u.Fragment != "" {
+		return wrong("registry mirror %q is no http or https URL", text)
+	}
+	if u.User != nil {
+		return wrong("registry mirror %q must not hold credentials", u.Redacted())
+	}
+	name, err := reference.ParseNormalizedNamed(host + "/a/b")
+	if err != nil || reference.Domain(name) != host && host != "index.docker.io" {
+		return wrong("registry mirror %q is for %q, which is no host as in image names", text, host)
+	}
+	return reference.Domain(name), u, nil
+}
+
 // Repository is a repository at its registry, for one request and its credentials. Close must be called.
 type Repository struct {
 	// OnPause is told when a request waits to be tried again. It may be nil, is set before the first request, must not
 	// block, and may be called from several goroutines.
 	OnPause func(Pause)
 
-	c        *Client
-	name     reference.Named
-	auth     *Auth
-	insecure bool
-
-	configured docker.RegistryHosts
+	c     *Client
+	name  reference.Named
+	auth  *Auth
+	sites []site
 
 	mu      sync.Mutex
-	known   map[string][]docker.RegistryHost // answers of configured
-	clients []*http.Client                   // all that were made, to be closed
+	known   []*peer        // at all sites, nil if it was not looked yet
+	clients []*http.Client // all that were made, to be closed
 }
 
 // Repository prepares to ask for the images of name, which has to be normalized. Nothing is sent yet.
 func (c *Client) Repository(ctx context.Context, name reference.Named, auth *Auth) (*Repository, error) {
-	r := &Repository{c: c, name: reference.TrimNamed(name), auth: auth}
-	domain := reference.Domain(name)
-	r.insecure = c.insecure(ctx, domain)
-	o := config.HostOptions{
-		HostDir:     c.hostDir,
-		Credentials: r.credentials,
-		UpdateClient: func(hc *http.Client) error {
-			r.clients = append(r.clients, hc)
-			hc.CheckRedirect = redirect
-			return nil
-		},
+	_, byDigest := name.(reference.Digested)
+	sites, err := c.sites(reference.TrimNamed(name), byDigest)
+	if err != nil {
+		return nil, err
 	}
-	if r.insecure && !docker.IsLocalhost(domain) {
-		// With both, HTTPS is tried first and HTTP when the other side does not speak TLS.
-		o.DefaultScheme = "http"
-		o.DefaultTLS = &tls.Config{InsecureSkipVerify: true}
-	}
-	r.configured = config.ConfigureHosts(ctx, o)
-	return r, nil
+	return c.repository(ctx, name, auth, sites), nil
 }
 
-// hosts are those to be asked for the images of a registry, in order. With one answer for all requests, they share
-// connections and tokens.
-func (r *Repository) hosts(host string) ([]docker.RegistryHost, error) {
+func (c *Client) repository(ctx context.Context, name reference.Named, auth *Auth, sites []site) *Repository {
+	r := &Repository{c: c, name: reference.TrimNamed(name), auth: auth, sites: sites}
+	for i := range r.sites {
+		s := &r.sites[i]
+		domain := reference.Domain(s.name)
+		s.insecure = s.insecure || c.insecure(ctx, domain)
+		o := config.HostOptions{
+			HostDir:     c.hostDir,
+			Credentials: r.credentials,
+			UpdateClient: func(hc *http.Client) error {
+				r.clients = append(r.clients, hc)
+				hc.CheckRedirect = redirect
+				return nil
+			},
+		}
+		if s.insecure && !docker.IsLocalhost(domain) {
+			// With both, HTTPS is tried first and HTTP when the other side does not speak TLS.
+			o.DefaultScheme = "http"
+			o.DefaultTLS = &tls.Config{InsecureSkipVerify: true}
+		}
+		s.hosts = config.ConfigureHosts(ctx, o)
+	}
+	return r
+}
+
+// peers are the hosts to be asked, in order. With one answer for all requests, they share connections and tokens.
+func (r *Repository) peers() ([]*peer, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if hosts, ok := r.known[host]; ok {
-		return slices.Clone(hosts), nil
+	if r.known != nil {
+		return r.known, nil
 	}
-	hosts, err := r.configured(host)
-	if err != nil {
-		return nil, fmt.Errorf("configuration of registry %q: %w", host, err)
-	}
-	if dir, _ := r.c.hostDir(host); dir == "" && host == dockerHub {
-		hosts = append(r.c.mirrorHosts(hosts[0].Client), hosts...)
-	}
-	for i := range hosts {
-		if r.auth != nil && r.auth.RegistryToken != "" && r.trusted(hosts[i].Host) {
-			hosts[i].Authorizer = &bearer{r.auth.RegistryToken, hosts[i].Host}
+	var out []*peer
+	for _, s := range r.sites {
+		domain := reference.Domain(s.name)
+		hosts, err := s.hosts(domain)
+		if err != nil {
+			return nil, fmt.Errorf("configuration of registry %q: %w", domain, err)
+		}
+		if mirrors := r.c.mirrors[domain]; len(mirrors) > 0 && len(hosts) > 0 && !r.c.hasHostsFile(domain) {
+			hosts = append(mirrorHosts(mirrors, hosts[0].Client), hosts...)
+		}
+		for _, h := range hosts {
+			if r.auth != nil && r.auth.RegistryToken != "" && r.trusted(h.Host) {
+				h.Authorizer = &bearer{r.auth.RegistryToken, h.Host}
+			}
+			if s.mirror {
+				h.Capabilities &^= docker.HostCapabilityPush
+			}
+			if !s.byTag {
+				h.Capabilities &^= docker.HostCapabilityResolve
+			}
+			out = append(out, &peer{r, h, s.name, s.insecure})
 		}
 	}
-	if r.known == nil {
-		r.known = map[string][]docker.RegistryHost{}
-	}
-	r.known[host] = hosts
-	return slices.Clone(hosts), nil
+	r.known = out
+	return out, nil
 }
 
 // forgetHosts has the next request begin without connections and tokens.
@@ -187,9 +228,19 @@ func (c *Client) hostDir(host string) (string, error) {
 	return "", errdefs.ErrNotFound
 }
 
-func (c *Client) mirrorHosts(client *http.Client) []docker.RegistryHost {
+// hasHostsFile tells whether a hosts.toml says all about a registry.
+func (c *Client) hasHostsFile(host string) bool {
+	dir, err := c.hostDir(host)
+	if err != nil {
+		return false
+	}
+	_, err = os.Stat(filepath.Join(dir, "hosts.toml"))
+	return err == nil
+}
+
+func mirrorHosts(mirrors []*url.URL, client *http.Client) []docker.RegistryHost {
 	var out []docker.RegistryHost
-	for _, u := range c.mirrors {
+	for _, u := range mirrors {
 		// It gets an authorizer without credentials: a mirror may hand out tokens to everybody.
 		out = append(out, docker.RegistryHost{
 			Client: client, Authorizer: docker.NewDockerAuthorizer(docker.WithAuthClient(client)),
@@ -259,19 +310,15 @@ func (c *Client) insecure(ctx context.Context, domain string) bool {
 }
 
 // Tags lists the tags of the repository.
-func (r *Repository) Tags(ctx context.Context) ([]string, error) {
-	hosts, err := r.hosts(reference.Domain(r.name))
+func (r *Repository) Tags(ctx context.Context) (tags []string, err error) {
+	err = r.askHosts(docker.HostCapabilityPull|docker.HostCapabilityResolve, func(p *peer) error {
+		tags, err = p.tags(p.scoped(ctx))
+		return err
+	})
 	if err != nil {
-		return nil, err
+		return nil, r.explain(ctx, r.name, err)
 	}
-	ctx = r.scoped(ctx)
-	for _, h := range hosts {
-		var tags []string
-		if tags, err = (&peer{r, h}).tags(ctx); err == nil {
-			return tags, nil
-		}
-	}
-	return nil, r.explain(ctx, r.name, err)
+	return tags, nil
 }
 
 func (p *peer) tags(ctx context.Context) ([]string, error) {
@@ -319,17 +366,18 @@ func (c *Client) Login(ctx context.Context, domain string, auth *Auth) error {
 	if err != nil {
 		return fmt.Errorf("registry %q: %w: %w", domain, err, errdefs.ErrInvalidArgument)
 	}
-	r, err := c.Repository(ctx, name, auth)
-	if err != nil {
-		return err
-	}
+	// The credentials are for the registry itself, wherever its images are.
+	r := c.repository(ctx, name, auth, []site{{name: reference.TrimNamed(name), byTag: true}})
 	defer r.Close()
-	hosts, err := r.hosts(domain)
+	peers, err := r.peers()
 	if err != nil {
 		return err
 	}
-	h := hosts[len(hosts)-1]
-	resp, err := (&peer{r, h}).send(ctx, request{method: http.MethodGet, address: h.Scheme + "://" + h.Host + h.Path + "/"},
+	if len(peers) == 0 {
+		return fmt.Errorf("no host of registry %q is asked: look at its hosts.toml: %w", domain, errdefs.ErrFailedPrecondition)
+	}
+	p := peers[len(peers)-1]
+	resp, err := p.send(ctx, request{method: http.MethodGet, address: p.host.Scheme + "://" + p.host.Host + p.host.Path + "/"},
 		http.StatusOK)
 	if err != nil {
 		return r.explain(ctx, nil, err)
