@@ -22,6 +22,10 @@ func (e *Engine) Create(ctx context.Context, o CreateOptions) (CreateResult, err
 	if err != nil {
 		return CreateResult{}, err
 	}
+	if img.Artifact != "" {
+		return CreateResult{}, fmt.Errorf("%s is an artifact of the type %.80q and no image: it can be pulled and pushed, not run: %w",
+			cfg.Image, img.Artifact, errdefs.ErrInvalidArgument)
+	}
 	cfg.ImageID = img.ID
 	mergeImage(&cfg, img)
 	warnings, err := e.check(&cfg)

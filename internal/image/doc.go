@@ -29,6 +29,9 @@
 // until ReleaseLayers finds no container on it. Whoever makes a container calls Hold before Resolve and lets go when
 // the container's record exists, so that no image is removed in between.
 //
+// What is no image by its configuration's type but lies at a registry like one, an artifact, has the same life and no
+// layers to stand on: it is pulled, pushed, saved and removed as it is.
+//
 // # What is refused
 //
 // Manifests with both layers and manifests in them (CVE-2021-41190), layers that live outside of the registry

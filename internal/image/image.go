@@ -63,6 +63,10 @@ type Image struct {
 	OS, Architecture, Variant string
 	Comment                   string // of the last step of its history
 
+	// Artifact is the type of what is no image but something else that registries keep, "" for an image. Such a thing has
+	// no configuration and no chain; it is pulled, tagged, saved, pushed and removed as it is.
+	Artifact string
+
 	Target   ocispec.Descriptor // what the name leads to: an index or a manifest
 	Manifest ocispec.Descriptor // of this platform
 

@@ -184,8 +184,8 @@ func (im *Images) bringLeased(ctx context.Context, target ocispec.Descriptor, pl
 	if err != nil {
 		return err
 	}
-	if !images.IsConfigType(d.Config.MediaType) {
-		return badImage("it is an artifact of the type %.80q and no image", d.Config.MediaType)
+	if d.artifact() != "" {
+		return im.bringArtifact(ctx, manifest, d, fetch, say)
 	}
 	if err := checkLayers(d.Layers); err != nil {
 		return err
@@ -211,6 +211,27 @@ func (im *Images) bringLeased(ctx context.Context, target ocispec.Descriptor, pl
 		return err
 	}
 	return im.unpack(ctx, d.Layers, config.RootFS.DiffIDs, fetch, say)
+}
+
+// bringArtifact fetches what is no image. Nothing of it is looked into.
+func (im *Images) bringArtifact(ctx context.Context, manifest ocispec.Descriptor, d *document, fetch fetcher,
+	say *reporter) error {
+	for _, l := range d.Layers {
+		if images.IsNonDistributable(l.MediaType) {
+			return badImage("its layer %s is foreign: it lies outside of the registry and is not fetched", l.Digest)
+		}
+	}
+	data, err := im.fetchSmall(ctx, *d.Config, maxConfig, fetch)
+	if err != nil {
+		return fmt.Errorf("configuration: %w", err)
+	}
+	if err := im.put(ctx, *d.Config, data, nil); err != nil {
+		return err
+	}
+	if err := im.label(ctx, manifest.Digest, manifestLabels(d)); err != nil {
+		return err
+	}
+	return im.collect(ctx, d.Layers, fetch, say)
 }
 
 func platformOf(config *dockerspec.DockerOCIImage) ocispec.Platform {

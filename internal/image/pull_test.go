@@ -345,10 +345,10 @@ func TestHostileRegistries(t *testing.T) {
 				m.Layers[0])
 		}), "layers and its manifest"},
 		"1000 layers": {manifestWith(func(_ *built, m *ocispec.Manifest) { m.Layers = many }), "more than"},
-		"artifact": {manifestWith(func(_ *built,
-			m *ocispec.Manifest) {
+		"artifact with a foreign layer": {manifestWith(func(_ *built, m *ocispec.Manifest) {
 			m.Config.MediaType = "application/vnd.x.config+json"
-		}), "no image"},
+			m.Layers[0].MediaType = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+		}), "foreign"},
 		"no config": {raw(manifest, `{"schemaVersion":2,"mediaType":"`+manifest+`","layers":[]}`),
 			"no configuration"},
 		"both": {raw(manifest,
@@ -389,6 +389,46 @@ func TestHostileRegistries(t *testing.T) {
 			t.Log(err)
 			wantEmpty(t, im)
 		})
+	}
+}
+
+// What is no image passes through: its bytes come, stay under their digests, and go, and nothing looks into them.
+func TestArtifacts(t *testing.T) {
+	b := &built{blobs: map[digest.Digest][]byte{}}
+	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
+		ArtifactType: "application/vnd.x.chart", Config: b.add("application/vnd.oci.empty.v1+json", []byte("{}")),
+		Layers: []ocispec.Descriptor{b.add("text/plain", []byte("no archive")), b.add("application/x-other", noise(1<<20))}}
+	b.target = b.addJSON(t, ocispec.MediaTypeImageManifest, m)
+	f := serve(t, b)
+	im := open(t)
+	ctx := t.Context()
+	img, err := im.Pull(ctx, f.addr+"/charts/x:1", PullOptions{})
+	must(t, err)
+	if img.Artifact != "application/vnd.x.chart" || img.Chain != "" || img.Size < 1<<20 || img.ID != b.target.Digest.String() {
+		t.Errorf("%+v", img)
+	}
+	must(t, im.store.GC(ctx))
+	if n, bad, err := im.Check(ctx); n != 1 || len(bad) != 0 || err != nil {
+		t.Errorf("%d, %v, %v", n, bad, err)
+	}
+	addr := startRegistry(t)
+	must(t, im.Tag(ctx, f.addr+"/charts/x:1", addr+"/charts/x:1"))
+	if _, err := im.Push(ctx, addr+"/charts/x:1", PushOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	var archive bytes.Buffer
+	must(t, im.Save(ctx, &archive, []string{addr + "/charts/x:1"}))
+	_, err = im.Remove(ctx, img.ID, RemoveOptions{Force: true})
+	must(t, err)
+	wantEmpty(t, im)
+	_, err = im.Load(ctx, &archive, LoadOptions{})
+	must(t, err)
+	_, err = im.Remove(ctx, img.ID, RemoveOptions{Force: true})
+	must(t, err)
+	wantEmpty(t, im)
+	// A registry of others has it with the same digest.
+	if img, err = im.Pull(ctx, addr+"/charts/x:1", PullOptions{}); err != nil || img.ID != b.target.Digest.String() {
+		t.Errorf("%v", err)
 	}
 }
 

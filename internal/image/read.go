@@ -68,6 +68,7 @@ func readBlob(ctx context.Context, p content.Provider, desc ocispec.Descriptor, 
 type document struct {
 	MediaType string               `json:"mediaType"`
 	Config    *ocispec.Descriptor  `json:"config"`
+	Artifact  string               `json:"artifactType"`
 	Layers    []ocispec.Descriptor `json:"layers"`
 	Manifests []ocispec.Descriptor `json:"manifests"`
 }
@@ -129,6 +130,19 @@ func parseDocument(data []byte, mediaType string) (*document, error) {
 		}
 	}
 	return &d, nil
+}
+
+// artifact is what a manifest is if it is no image, "" if it is one.
+func (d *document) artifact() string {
+	switch {
+	case d.Config == nil || images.IsConfigType(d.Config.MediaType):
+		return ""
+	case d.Artifact != "":
+		return d.Artifact
+	case d.Config.MediaType != "":
+		return d.Config.MediaType
+	}
+	return "unknown"
 }
 
 // strictKeys refuses objects whose keys for us are spelt in another case or occur twice.
@@ -282,6 +296,14 @@ func (im *Images) document(ctx context.Context, desc ocispec.Descriptor) (*docum
 }
 
 func (im *Images) fillConfig(ctx context.Context, img *Image, d *document) error {
+	if kind := d.artifact(); kind != "" {
+		img.Artifact = kind
+		img.blobs += d.Config.Size
+		for _, l := range d.Layers {
+			img.blobs += l.Size
+		}
+		return nil
+	}
 	data, err := readBlob(ctx, im.store.Content(), *d.Config, maxConfig)
 	if err != nil {
 		return err

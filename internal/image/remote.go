@@ -63,7 +63,7 @@ func (im *Images) Remote(ctx context.Context, ref string, auth *Auth) (*Remote, 
 		}
 		return out, nil
 	}
-	if !images.IsConfigType(d.Config.MediaType) {
+	if d.artifact() != "" {
 		return out, nil
 	}
 	if data, err = im.fetchSmall(ctx, *d.Config, maxConfig, fetch); err != nil {

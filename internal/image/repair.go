@@ -29,7 +29,7 @@ func (im *Images) repair(ctx context.Context) error {
 			if err == nil {
 				err = im.fillConfig(ctx, img, d)
 			}
-			if err == nil {
+			if err == nil && img.Artifact == "" {
 				err = im.unpack(ctx, d.Layers, img.Layers, none, newReporter(nil))
 			}
 			if isCancel(err) || errors.Is(err, syscall.ENOSPC) {

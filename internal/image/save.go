@@ -149,6 +149,9 @@ func (a *archiveWriter) image(ctx context.Context, s *saved) error {
 	if err != nil {
 		return err
 	}
+	if d.artifact() != "" {
+		return nil // Docker's list is of images
+	}
 	entry := dockerManifest{Config: blobPath(d.Config.Digest), RepoTags: tags, Layers: []string{}}
 	for _, l := range d.Layers {
 		entry.Layers = append(entry.Layers, blobPath(l.Digest))

@@ -63,6 +63,31 @@ func (im *Images) unpack(ctx context.Context, layers []ocispec.Descriptor, diffs
 	return g.Wait()
 }
 
+// collect brings blobs into the store and leaves them as they are.
+func (im *Images) collect(ctx context.Context, blobs []ocispec.Descriptor, fetch fetcher, say *reporter) error {
+	u := &unpacking{im: im, layers: blobs, fetch: fetch, say: say}
+	g, ctx := errgroup.WithContext(ctx)
+	for i, b := range blobs {
+		say.say(short(b.Digest), "Pulling fs layer")
+		g.Go(func() error {
+			here, err := im.has(ctx, b)
+			if err != nil {
+				return err
+			}
+			if here {
+				say.say(short(b.Digest), "Already exists")
+				return nil
+			}
+			if err := u.move(ctx, i, nil); err != nil {
+				return err
+			}
+			say.say(short(b.Digest), "Pull complete")
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
 func (u *unpacking) layer(ctx context.Context, i int) error {
 	desc, id := u.layers[i], short(u.layers[i].Digest)
 	unlock, err := u.im.store.Lock(ctx, "chain "+u.chains[i].String())
