@@ -194,7 +194,7 @@ func importBox(t *testing.T, e *Engine, changes ...string) {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := e.Images.Import(context.Background(), "box", &buf, changes, ""); err != nil {
+	if _, err := e.Images.Import(context.Background(), "box", &buf, changes, "", ""); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -48,6 +48,6 @@ func newLoad(a *app) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVarP(&input, "input", "i", "", "Read this file instead of STDIN")
 	f.BoolVarP(&quiet, "quiet", "q", false, "Do not show the progress")
-	f.StringSliceVar(&platforms, "platform", nil, "Read this platform's image alone (os/arch[/variant])")
+	f.StringSliceVar(&platforms, "platform", nil, "Read these platforms' images alone (os/arch[/variant])")
 	return cmd
 }

@@ -34,7 +34,7 @@ func newSave(a *app) *cobra.Command {
 		})
 	f := cmd.Flags()
 	f.StringVarP(&output, "output", "o", "", "Write to this file instead of STDOUT")
-	f.StringSliceVar(&platforms, "platform", nil, "Write this platform's image alone (os/arch[/variant])")
+	f.StringSliceVar(&platforms, "platform", nil, "Write these platforms' images alone (os/arch[/variant])")
 	cmd.ValidArgsFunction = a.completeAll(a.imageNames)
 	return cmd
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/berth-engine/berth/internal/image"
+	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/moby/moby/api/types/auxprogress"
@@ -38,7 +39,9 @@ func (s *Server) imageList(c *call) error {
 			continue
 		}
 		if manifests {
-			summaries[i].Manifests = s.manifestsOf(summaries[i].img)
+			if summaries[i].Manifests, err = s.manifestsOf(c.ctx(), summaries[i].img); err != nil {
+				return err
+			}
 		}
 		out = append(out, downgradeImage(&summaries[i].Summary, c.version))
 	}
@@ -163,6 +166,9 @@ func (s *Server) imageInspect(c *call) error {
 	if err != nil {
 		return err
 	}
+	if platform != "" && c.flag("manifests") {
+		return invalid("conflicting options: manifests and platform options cannot both be set")
+	}
 	img, err := s.engine.Images.Resolve(c.ctx(), c.name(), platform)
 	if err != nil {
 		return err
@@ -176,7 +182,9 @@ func (s *Server) imageInspect(c *call) error {
 		Comment: img.Comment, Metadata: api.Metadata{LastTagTime: img.Tagged}, Descriptor: &img.Target,
 	}
 	if c.flag("manifests") {
-		r.Manifests = s.manifestsOf(img)
+		if r.Manifests, err = s.manifestsOf(c.ctx(), img); err != nil {
+			return err
+		}
 	}
 	if !img.Created.IsZero() {
 		r.Created = img.Created.UTC().Format(time.RFC3339Nano)
@@ -187,20 +195,50 @@ func (s *Server) imageInspect(c *call) error {
 	return c.writeJSON(http.StatusOK, downgradeImageInspect(r, c.version))
 }
 
-// manifestsOf describes the one platform of an image that is kept.
-func (s *Server) manifestsOf(img *image.Image) []api.ManifestSummary {
-	p := &api.ImageProperties{Platform: img.Config.Platform, Containers: list(s.imageUsers(img.ID))}
-	p.Size.Unpacked = img.Size
-	m := api.ManifestSummary{
-		ID: img.Manifest.Digest.String(), Descriptor: img.Manifest, Available: true, Kind: api.ManifestKindImage,
-		ImageData: p,
+// manifestsOf describes what an image's index lists, or its only manifest, with the containers on each.
+func (s *Server) manifestsOf(ctx context.Context, img *image.Image) ([]api.ManifestSummary, error) {
+	parts, err := s.engine.Images.Parts(ctx, img.ID)
+	if errdefs.IsNotFound(err) {
+		return nil, nil // removed meanwhile
 	}
-	m.Size.Content, m.Size.Total = img.Manifest.Size, img.Size
-	return []api.ManifestSummary{m}
+	if err != nil {
+		return nil, err
+	}
+	users := s.chainUsers(img.ID)
+	out := []api.ManifestSummary{}
+	for _, p := range parts {
+		m := api.ManifestSummary{ID: p.Manifest.Digest.String(), Descriptor: p.Manifest, Available: p.Available,
+			Kind: api.ManifestKind(p.Kind)}
+		m.Size.Content, m.Size.Total = p.Content, p.Content+p.Unpacked
+		switch p.Kind {
+		case image.PartImage:
+			m.ImageData = &api.ImageProperties{Platform: p.Platform, Containers: list(users[p.Chain.String()])}
+			m.ImageData.Size.Unpacked = p.Unpacked
+		case image.PartAttestation:
+			m.AttestationData = &api.AttestationProperties{For: p.For}
+		}
+		out = append(out, m)
+	}
+	return out, nil
+}
+
+// chainUsers are the containers of an image, by the layers they stand on.
+func (s *Server) chainUsers(imageID string) map[string][]string {
+	users := map[string][]string{}
+	for _, rec := range s.engine.Containers.List() {
+		if rec.Config.ImageID == imageID {
+			users[rec.Chain] = append(users[rec.Chain], rec.ID)
+		}
+	}
+	return users
 }
 
 func (s *Server) imageHistory(c *call) error {
-	items, err := s.engine.Images.History(c.ctx(), c.name())
+	platform, err := platformJSON(c.text("platform"))
+	if err != nil {
+		return err
+	}
+	items, err := s.engine.Images.History(c.ctx(), c.name(), platform)
 	if err != nil {
 		return err
 	}
@@ -213,12 +251,26 @@ func (s *Server) imageHistory(c *call) error {
 	return c.writeJSON(http.StatusOK, out)
 }
 
-// imageAttestations: none are kept, which is what an empty list says.
+// imageAttestations lists the statements that are attached to an image for a platform.
 func (s *Server) imageAttestations(c *call) error {
-	if _, err := s.engine.Images.Resolve(c.ctx(), c.name(), ""); err != nil {
+	platform, err := platformJSON(c.text("platform"))
+	if err != nil {
 		return err
 	}
-	return c.writeJSON(http.StatusOK, []api.AttestationStatement{})
+	whole := c.flag("statement")
+	found, err := s.engine.Images.Attestations(c.ctx(), c.name(), platform, c.r.Form["type"], whole)
+	if err != nil {
+		return err
+	}
+	out := []api.AttestationStatement{}
+	for i, a := range found {
+		line := api.AttestationStatement{Descriptor: a.Descriptor, PredicateType: a.Predicate}
+		if whole {
+			line.Statement = &found[i].Statement
+		}
+		out = append(out, line)
+	}
+	return c.writeJSON(http.StatusOK, out)
 }
 
 func (s *Server) imageTag(c *call) error {
@@ -264,6 +316,23 @@ func repoTag(repo, tag string) (string, error) {
 func (s *Server) imageRemove(c *call) error {
 	if strings.TrimSpace(c.name()) == "" {
 		return invalid("image name cannot be blank")
+	}
+	platforms, err := c.platformsJSON("platforms")
+	if err != nil {
+		return err
+	}
+	if len(platforms) > 0 {
+		img, err := s.engine.Images.Resolve(c.ctx(), c.name(), "")
+		if err != nil {
+			return err
+		}
+		removed, err := s.engine.Images.RemovePlatforms(c.lasting(), c.name(), platforms, func(chain string) []string {
+			return s.chainUsers(img.ID)[chain]
+		})
+		if err != nil {
+			return err
+		}
+		return c.writeJSON(http.StatusOK, s.removedImages(removed))
 	}
 	removed, err := s.engine.Images.Remove(c.lasting(), c.name(), image.RemoveOptions{
 		Force: c.flag("force"), NoPrune: c.flag("noprune"), InUse: s.imageUsers, Running: s.isRunning,
@@ -482,7 +551,7 @@ func (s *Server) imageImport(c *call) error {
 	if message == "" {
 		message = "Imported from -"
 	}
-	img, err := s.engine.Images.Import(c.ctx(), ref, c.upload(), c.r.Form["changes"], message)
+	img, err := s.engine.Images.Import(c.ctx(), ref, c.upload(), c.r.Form["changes"], message, c.text("platform"))
 	if err != nil {
 		return err
 	}
@@ -502,13 +571,9 @@ func withoutUser(text string) string {
 }
 
 func (s *Server) imageLoad(c *call) error {
-	platforms := c.r.Form["platform"]
-	if len(platforms) > 1 {
-		return unsupported("loading several platforms at once is not supported: load all, or one")
-	}
 	var o image.LoadOptions
 	var err error
-	if o.Platform, err = platformJSON(c.text("platform")); err != nil {
+	if o.Platforms, err = c.platformsJSON("platform"); err != nil {
 		return err
 	}
 	c.w.Header().Set("Content-Type", "application/json")
@@ -542,8 +607,12 @@ func (s *Server) imageSave(c *call) error {
 	if len(names) == 0 {
 		return invalid("no image was named")
 	}
+	platforms, err := c.platformsJSON("platform")
+	if err != nil {
+		return err
+	}
 	return c.download("application/x-tar", func(ctx context.Context, w *stream) error {
-		return s.engine.Images.Save(ctx, w, names)
+		return s.engine.Images.Save(ctx, w, names, platforms...)
 	})
 }
 

@@ -230,3 +230,18 @@ func platformJSON(value string) (string, error) {
 	}
 	return s, nil
 }
+
+// platformsJSON reads a parameter that names platforms, each as JSON.
+func (c *call) platformsJSON(key string) ([]string, error) {
+	var out []string
+	for _, value := range c.r.Form[key] {
+		p, err := platformJSON(value)
+		if err != nil {
+			return nil, err
+		}
+		if p != "" {
+			out = append(out, p)
+		}
+	}
+	return out, nil
+}

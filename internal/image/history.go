@@ -21,8 +21,8 @@ type HistoryItem struct {
 
 // History tells how an image was made, the newest step first. What its configuration claims need not be true; a history
 // that does not fit the layers is shown as far as it goes.
-func (im *Images) History(ctx context.Context, nameOrID string) ([]HistoryItem, error) {
-	img, err := im.Resolve(ctx, nameOrID, "")
+func (im *Images) History(ctx context.Context, nameOrID, platform string) ([]HistoryItem, error) {
+	img, err := im.Resolve(ctx, nameOrID, platform)
 	if err != nil {
 		return nil, err
 	}

@@ -200,7 +200,7 @@ func TestImport(t *testing.T) {
 			"WORKDIR sub",
 			"STOPSIGNAL SIGINT", "HEALTHCHECK --interval=5s --retries=3 CMD test -e /x", "ONBUILD RUN true",
 			`SHELL ["/bin/x","-c"]`,
-		}, "a message")
+		}, "a message", "")
 		must(t, err)
 		c := img.Config.Config
 		if strings.Join(c.Cmd, "|") != "/bin/sh|-c|echo hi" || strings.Join(c.Entrypoint, "|") != "/bin/sh|-c" ||
@@ -228,19 +228,19 @@ func TestImport(t *testing.T) {
 		"HEALTHCHECK --foo=1 CMD x",
 		"HEALTHCHECK CMD", "SHELL x", "EXPOSE 9-3", `VOLUME [""]`} {
 		if _, err := im.Import(t.Context(), "", bytes.NewReader(plain), []string{bad},
-			""); !errdefs.IsInvalidArgument(err) {
+			"", ""); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%q: %v", bad, err)
 		}
 	}
 	for name, data := range map[string][]byte{"garbage": []byte(strings.Repeat("garbage", 999)), "cut": gzipped(t,
 		plain)[:60],
 		"outside": rootTar(t, "../../x", "y"), "cut plain": plain[:700]} {
-		if _, err := im.Import(t.Context(), "bad", bytes.NewReader(data), nil, ""); !errdefs.IsInvalidArgument(err) {
+		if _, err := im.Import(t.Context(), "bad", bytes.NewReader(data), nil, "", ""); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	for _, ref := range []string{"UPPER", "a b", "x@sha256:" + strings.Repeat("a", 64), "berth/box"} {
-		if _, err := im.Import(t.Context(), ref, bytes.NewReader(plain), nil, ""); !errdefs.IsInvalidArgument(err) {
+		if _, err := im.Import(t.Context(), ref, bytes.NewReader(plain), nil, "", ""); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%q: %v", ref, err)
 		}
 	}
@@ -249,9 +249,9 @@ func TestImport(t *testing.T) {
 
 func TestResolve(t *testing.T) {
 	im := open(t)
-	one, err := im.Import(t.Context(), "one", bytes.NewReader(rootTar(t, "a", "1")), nil, "")
+	one, err := im.Import(t.Context(), "one", bytes.NewReader(rootTar(t, "a", "1")), nil, "", "")
 	must(t, err)
-	two, err := im.Import(t.Context(), "reg.example:5000/x/two:v2", bytes.NewReader(rootTar(t, "a", "2")), nil, "")
+	two, err := im.Import(t.Context(), "reg.example:5000/x/two:v2", bytes.NewReader(rootTar(t, "a", "2")), nil, "", "")
 	must(t, err)
 	hex := strings.TrimPrefix(one.ID, "sha256:")
 	for ref, id := range map[string]string{
@@ -295,9 +295,9 @@ func TestResolve(t *testing.T) {
 
 func TestTagListAndDangling(t *testing.T) {
 	im := open(t)
-	a, err := im.Import(t.Context(), "a", bytes.NewReader(rootTar(t, "f", "1")), nil, "")
+	a, err := im.Import(t.Context(), "a", bytes.NewReader(rootTar(t, "f", "1")), nil, "", "")
 	must(t, err)
-	b, err := im.Import(t.Context(), "b", bytes.NewReader(rootTar(t, "f", "2")), nil, "")
+	b, err := im.Import(t.Context(), "b", bytes.NewReader(rootTar(t, "f", "2")), nil, "", "")
 	must(t, err)
 	must(t, im.Tag(t.Context(), "a", "c:v1"))
 	must(t, im.Tag(t.Context(), a.ID[:19], "c:v2"))
@@ -337,7 +337,7 @@ func TestTagListAndDangling(t *testing.T) {
 func TestRemoveRules(t *testing.T) {
 	im := open(t)
 	ctx := t.Context()
-	img, err := im.Import(ctx, "app", bytes.NewReader(rootTar(t, "f", "1")), nil, "")
+	img, err := im.Import(ctx, "app", bytes.NewReader(rootTar(t, "f", "1")), nil, "", "")
 	must(t, err)
 	used := func(string) []string { return []string{"0123456789abcdef"} }
 	yes := func(string) bool { return true }
@@ -398,7 +398,7 @@ func TestPrune(t *testing.T) {
 	ctx := t.Context()
 	var ids []string
 	for _, f := range []string{"1", "2", "3"} {
-		img, err := im.Import(ctx, "app", strings.NewReader(string(rootTar(t, "f", strings.Repeat(f, 9999)))), nil, "")
+		img, err := im.Import(ctx, "app", strings.NewReader(string(rootTar(t, "f", strings.Repeat(f, 9999)))), nil, "", "")
 		must(t, err)
 		ids = append(ids, img.ID)
 	}
@@ -446,7 +446,7 @@ func TestLoadAndSave(t *testing.T) {
 		"one") != "1" || !img.Created.Equal(created) {
 		t.Errorf("%+v", img)
 	}
-	history, err := im.History(ctx, "app:v1")
+	history, err := im.History(ctx, "app:v1", "")
 	must(t, err)
 	if len(history) != 5 || history[0].CreatedBy != "four" || history[0].ID != img.ID ||
 		history[4].CreatedBy != "one" || history[4].Size == 0 ||
@@ -529,7 +529,7 @@ func TestBuiltin(t *testing.T) {
 
 func TestHoldKeepsImages(t *testing.T) {
 	im := open(t)
-	_, err := im.Import(t.Context(), "app", bytes.NewReader(rootTar(t, "f", "1")), nil, "")
+	_, err := im.Import(t.Context(), "app", bytes.NewReader(rootTar(t, "f", "1")), nil, "", "")
 	must(t, err)
 	release := im.Hold()
 	done := make(chan error)
@@ -551,7 +551,7 @@ func TestHoldKeepsImages(t *testing.T) {
 
 func BenchmarkResolve(b *testing.B) {
 	im := open(b)
-	_, err := im.Import(b.Context(), "app", bytes.NewReader(rootTar(b, "f", "1")), nil, "")
+	_, err := im.Import(b.Context(), "app", bytes.NewReader(rootTar(b, "f", "1")), nil, "", "")
 	must(b, err)
 	for b.Loop() {
 		_, err := im.Resolve(b.Context(), "app", "")

@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	kgzip "github.com/klauspost/compress/gzip"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
@@ -25,9 +26,20 @@ import (
 const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // Import makes an image of one layer from a tar archive of a root directory, plain or compressed by gzip, zstd or
-// bzip2. The changes are instructions as in a Dockerfile; ref may be "" for an image without a name.
-func (im *Images) Import(ctx context.Context, ref string, r io.Reader, changes []string, message string) (*Image,
+// bzip2. The changes are instructions as in a Dockerfile; ref may be "" for an image without a name, and platform for
+// this machine's.
+func (im *Images) Import(ctx context.Context, ref string, r io.Reader, changes []string, message, platform string) (*Image,
 	error) {
+	p := ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH}
+	if platform != "" {
+		var err error
+		if p, err = platforms.Parse(platform); err != nil {
+			return nil, withKind(errdefs.ErrInvalidArgument, "invalid platform %q", platform)
+		}
+		if p = platforms.Normalize(p); p.OS != "linux" {
+			return nil, withKind(errdefs.ErrInvalidArgument, "operating system %q is not supported: images run on Linux", p.OS)
+		}
+	}
 	var names []string
 	if ref != "" {
 		name, err := parseName(ref)
@@ -45,7 +57,7 @@ func (im *Images) Import(ctx context.Context, ref string, r io.Reader, changes [
 	}
 	now := im.now().UTC()
 	config := dockerspec.DockerOCIImage{Image: ocispec.Image{
-		Created: &now, Platform: ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH},
+		Created: &now, Platform: p,
 		History: []ocispec.History{{Created: &now, Comment: message}},
 	}}
 	for _, c := range changes {

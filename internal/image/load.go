@@ -20,20 +20,17 @@ import (
 
 // LoadOptions say how to load.
 type LoadOptions struct {
-	Platform string
-	Progress func(Progress) // may be nil; called by one goroutine at a time, and must not block
+	Platforms []string       // these alone, each "os/arch[/variant]"; all if there are none
+	Progress  func(Progress) // may be nil; called by one goroutine at a time, and must not block
 }
 
 // Load reads the images of a tar archive, as `docker save` writes it or of an OCI image layout, plain or compressed
 // by gzip, zstd or bzip2. It returns what was loaded: the names, and the IDs of images without one. All are loaded or
 // none is.
 func (im *Images) Load(ctx context.Context, r io.Reader, o LoadOptions) ([]string, error) {
-	m, _, err := matcher(o.Platform)
+	m, err := anyOf(o.Platforms)
 	if err != nil {
 		return nil, err
-	}
-	if o.Platform == "" {
-		m = platforms.All
 	}
 	select {
 	case im.loads <- struct{}{}:
@@ -87,7 +84,7 @@ func (im *Images) loadLeased(ctx context.Context, r io.Reader, m platforms.Match
 		if desc.Platform != nil && desc.Platform.OS == "unknown" {
 			continue // an attestation
 		}
-		if err := im.loadOne(ctx, desc, m, o.Platform, say); err != nil {
+		if err := im.loadOne(ctx, desc, m, o.Platforms, say); err != nil {
 			return nil, err
 		}
 		name := nameIn(desc)
@@ -150,14 +147,23 @@ func nameIn(desc ocispec.Descriptor) string {
 }
 
 // loadOne unpacks one image of the archive and binds its blobs to each other. Of an index, every platform whose blobs
-// are there is kept, and those that match are unpacked.
-func (im *Images) loadOne(ctx context.Context, desc ocispec.Descriptor, m platforms.MatchComparer, platform string,
+// are there and that matches is kept and unpacked, with what is attested of it.
+func (im *Images) loadOne(ctx context.Context, desc ocispec.Descriptor, m platforms.MatchComparer, wanted []string,
 	say *reporter) error {
 	local := func(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
 		return nil, badImage("the archive lacks %s", desc.Digest)
 	}
 	if !images.IsIndexType(desc.MediaType) {
-		return im.bringLeased(ctx, desc, platform, local, say)
+		if len(wanted) == 0 {
+			return im.bringLeased(ctx, desc, "", local, say)
+		}
+		var err error
+		for _, w := range wanted {
+			if err = im.bringLeased(ctx, desc, w, local, say); !errdefs.IsNotFound(err) {
+				break
+			}
+		}
+		return err
 	}
 	data, err := im.fetchSmall(ctx, desc, registry.MaxManifest, local)
 	if err != nil {
@@ -178,9 +184,13 @@ func (im *Images) loadOne(ctx context.Context, desc ocispec.Descriptor, m platfo
 		kept = append(kept, c)
 	}
 	if len(kept) == 0 {
-		return noPlatform(platform)
+		return noPlatform(strings.Join(wanted, ", "))
 	}
-	return im.label(ctx, desc.Digest, indexLabels(kept...))
+	attested, err := im.keepAttestations(ctx, desc, kept)
+	if err != nil {
+		return err
+	}
+	return im.label(ctx, desc.Digest, indexLabels(append(kept, attested...)...))
 }
 
 // manifests lists the manifests below a target that are in the store.

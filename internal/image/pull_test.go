@@ -756,13 +756,13 @@ func TestDiskFull(t *testing.T) {
 			t.Errorf("load: %v", err)
 		}
 		wantEmpty(t, im)
-		_, err = im.Import(t.Context(), "x", bytes.NewReader(rootTar(t, "a", string(big), "b", string(big))), nil, "")
+		_, err = im.Import(t.Context(), "x", bytes.NewReader(rootTar(t, "a", string(big), "b", string(big))), nil, "", "")
 		if err == nil || !strings.Contains(err.Error(), "no space left on device") {
 			t.Errorf("import: %v", err)
 		}
 		wantEmpty(t, im)
 		// What fits still works.
-		_, err = im.Import(t.Context(), "x", bytes.NewReader(rootTar(t, "a", "small")), nil, "")
+		_, err = im.Import(t.Context(), "x", bytes.NewReader(rootTar(t, "a", "small")), nil, "", "")
 		must(t, err)
 		must(t, im.store.Close())
 	}

@@ -22,12 +22,13 @@ import (
 
 // Save writes images as one tar archive that is both an OCI image layout and what older Docker loads. An image asked
 // for by its ID is saved without a name. The blobs are those that came in, so digests stay; of an index, what is here
-// is saved.
+// is saved. With platforms, an index stays as it is and the other platforms' blobs are left out; of one platform, its
+// manifest is saved in place of the index.
 //
 //	oci-layout  index.json      the images with their names, for OCI
 //	manifest.json               the same for Docker, one platform of each
 //	blobs/sha256/…              every blob once
-func (im *Images) Save(ctx context.Context, w io.Writer, refs []string) error {
+func (im *Images) Save(ctx context.Context, w io.Writer, refs []string, platforms ...string) error {
 	list, err := im.saved(ctx, refs)
 	if err != nil {
 		return err
@@ -45,6 +46,25 @@ func (im *Images) Save(ctx context.Context, w io.Writer, refs []string) error {
 			return &noSuchImage{s.target.Digest.String()}
 		}
 	}
+	if len(platforms) > 0 {
+		for i, s := range list {
+			name := s.target.Digest.String()
+			if len(s.names) > 0 {
+				name = familiar(s.names[0])
+			}
+			parts, err := im.chosen(ctx, s.target, name, platforms)
+			if err != nil {
+				return err
+			}
+			if len(platforms) == 1 {
+				list[i].target = parts[0].Manifest
+			}
+			list[i].only = map[digest.Digest]bool{}
+			for _, p := range parts {
+				list[i].only[p.Manifest.Digest] = true
+			}
+		}
+	}
 	a := &archiveWriter{tw: tar.NewWriter(w), im: im, written: map[digest.Digest]bool{}, index: ocispec.Index{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}}
 	err = a.write(ctx, list)
@@ -55,6 +75,7 @@ func (im *Images) Save(ctx context.Context, w io.Writer, refs []string) error {
 type saved struct {
 	target ocispec.Descriptor
 	names  []string
+	only   map[digest.Digest]bool // the manifests to be saved; nil for all that are here
 }
 
 func (im *Images) saved(ctx context.Context, refs []string) ([]*saved, error) {
@@ -119,7 +140,7 @@ func (a *archiveWriter) json(name string, v any) error {
 }
 
 func (a *archiveWriter) image(ctx context.Context, s *saved) error {
-	if err := a.tree(ctx, s.target, 0); err != nil {
+	if err := a.tree(ctx, s.target, s.only, 0); err != nil {
 		return err
 	}
 	target := ocispec.Descriptor{MediaType: s.target.MediaType, Digest: s.target.Digest, Size: s.target.Size}
@@ -138,7 +159,9 @@ func (a *archiveWriter) image(ctx context.Context, s *saved) error {
 	if len(s.names) == 0 {
 		a.index.Manifests = append(a.index.Manifests, target)
 	}
-	present := a.im.manifests(ctx, target, 0)
+	present := slices.DeleteFunc(a.im.manifests(ctx, target, 0), func(m ocispec.Descriptor) bool {
+		return s.only != nil && !s.only[m.Digest]
+	})
 	best, ok := choose(present, platforms.Default())
 	if !ok {
 		if best, ok = choose(present, platforms.All); !ok {
@@ -163,7 +186,10 @@ func (a *archiveWriter) image(ctx context.Context, s *saved) error {
 func blobPath(d digest.Digest) string { return "blobs/" + d.Algorithm().String() + "/" + d.Encoded() }
 
 // tree writes a manifest or an index with all below it that is there.
-func (a *archiveWriter) tree(ctx context.Context, desc ocispec.Descriptor, depth int) error {
+func (a *archiveWriter) tree(ctx context.Context, desc ocispec.Descriptor, only map[digest.Digest]bool, depth int) error {
+	if only != nil && images.IsManifestType(desc.MediaType) && !only[desc.Digest] {
+		return nil
+	}
 	d, err := a.im.document(ctx, desc)
 	if errdefs.IsNotFound(err) && depth > 0 || depth > maxDepth {
 		return nil
@@ -178,7 +204,7 @@ func (a *archiveWriter) tree(ctx context.Context, desc ocispec.Descriptor, depth
 		if !images.IsManifestType(m.MediaType) && !images.IsIndexType(m.MediaType) {
 			continue
 		}
-		if err := a.tree(ctx, m, depth+1); err != nil {
+		if err := a.tree(ctx, m, only, depth+1); err != nil {
 			return err
 		}
 	}

@@ -3,6 +3,7 @@ package e2e
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"io"
 	"io/fs"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/berth-engine/berth/test/harness"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 )
 
@@ -406,4 +408,80 @@ func TestRoundTrips(t *testing.T) {
 			t.Errorf("docker's digest is %s, berth's %s", digest, got)
 		}
 	})
+}
+
+// TestPlatforms: an image of two platforms comes in and goes out whole or in part, with each client that knows platforms.
+func TestPlatforms(t *testing.T) {
+	harness.Need(t)
+	harness.Tool(t, "skopeo")
+	d := harness.Start(t)
+	b := d.Berth()
+	d.Must(`mkdir amd arm; for a in amd arm; do echo $a >$a/arch; tar -C $a -cf $a.tar arch; $D import --platform linux/${a}64 $a.tar $a:1; done`)
+	d.Must(`$D save amd:1 arm:1 | tar -x --one-top-level=both`)
+	twoPlatforms(t, filepath.Join(d.Dir, "both"))
+	d.Must(`tar -C both -cf both.tar . && $D rmi amd:1 arm:1`)
+	for _, c := range d.Clients() {
+		if c.Name == "docker-20" {
+			continue // its API has one platform an image
+		}
+		manifests := `$D image inspect both:1 >/dev/null && curl -s --unix-socket ` + d.Socket + ` 'http://d/v1.48/images/both:1/json?manifests=1' | tr ',' '\n' | grep -c '"Available":true'`
+		d.ShellT(t, c, `$D load -i both.tar && `+manifests).Exits(0).Shows("Loaded image: both:1", "\n2\n")
+		id := d.Must(`$D image inspect -f '{{.Id}}' both:1`)
+		d.ShellT(t, c, `$D image inspect --platform linux/arm64 -f '{{.Architecture}}' both:1`).Prints("arm64\n")
+		d.ShellT(t, c, `$D image inspect --platform linux/s390x both:1`).Exits(1).Complains("does not provide the specified platform")
+		d.ShellT(t, c, `$D history -q --platform linux/arm64 both:1 | wc -l`).Prints("1\n")
+		d.ShellT(t, c, `$D images --tree both:1`).Exits(0).Shows("linux/amd64", "linux/arm64")
+		d.ShellT(t, c, `$D save --platform linux/s390x -o none.tar both:1; test ! -s none.tar`).Exits(0)
+		d.ShellT(t, c, `$D save -o whole.tar both:1 && $D save --platform linux/arm64 -o arm-only.tar both:1 && $D rmi both:1 && $D load -i whole.tar`).Exits(0)
+		if got := d.Must(`$D image inspect -f '{{.Id}}' both:1`); got != id {
+			t.Errorf("%s: saved %s, loaded %s", c.Name, id, got)
+		}
+		d.ShellT(t, c, `$D rmi both:1 && $D load -i arm-only.tar && $D image inspect -f '{{.Architecture}} {{.Id}}' both:1`).Shows("arm64 sha256:")
+		d.ShellT(t, b, `skopeo inspect --raw --override-arch arm64 oci-archive:arm-only.tar | sha256sum | cut -c1-64`).Prints(
+			strings.TrimPrefix(d.Must(`$D image inspect -f '{{.Id}}' both:1`), "sha256:") + "\n")
+		d.ShellT(t, c, `$D rmi both:1 && $D load --platform linux/amd64 -i both.tar && `+manifests).Shows("\n1\n")
+		d.ShellT(t, c, `$D rmi both:1`).Exits(0)
+	}
+	d.Must(`$D load -i both.tar && $D create --name user both:1 /x`)
+	d.Shell(b, `$D rmi --platform linux/amd64 both:1`).Exits(1).Complains("is being used by container")
+	d.Shell(b, `$D rmi --platform linux/arm64 both:1`).Exits(0).Shows("Deleted: sha256:")
+	d.Shell(b, `$D image inspect --platform linux/arm64 both:1`).Exits(1)
+	d.Shell(b, `$D rm user && $D rmi --platform linux/amd64 both:1`).Exits(1).Complains("no other platform")
+}
+
+// twoPlatforms makes one index of the two images of a layout, in it.
+func twoPlatforms(t *testing.T, layout string) {
+	t.Helper()
+	var index ocispec.Index
+	data, err := os.ReadFile(filepath.Join(layout, "index.json"))
+	if err == nil {
+		err = json.Unmarshal(data, &index)
+	}
+	if err != nil || len(index.Manifests) != 2 {
+		t.Fatalf("%s: %v", data, err)
+	}
+	for i, arch := range []string{"amd64", "arm64"} {
+		index.Manifests[i].Annotations, index.Manifests[i].Platform = nil, &ocispec.Platform{OS: "linux", Architecture: arch}
+	}
+	put := func(name string, v any) []byte {
+		data, err := json.Marshal(v)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(layout, name), data, 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	data = put("both", index)
+	sum := sha256.Sum256(data)
+	name := hex.EncodeToString(sum[:])
+	if err := os.Rename(filepath.Join(layout, "both"), filepath.Join(layout, "blobs/sha256", name)); err != nil {
+		t.Fatal(err)
+	}
+	put("index.json", map[string]any{"schemaVersion": 2, "manifests": []any{map[string]any{"mediaType": ocispec.MediaTypeImageIndex,
+		"digest": "sha256:" + name, "size": len(data), "annotations": map[string]string{"io.containerd.image.name": "docker.io/library/both:1"}}}})
+	if err := os.Remove(filepath.Join(layout, "manifest.json")); err != nil {
+		t.Fatal(err)
+	}
 }
