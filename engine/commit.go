@@ -38,6 +38,9 @@ func (e *Engine) Commit(ctx context.Context, ref string, o image.CommitOptions, 
 				return err
 			}
 		}
+		if o.Squash {
+			return e.packWhole(ctx, rec, w)
+		}
 		return e.packLayer(ctx, rec, w)
 	})
 	if err != nil {
@@ -45,6 +48,21 @@ func (e *Engine) Commit(ctx context.Context, ref string, o image.CommitOptions, 
 	}
 	e.publish(rec, "commit", map[string]string{"comment": o.Comment, "imageID": img.ID, "imageRef": o.Ref})
 	return img, nil
+}
+
+// packWhole writes all of a container's file system as the archive of a layer.
+func (e *Engine) packWhole(ctx context.Context, rec container.Record, w io.Writer) error {
+	dir, err := e.mountToRead(ctx, rec)
+	if err != nil {
+		return err
+	}
+	root := confine.FromFile(dir)
+	defer root.Close()
+	if err := archive.Pack(ctx, root, "/", w, archive.PackOptions{Contents: true}); err != nil {
+		return err
+	}
+	_, err = e.Containers.Get(rec.ID) // as in packLayer
+	return err
 }
 
 // packLayer writes what a container has changed as the archive of a layer.

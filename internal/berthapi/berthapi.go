@@ -6,6 +6,8 @@
 //	GET       /berth/images/plan                      → Collection
 //	POST      /berth/images/collect                   → Collection
 //	POST      /berth/images/{name}/pin, …/unpin       → Pinned
+//	GET /berth/images/{name}/explore?layer=2&path=/etc&platform=linux/arm64    → Exploration
+//	GET /berth/layers                                  → []SharedLayer, those that several images have
 //
 // Fields are only ever added. These paths carry no API version: a client of another release reads the fields it knows.
 package berthapi
@@ -124,4 +126,67 @@ type CollectionImage struct {
 	Keep   string // why it stays, a sentence's second half; "" when it may be collected
 	Take   bool   // it goes when images are collected now
 	Taken  bool   // it is gone
+}
+
+// ExplorePath is where the exploration of an image is. The query parameters "layer" (1 is the bottom one) and "path" ask for
+// the files of a layer, at and below a path; without one of them no files are listed.
+func ExplorePath(image string) string { return Prefix + "/images/" + image + "/explore" }
+
+// Exploration is what the layers of an image hold.
+type Exploration struct {
+	Image    string   // its ID
+	Names    []string `json:",omitempty"`
+	Platform string   // "linux/amd64"
+	Size     int64    // bytes of the files that a container sees
+	Wasted   int64    // bytes of files that layers above hide
+	Layers   []ExploredLayer
+	Waste    []Waste // the paths that waste most, the worst first
+}
+
+// ExploredLayer is one step in the making of an image.
+type ExploredLayer struct {
+	Number     int    // the bottom one is 1
+	Digest     string // of the uncompressed layer
+	Blob       string // digest of what came over the wire
+	Compressed int64  // bytes of that
+	Created    time.Time
+	CreatedBy  string
+	Size       int64          // bytes of its files
+	Added      int            // paths that were not there
+	Changed    int            // paths that take the place of others, or change a directory's owner or mode
+	Removed    int            // paths that it takes away
+	Hidden     int64          // bytes of files below that it hides
+	Files      []ExploredFile `json:",omitempty"`
+}
+
+// ExploredFile is what one layer does to one path.
+type ExploredFile struct {
+	Path   string
+	Change string // "added", "changed", "removed"
+	Kind   string // "file", "directory", "symlink", "hardlink", "device", "fifo"
+	Link   string `json:",omitempty"` // where a link leads
+	Mode   int64  // permission bits with setuid, setgid and sticky
+	UID    int
+	GID    int
+	Size   int64
+	Hidden int64 `json:",omitempty"` // bytes that it hides
+	Below  int   `json:",omitempty"` // number of the layer that had it before
+}
+
+// Waste is a path whose bytes are in layers and in no container.
+type Waste struct {
+	Path   string
+	Bytes  int64
+	Copies int // how many files are hidden
+}
+
+// LayersPath is where the layers are told that several images have.
+const LayersPath = Prefix + "/layers"
+
+// SharedLayer is an unpacked layer that several images stand on, and that is on the disk once.
+type SharedLayer struct {
+	Digest string   // of the uncompressed layer
+	Chain  string   // of the layer and those below it
+	Size   int64    // bytes on the disk
+	Images []string // IDs
 }

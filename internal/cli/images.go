@@ -40,7 +40,10 @@ func newImages(a *app) *cobra.Command {
 				return err
 			}
 			if tree {
-				return a.imageTree(result.Items)
+				if err := a.imageTree(result.Items); err != nil {
+					return err
+				}
+				return a.sharedLayers(ctx, result.Items)
 			}
 			if format == "" && !quiet {
 				config, err := a.configFile()
@@ -63,7 +66,7 @@ func newImages(a *app) *cobra.Command {
 	f.StringVar(&format, "format", "", formatUsage)
 	f.BoolVar(&noTrunc, "no-trunc", false, "Do not shorten the output")
 	f.BoolVarP(&quiet, "quiet", "q", false, "Show IDs only")
-	f.BoolVar(&tree, "tree", false, "Show the platforms of every image below it")
+	f.BoolVar(&tree, "tree", false, "Show the platforms of every image below it, and which layers images share")
 	cmd.ValidArgsFunction = a.completeFirst(a.imageNames)
 	return cmd
 }

@@ -1,10 +1,14 @@
 package cli
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
+	"github.com/berth-engine/berth/internal/berthapi"
 	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/image"
 )
@@ -55,4 +59,38 @@ func mark(on bool) string {
 		return "✔"
 	}
 	return ""
+}
+
+// sharedLayers prints the layers that more than one of the images has. A daemon that is not Berth's does not tell.
+func (a *app) sharedLayers(ctx context.Context, images []image.Summary) error {
+	var layers []berthapi.SharedLayer
+	if err := a.getOwn(ctx, berthapi.LayersPath, nil, &layers); errors.Is(err, errUnknownRequest) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	w := tabwriter.NewWriter(a.Out, 10, 1, 3, ' ', 0)
+	lines := 0
+	for _, l := range layers {
+		var names []string
+		for _, i := range images {
+			if !slices.Contains(l.Images, i.ID) {
+				continue
+			}
+			if len(i.RepoTags) > 0 {
+				names = append(names, i.RepoTags[0])
+			} else {
+				names = append(names, shortDigest(i.ID))
+			}
+		}
+		if len(names) < 2 {
+			continue
+		}
+		if lines == 0 {
+			fmt.Fprintln(w, "\nSHARED LAYER\tSIZE\tIMAGES")
+		}
+		lines++
+		fmt.Fprintf(w, "%s\t%s\t%s\n", shortDigest(l.Digest), units.HumanSizeWithPrecision(float64(l.Size), 3), strings.Join(names, ", "))
+	}
+	return w.Flush()
 }

@@ -49,6 +49,9 @@ func newNetworkTrace(a *app) *cobra.Command {
 	return cmd
 }
 
+// errUnknownRequest is of daemons that have Docker's API alone.
+var errUnknownRequest = errors.New("does not know this request")
+
 // getOwn asks the daemon for what Docker's API does not have.
 func (a *app) getOwn(ctx context.Context, path string, query url.Values, out any) error {
 	return a.askOwn(ctx, http.MethodGet, path, query, out)
@@ -77,12 +80,12 @@ func (a *app) askOwn(ctx context.Context, method, path string, query url.Values,
 	}
 	defer resp.Body.Close()
 	dec := json.NewDecoder(resp.Body)
-	if resp.StatusCode == http.StatusOK {
+	if resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusCreated {
 		return dec.Decode(out)
 	}
 	var failure struct{ Message string }
 	if err := dec.Decode(&failure); err != nil || failure.Message == "" || failure.Message == "page not found" {
-		return fmt.Errorf("the daemon at %s does not know this request (%s): is it Berth's, of this release?", api.DaemonHost(), resp.Status)
+		return fmt.Errorf("the daemon at %s %w (%s): is it Berth's, of this release?", api.DaemonHost(), errUnknownRequest, resp.Status)
 	}
 	return fmt.Errorf("Error response from daemon: %s", failure.Message)
 }

@@ -70,6 +70,7 @@ func tree() []node {
 		}},
 		{name: "image", section: management, short: "Manage images", children: []node{
 			{name: "gc", make: newImageGC},
+			{name: "explore", make: newImageExplore},
 			{name: "history", make: newHistory},
 			{name: "import", make: newImport},
 			{name: "inspect", make: newImageInspect},
@@ -133,6 +134,7 @@ func tree() []node {
 		{name: "rm", section: single, make: newRm},
 		{name: "rmi", section: single, make: newRmi},
 		{name: "save", section: single, make: newSave},
+		{name: "search", section: single, make: newSearch},
 		{name: "start", section: single, make: newStart},
 		{name: "stats", section: single, make: newStats},
 		{name: "stop", section: single, make: newStop},

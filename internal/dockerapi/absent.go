@@ -21,10 +21,6 @@ func noSwarm(*Server, *call) error {
 
 func noCheckpoints(*Server, *call) error { return unsupported("checkpoints are not supported") }
 
-func noSearch(*Server, *call) error {
-	return unsupported("searching a registry is not supported: pull the image by its name")
-}
-
 func noBuild(*Server, *call) error {
 	return unsupported("building images is not supported yet: build elsewhere and use \"load\" or \"pull\"")
 }

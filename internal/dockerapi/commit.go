@@ -9,7 +9,7 @@ import (
 	api "github.com/moby/moby/api/types/container"
 )
 
-// commit makes an image of a container. What the body says of the image's configuration counts before what the container
+// commit makes an image of a container; "squash" is Berth's own and makes one layer of it. What the body says of the image's configuration counts before what the container
 // has, and changes count before both.
 func (s *Server) commit(c *call) error {
 	name := c.text("container")
@@ -33,7 +33,7 @@ func (s *Server) commit(c *call) error {
 	image.MergeConfig(&config, imageConfigOf(own))
 	img, err := s.engine.Commit(c.ctx(), rec.ID, image.CommitOptions{
 		Ref: ref, Config: config, Changes: c.r.Form["changes"], CreatedBy: strings.Join(own.Cmd, " "),
-		Author: c.text("author"), Comment: c.text("comment"),
+		Author: c.text("author"), Comment: c.text("comment"), Squash: c.flag("squash"),
 	}, c.flagOr("pause", true))
 	if err != nil {
 		return err

@@ -55,7 +55,7 @@ func routes() []route {
 		{"POST", "/images/load", 0, (*Server).imageLoad},
 		{"POST", "/images/prune", 25, (*Server).imagePrune},
 		{"GET", "/images/get", 0, (*Server).imageSave},
-		{"GET", "/images/search", 0, noSearch},
+		{"GET", "/images/search", 0, (*Server).imageSearch},
 		{"GET", "/images/{name...}/get", 0, (*Server).imageSave},
 		{"GET", "/images/{name...}/json", 0, (*Server).imageInspect},
 		{"GET", "/images/{name...}/history", 0, (*Server).imageHistory},
@@ -82,6 +82,8 @@ func routes() []route {
 		{"POST", "/berth/images/collect", 0, (*Server).imageCollect},
 		{"POST", "/berth/images/{name...}/pin", 0, (*Server).imagePin},
 		{"POST", "/berth/images/{name...}/unpin", 0, (*Server).imagePin},
+		{"GET", "/berth/images/{name...}/explore", 0, (*Server).imageExplore},
+		{"GET", "/berth/layers", 0, (*Server).sharedLayers},
 
 		// Volumes.
 		{"GET", "/volumes", 0, (*Server).volumeList},

@@ -109,7 +109,6 @@ func TestAbsentFeatures(t *testing.T) {
 		{"GET", "/services", 503, "This node is not a swarm manager."},
 		{"POST", "/secrets/create", 503, "This node is not a swarm manager."},
 		{"POST", "/build", 501, "building images is not supported yet"},
-		{"GET", "/images/search", 501, "searching a registry is not supported"},
 		{"GET", "/plugins/x/json", 404, `plugin "x" not found`},
 		{"POST", "/containers/x/checkpoints", 501, "checkpoints are not supported"},
 	} {

@@ -29,6 +29,7 @@ type CommitOptions struct {
 	CreatedBy string
 	Author    string
 	Comment   string
+	Squash    bool // make one layer of everything: layer writes all files, and the history begins anew
 }
 
 // Commit makes an image of the one a container stands on and of what the container changed. layer writes that as the
@@ -76,6 +77,10 @@ func (im *Images) commitLeased(ctx context.Context, o *CommitOptions, layer func
 	if err != nil {
 		return target, err
 	}
+	config := parent.Config
+	if o.Squash {
+		parent, d, config.History = &Image{}, &document{}, nil
+	}
 	if len(d.Layers) >= store.MaxLayers {
 		return target, withKind(errdefs.ErrInvalidArgument, "the image has %d layers already, and more are not possible",
 			len(d.Layers))
@@ -100,7 +105,6 @@ func (im *Images) commitLeased(ctx context.Context, o *CommitOptions, layer func
 		st.Abort(ctx)
 		return target, err
 	}
-	config := parent.Config
 	now := im.now().UTC()
 	diffs := append(slices.Clone(parent.Layers), diff)
 	if err := st.Commit(ctx, identity.ChainID(slices.Clone(diffs)), parent.Chain); err != nil {

@@ -68,6 +68,7 @@ func FuzzChange(f *testing.F) {
 func FuzzLoad(f *testing.F) {
 	b := build(f, ocispec.Image{}, rootTar(f, "a", "b"))
 	f.Add(b.layout(f, "docker.io/library/x:1"))
+	f.Add(several(f).layout(f, "docker.io/library/x:1"))
 	f.Add(rootTar(f, "manifest.json", `[{"Config":"c","RepoTags":["x:1"],"Layers":["l"]}]`, "c",
 		`{"os":"linux","rootfs":{"type":"layers","diff_ids":["sha256:x"]}}`, "l", ""))
 	im := open(f)

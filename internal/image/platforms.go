@@ -1,6 +1,7 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"slices"
@@ -325,3 +326,57 @@ func (e either) Match(p ocispec.Platform) bool {
 }
 
 func (e either) Less(ocispec.Platform, ocispec.Platform) bool { return false }
+
+// SharedLayer is an unpacked layer, with those below it, that several images stand on.
+type SharedLayer struct {
+	Chain  digest.Digest
+	Diff   digest.Digest // of the uncompressed layer
+	Size   int64         // bytes of it on the disk
+	Images []string      // IDs, sorted
+}
+
+// SharedLayers lists the layers that are of more than one image, the largest first. They are on the disk once.
+func (im *Images) SharedLayers(ctx context.Context) ([]SharedLayer, error) {
+	ctx = im.store.Context(ctx)
+	layers := map[digest.Digest]*SharedLayer{}
+	for _, t := range im.targets() {
+		parts, err := im.parts(ctx, t, 0)
+		if errdefs.IsNotFound(err) {
+			continue // removed meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range parts {
+			usage, err := im.store.ChainUsage(ctx, p.Chain)
+			if err != nil || !p.Available {
+				continue
+			}
+			sizes := map[digest.Digest]int64{}
+			for _, u := range usage {
+				sizes[u.Chain] = u.Size
+			}
+			for i, chain := range chainsOf(p.Layers) {
+				l := layers[chain]
+				if l == nil {
+					l = &SharedLayer{Chain: chain, Diff: p.Layers[i], Size: sizes[chain]}
+					layers[chain] = l
+				}
+				if !slices.Contains(l.Images, t.Digest.String()) {
+					l.Images = append(l.Images, t.Digest.String())
+				}
+			}
+		}
+	}
+	var out []SharedLayer
+	for _, l := range layers {
+		if len(l.Images) > 1 {
+			slices.Sort(l.Images)
+			out = append(out, *l)
+		}
+	}
+	slices.SortFunc(out, func(a, b SharedLayer) int {
+		return cmp.Or(cmp.Compare(b.Size, a.Size), cmp.Compare(a.Chain, b.Chain))
+	})
+	return out, nil
+}

@@ -129,6 +129,24 @@ func TestPlatforms(t *testing.T) {
 	}
 }
 
+func TestSharedLayers(t *testing.T) {
+	ctx, im, b := t.Context(), open(t), several(t)
+	_, err := im.Load(ctx, bytes.NewReader(b.layout(t, "docker.io/library/app:1")), LoadOptions{})
+	must(t, err)
+	if shared, err := im.SharedLayers(ctx); err != nil || len(shared) != 0 {
+		t.Errorf("within one image: %+v, %v", shared, err)
+	}
+	other := build(t, ocispec.Image{}, rootTar(t, "same", "both"), rootTar(t, "other", "o"))
+	_, err = im.Load(ctx, bytes.NewReader(other.layout(t, "docker.io/library/other:1")), LoadOptions{})
+	must(t, err)
+	want := []string{b.target.Digest.String(), other.target.Digest.String()}
+	slices.Sort(want)
+	shared, err := im.SharedLayers(ctx)
+	if err != nil || len(shared) != 1 || !slices.Equal(shared[0].Images, want) || shared[0].Size == 0 || shared[0].Diff != other.config.RootFS.DiffIDs[0] {
+		t.Errorf("%+v, %v", shared, err)
+	}
+}
+
 func TestRemovePlatforms(t *testing.T) {
 	ctx, im, b := t.Context(), open(t), several(t)
 	_, err := im.Load(ctx, bytes.NewReader(b.layout(t, "docker.io/library/app:1")), LoadOptions{})

@@ -94,3 +94,30 @@ func RegistryOf(server string) (string, error) {
 	}
 	return host, nil
 }
+
+// maxSearch is the most repositories that a search gives; Docker Hub gives no more.
+const maxSearch = 100
+
+// Search asks for repositories. A term that begins with a registry, as an image name may, is asked of that one; others of
+// Docker Hub. limit is at most 100, and 0 is the default.
+func (im *Images) Search(ctx context.Context, term string, limit int, auth *Auth) ([]registry.Found, error) {
+	if limit == 0 {
+		limit = 25
+	}
+	if limit < 1 || limit > maxSearch {
+		return nil, withKind(errdefs.ErrInvalidArgument, "limit %d is outside the range of [1, %d]", limit, maxSearch)
+	}
+	if strings.Contains(term, "://") {
+		return nil, withKind(errdefs.ErrInvalidArgument, "invalid repository name: repository name (%s) should not have a scheme", term)
+	}
+	domain := "docker.io"
+	if first, rest, ok := strings.Cut(term, "/"); ok && (strings.ContainsAny(first, ".:") || first == "localhost") {
+		var err error
+		if domain, err = RegistryOf(first); err != nil {
+			return nil, err
+		}
+		term = rest
+	}
+	term = strings.TrimPrefix(term, "library/")
+	return im.registry.Search(ctx, domain, term, limit, auth)
+}

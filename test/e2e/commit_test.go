@@ -24,8 +24,15 @@ func TestCommit(t *testing.T) {
 		// A directory that was replaced hides what it had; nothing else changes.
 		d.Shell(c, `$D run --name second test/made:1 sh -c 'rm -r /d && mkdir /d && echo y >/d/y' && $D commit second test/made:2 && $D rm second`).Exits(0)
 		d.Shell(c, `$D run --rm test/made:2 sh -c 'ls /d; cat /new'`).Prints("y\nnew\n")
-		d.Shell(c, `$D rmi test/made:2 test/made:1`).Exits(0)
+		d.Shell(c, `$D rmi test/made:2`).Exits(0)
 	}
+	// Squashed, all files are one layer, and nothing that was removed is in it.
+	d.Shell(b, `$D run --name third test/made:1 sh -c 'rm /new && echo z >/z' && $D commit --squash -m flat -c 'LABEL c=d' third test/flat:1 && $D rm third`).Exits(0).Shows("sha256:")
+	d.Shell(b, `$D run --rm test/flat:1 sh -c 'cat /z /hard; ls /new'`).Shows("z\nnew\n").Complains("/new")
+	d.Shell(b, `$D image inspect --format '{{len .RootFS.Layers}} {{index .Config.Labels "a"}} {{index .Config.Labels "c"}} {{.Comment}}' test/flat:1`).Prints("1 b d flat\n")
+	d.Shell(b, `$D history -q test/flat:1 | wc -l`).Prints("1\n")
+	d.Shell(b, `$D commit --squash nothing`).Exits(1).Complains("No such container: nothing")
+	d.Shell(b, `$D rmi test/flat:1`).Exits(0)
 	// It goes on after it stood still, and stays paused where it was.
 	d.Shell(b, `$D run -d --name live berth/box sh -c 'echo a >/a; sleep 1000'`).Exits(0)
 	d.Shell(b, `until $D exec live cat /a; do :; done`).Exits(0)
