@@ -11,6 +11,7 @@ import (
 	"github.com/berth-engine/berth/internal/container"
 	"github.com/berth-engine/berth/internal/image"
 	"github.com/containerd/errdefs"
+	"github.com/docker/go-units"
 )
 
 // Create makes a container and starts nothing. Everything it took is given back when it fails.
@@ -50,6 +51,13 @@ func (e *Engine) Create(ctx context.Context, o CreateOptions) (CreateResult, err
 		return CreateResult{}, err
 	}
 	undo.add(func() { _ = e.store.RemoveLayer(name.ID) })
+	if limit, err := layerLimit(&cfg); err != nil {
+		return CreateResult{}, err
+	} else if limit > 0 {
+		if err := e.store.LimitLayer(name.ID, limit); err != nil {
+			return CreateResult{}, err
+		}
+	}
 
 	rec := container.Record{Created: time.Now().UTC(), Config: cfg, Chain: img.Chain.String()}
 	if err := e.claimVolumes(ctx, name.ID, &rec, &undo); err != nil {
@@ -141,6 +149,24 @@ func mergeImage(cfg *container.Config, img *image.Image) {
 	}
 }
 
+// layerLimit is how much a container may write into its layer, in bytes; 0 is no limit.
+func layerLimit(cfg *container.Config) (int64, error) {
+	for k := range cfg.Extra.StorageOpt {
+		if k != "size" {
+			return 0, fmt.Errorf("unknown option %q of --storage-opt: there is size, as in size=10G%w", k, kind{errdefs.ErrInvalidArgument})
+		}
+	}
+	text, given := cfg.Extra.StorageOpt["size"]
+	if !given {
+		return 0, nil
+	}
+	size, err := units.RAMInBytes(text)
+	if err != nil || size <= 0 {
+		return 0, fmt.Errorf("--storage-opt size=%s is no size, such as 10G%w", text, kind{errdefs.ErrInvalidArgument})
+	}
+	return size, nil
+}
+
 func override[T comparable](to *T, v T) {
 	var zero T
 	if v != zero {
@@ -220,8 +246,8 @@ func (e *Engine) check(cfg *container.Config) ([]string, error) {
 			return nil, err
 		}
 	}
-	if len(cfg.Extra.StorageOpt) > 0 {
-		return bad("--storage-opt is not supported by this storage driver")
+	if _, err := layerLimit(cfg); err != nil {
+		return nil, err
 	}
 	if err := e.nameNetworks(cfg); err != nil {
 		return nil, err

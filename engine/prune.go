@@ -40,6 +40,11 @@ func (e *Engine) LayerSize(rec container.Record) int64 {
 	return size
 }
 
+// Storage names the file system that layers lie on, and tells whether --storage-opt size works on it.
+func (e *Engine) Storage() (filesystem string, sized bool) {
+	return e.store.Filesystem(), e.store.SizeLimits() == nil
+}
+
 // mergeLimits writes the fields of change that are set over l.
 func mergeLimits(l *container.Limits, change container.Limits) {
 	override(&l.Memory, change.Memory)

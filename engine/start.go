@@ -251,7 +251,17 @@ func (e *Engine) mountRoot(ctx context.Context, rec container.Record) (*os.File,
 		return nil, fmt.Errorf("container %q: its image's layers: %w", rec.Name, err)
 	}
 	upper, work := e.store.Layer(rec.ID)
-	f, err := linux.OverlayMount(lowers, upper, work)
+	var f *os.File
+	mount := func() (err error) {
+		f, err = linux.OverlayMount(lowers, upper, work)
+		return err
+	}
+	if len(rec.Config.Extra.StorageOpt) == 0 {
+		err = mount()
+	} else {
+		// ext4 lets those who have it write beyond a quota.
+		err = linux.WithoutCapability(unix.CAP_SYS_RESOURCE, mount)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("mount the root file system of container %q: %w", rec.Name, err)
 	}

@@ -257,9 +257,6 @@ func (q *createRequest) checkUnsupported(c *container.Config) ([]string, error) 
 		return nil, kindf(errdefs.ErrNotFound, "error looking up volume plugin %s: plugin %q not found",
 			hc.VolumeDriver, hc.VolumeDriver)
 	}
-	if len(hc.StorageOpt) > 0 {
-		return nil, unsupported("--storage-opt is not supported: a container's layer has no size of its own")
-	}
 	if hc.Cgroup != "" {
 		return nil, unsupported("a cgroup shared with another container is not supported")
 	}

@@ -55,7 +55,7 @@ func (s *Server) versionInfo(c *call) error {
 func (s *Server) info(c *call) error {
 	f := s.o.Facts()
 	r := &system.Info{
-		ID: f.ID, Driver: storageDriver, DriverStatus: [][2]string{{"driver-type", "io.containerd.snapshotter.v1"}},
+		ID: f.ID, Driver: storageDriver, DriverStatus: s.storageStatus(),
 		Plugins: system.PluginsInfo{
 			Volume: []string{"local"}, Network: []string{"bridge", "host", "null"}, Log: []string{"json-file", "none"},
 		},
@@ -104,6 +104,16 @@ func (s *Server) info(c *call) error {
 	}
 	r.Images = images
 	return c.writeJSON(http.StatusOK, downgradeInfo(r, c.version))
+}
+
+// storageStatus tells what layers lie on and what that makes possible.
+func (s *Server) storageStatus() [][2]string {
+	on, sized := s.engine.Storage()
+	size := "true"
+	if !sized {
+		size = "false (" + on + " without project quotas)"
+	}
+	return [][2]string{{"driver-type", "io.containerd.snapshotter.v1"}, {"Backing Filesystem", on}, {"Supports size limits", size}}
 }
 
 // machine is the processor's name as the kernel gives it.

@@ -78,7 +78,7 @@ func (s *Store) RemoveLayer(id string) error {
 		return fmt.Errorf("remove layer %q: %w", id, err)
 	}
 	// What cannot be removed now, an immutable file for instance, is tried again by the next SweepLayers.
-	s.removals.Go(func() { _ = os.RemoveAll(gone) })
+	s.removals.Go(func() { s.removeLimited(gone) })
 	return nil
 }
 
@@ -93,7 +93,7 @@ func (s *Store) SweepLayers(keep func(id string) bool) error {
 		switch name := e.Name(); {
 		case strings.HasPrefix(name, removedPrefix):
 			path := filepath.Join(s.root, "layers", name)
-			s.removals.Go(func() { _ = os.RemoveAll(path) })
+			s.removals.Go(func() { s.removeLimited(path) })
 		case validID(name) && !keep(name):
 			errs = append(errs, s.RemoveLayer(name))
 		}

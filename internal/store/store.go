@@ -67,6 +67,7 @@ type Store struct {
 	working    atomic.Int64 // leases of this process
 
 	mu       sync.Mutex
+	project  uint32 // the highest project of a layer; 0 before one was asked for
 	unsynced unsynced
 	lowers   map[digest.Digest][]string
 	busy     map[string]chan struct{} // what somebody works on, see Lock
