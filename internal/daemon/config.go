@@ -251,6 +251,12 @@ func (c *Config) check() error {
 			return fmt.Errorf("dns %q is not an address", a)
 		}
 	}
+	if c.PublishPolicy != policyOpen && c.PublishPolicy != policyRespect {
+		return fmt.Errorf("publish-policy %q is neither %s nor %s", c.PublishPolicy, policyOpen, policyRespect)
+	}
+	if c.PublishPolicy == policyRespect && !c.IPTables {
+		return fmt.Errorf("publish-policy %s needs firewall rules, which --iptables=false forbids", policyRespect)
+	}
 	if c.PublishIP != "" {
 		if _, err := netip.ParseAddr(c.PublishIP); err != nil {
 			return fmt.Errorf("ip %q is not an address", c.PublishIP)

@@ -39,12 +39,12 @@ func TestFlags(t *testing.T) {
 		"-G", "5",
 		"--log-opt", "max-size=1m", "--log-opt=max-file=2", "--default-ulimit=nofile=1:2", "--icc=0",
 		"--default-address-pool", "base=10.9.0.0/16,size=24", "--default-shm-size=128M", "--userland-proxy=false",
-		"--live-restore", "--storage-driver=overlayfs", "-b", "br9", "--bip", "10.9.9.1/24", "--dns=1.1.1.1")
+		"--live-restore", "--storage-driver=overlayfs", "-b", "br9", "--publish-policy", "respect-host-firewall", "--bip", "10.9.9.1/24", "--dns=1.1.1.1")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !c.Debug || !reflect.DeepEqual(c.Hosts, []string{"unix:///a", "tcp://127.0.0.1:1", "unix:///b"}) ||
-		c.LogLevel != "warn" || c.Group != "5" || c.ICC || c.Bridge != "br9" || c.ShmSize != 128<<20 {
+		c.LogLevel != "warn" || c.Group != "5" || c.ICC || c.Bridge != "br9" || c.PublishPolicy != policyRespect || c.ShmSize != 128<<20 {
 		t.Errorf("%+v", c)
 	}
 	if !reflect.DeepEqual(c.LogOptions, map[string]string{"max-size": "1m", "max-file": "2"}) ||
@@ -99,6 +99,8 @@ func TestRefusals(t *testing.T) {
 		{"", "--data-root=x", `data-root "x" must be an absolute path`},
 		{"", "--data-root=/a --exec-root=/a", "must not be the same directory"},
 		{"", "--mtu=-1", `invalid value for --mtu: "-1" is not a whole number of at least 0`},
+		{"", "--publish-policy=closed", `publish-policy "closed" is neither open nor respect-host-firewall`},
+		{`{"publish-policy":"respect-host-firewall","iptables":false}`, "", "publish-policy respect-host-firewall needs firewall rules"},
 		{"", "--icc=maybe", `invalid value for --icc: "maybe" is neither true nor false`},
 		{"", "--userland-proxy=true", "invalid value for --userland-proxy: it can only be false"},
 		{"", "--live-restore=false", "invalid value for --live-restore: it can only be true"},

@@ -62,6 +62,12 @@ func Main(args []string, build Build, stdout, stderr io.Writer) int {
 	return 0
 }
 
+// Values of publish-policy.
+const (
+	policyOpen    = "open"                  // published is published, as with Docker
+	policyRespect = "respect-host-firewall" // the host's input rules decide
+)
+
 // keeperRole, and a path, make the program what keeps ports and names while no daemon is there.
 const keeperRole = "keeper"
 
@@ -189,6 +195,7 @@ func (d *daemon) openEngine(c *Config, runtimePath string) (*engine.Engine, erro
 	n.Bridge, n.BIP, n.FixedCIDR, n.MTU = c.Bridge, c.BIP, c.FixedCIDR, c.MTU
 	n.IPTables, n.IPForward, n.IPForwardNoDrop = c.IPTables, c.IPForward, c.IPForwardNoDrop
 	n.IPMasq, n.ICC = c.IPMasq, c.ICC
+	n.RespectFirewall = c.PublishPolicy == policyRespect
 	n.Log = d.log
 	// By this name the program stays what it is when the file is replaced.
 	n.Keeper = []string{"/proc/self/exe", "berth-keeper", keeperRole}

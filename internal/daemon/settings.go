@@ -29,6 +29,7 @@ type Config struct {
 	IPTables, IPForward       bool
 	IPForwardNoDrop           bool
 	IPMasq, ICC               bool
+	PublishPolicy             string // open or respect-host-firewall
 	PublishIP                 string // where ports are published unless a container says otherwise
 	DNS, DNSSearch, DNSOption []string
 
@@ -86,7 +87,7 @@ type only struct {
 func defaults() Config {
 	return Config{
 		ConfigFile: defaultConfigFile, DataRoot: "/var/lib/berth", ExecRoot: "/run/berth",
-		Bridge: "berth0", IPTables: true, IPForward: true, IPMasq: true, ICC: true,
+		Bridge: "berth0", PublishPolicy: policyOpen, IPTables: true, IPForward: true, IPMasq: true, ICC: true,
 		LogDriver: "json-file", LogOptions: map[string]string{}, Downloads: 3,
 		Ulimits: map[string]container.Ulimit{}, ShmSize: 64 << 20, DefaultRuntime: "berth-runtime",
 		ImageGCMinAge: "1h", LogLevel: "info", LogFormat: "text", ShutdownTimeout: 15, MinAPIVersion: "1.24",
@@ -142,6 +143,8 @@ func settings() []setting {
 			func(c *Config) any { return &c.IPMasq }},
 		{"icc", "", "icc", "", "Let containers on the default network talk to each other", false,
 			func(c *Config) any { return &c.ICC }},
+		{"publish-policy", "", "publish-policy", "POLICY", "Who reaches published ports: open, or respect-host-firewall", false,
+			func(c *Config) any { return &c.PublishPolicy }},
 		{"ip", "", "ip", "ADDRESS", "Host address to publish ports on", false,
 			func(c *Config) any { return &c.PublishIP }},
 		{"dns", "", "dns", "ADDRESS", "Name server of containers", false,

@@ -84,4 +84,7 @@
 // somebody else changes nftables, and go when the daemon closes with no container left. Where the chain is of
 // iptables-legacy, or another table of somebody's drops (firewalld's zones), we change nothing, and Warnings says which
 // command helps.
+//
+// Published ports are open to all, as Docker's are, or (Options.RespectFirewall) to whom the host's input rules admit;
+// gate.go draws how those are asked.
 package network

@@ -39,6 +39,7 @@ type Networks struct {
 	bare    *pool // namespaces with a loopback only
 	table   dns.Table
 	keeper  *keeper
+	gate    gate
 
 	// changing is held, by sending, while a network is made or removed.
 	changing chan struct{}
@@ -156,6 +157,9 @@ func Open(ctx context.Context, o Options) (*Networks, error) {
 		return nil, err
 	}
 	if err := n.openAll(records); err != nil {
+		return nil, err
+	}
+	if err := n.openGate(); err != nil {
 		return nil, err
 	}
 	if err := n.findLinks(); err != nil {
@@ -408,7 +412,7 @@ func (n *Networks) Close() error {
 	if idle {
 		if n.wall != nil {
 			n.lookAround(false)
-			errs = append(errs, n.wall.remove(n.tableName()))
+			errs = append(errs, n.wall.remove(n.tableName()), n.closeGate())
 		}
 		for _, nw := range all {
 			errs = append(errs, n.removeBridge(nw))
@@ -484,7 +488,7 @@ func (n *Networks) tableName() string {
 func (n *Networks) policy() policy {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	p := policy{table: n.tableName(), closed: maps.Clone(n.closed)}
+	p := policy{table: n.tableName(), closed: maps.Clone(n.closed), gate: n.gate}
 	for _, nw := range n.networks {
 		if nw.rec.Driver != driverBridge || nw.broken != nil {
 			continue

@@ -111,6 +111,11 @@ func hookRawOutput() hook {
 	return hook{nftables.ChainTypeFilter, "output", nftables.ChainHookOutput, "raw", *nftables.ChainPriorityRaw}
 }
 
+// hookAsk comes after everybody who filters, mangles or marks what is for the host.
+func hookAsk() hook {
+	return hook{nftables.ChainTypeFilter, "input", nftables.ChainHookInput, "290", *nftables.ChainPriorityRef(290)}
+}
+
 func hookPostrouting() hook {
 	return hook{nftables.ChainTypeNAT, "postrouting", nftables.ChainHookPostrouting, "srcnat", *nftables.ChainPriorityNATSource}
 }
@@ -318,7 +323,7 @@ func (c state) text(family) string {
 	for _, s := range []struct {
 		bit  uint32
 		name string
-	}{{expr.CtStateBitESTABLISHED, "established"}, {expr.CtStateBitRELATED, "related"}, {expr.CtStateBitINVALID, "invalid"}} {
+	}{{expr.CtStateBitNEW, "new"}, {expr.CtStateBitESTABLISHED, "established"}, {expr.CtStateBitRELATED, "related"}, {expr.CtStateBitINVALID, "invalid"}} {
 		if c.bits&s.bit != 0 {
 			names = append(names, s.name)
 		}
@@ -356,15 +361,40 @@ func (toThisHost) exprs(family) []expr.Any {
 	}
 }
 
-// toPort matches packets whose destination address, protocol and port are in a set.
-type toPort struct{ set string }
+// toPort matches packets whose destination address (unless it is any), protocol and port are in a set.
+type toPort struct {
+	set     string
+	anyAddr bool
+}
 
 func (c toPort) text(f family) string {
+	if c.anyAddr {
+		return "meta l4proto . th dport @" + c.set
+	}
 	return f.String() + " daddr . meta l4proto . th dport @" + c.set
 }
 
 func (c toPort) exprs(f family) []expr.Any {
-	return append(loadDestination(f, true), &expr.Lookup{SourceRegister: regWords, SetName: c.set})
+	return append(loadDestination(f, !c.anyAddr), &expr.Lookup{SourceRegister: regWords, SetName: c.set})
+}
+
+// duplicate sends a copy of the packet to a neighbour by a link.
+type duplicate struct {
+	next  netip.Addr
+	link  string
+	index int
+}
+
+func (c duplicate) text(family) string {
+	return "dup to " + c.next.String() + " device " + strconv.Quote(c.link)
+}
+
+func (c duplicate) exprs(family) []expr.Any {
+	return []expr.Any{
+		&expr.Immediate{Register: reg1, Data: c.next.AsSlice()},
+		&expr.Immediate{Register: unix.NFT_REG_2, Data: binaryutil.NativeEndian.PutUint32(uint32(c.index))},
+		&expr.Dup{RegAddr: reg1, RegDev: unix.NFT_REG_2, IsRegDevSet: true},
+	}
 }
 
 // loadDestination puts address (if byAddr), protocol and port of where the packet goes into registers.

@@ -41,6 +41,9 @@ type Options struct {
 	// ICC lets containers on the default network talk to each other.
 	ICC bool
 
+	// RespectFirewall lets whoever rules the host's input decide who reaches published ports; without it all do.
+	RespectFirewall bool
+
 	// HostIP is where ports are published that name no address; the zero value is every address.
 	HostIP netip.Addr
 

@@ -15,6 +15,7 @@ type policy struct {
 	ports    []policyPort
 	// closed are the links between which nothing was forwarded until we turned forwarding on.
 	closed map[family][]string
+	gate   gate // none: published ports are open to all
 }
 
 type policyNetwork struct {
@@ -127,6 +128,16 @@ func (p policy) compile(f family) table {
 	if p.reachesInside(f) { // most hosts have no such network
 		sets = append(sets, routed, trusted, open, direct)
 	}
+	if p.gate.out != "" {
+		asked, askedAt := set{name: "asked", key: published.key}, set{name: "asked_at", key: publishedAt.key}
+		for _, e := range published.elements {
+			asked.elements = append(asked.elements, element{key: e.key})
+		}
+		for _, e := range publishedAt.elements {
+			askedAt.elements = append(askedAt.elements, element{key: e.key})
+		}
+		sets = append(sets, asked, askedAt)
+	}
 	if len(p.closed[f]) > 0 {
 		closed := set{name: "closed", key: types(name)}
 		for _, l := range p.closed[f] {
@@ -163,8 +174,8 @@ func (p policy) chains(f family) []chain {
 	}}
 	if p.reachesInside(f) {
 		ours.rules = append(ours.rules,
-			when(link{dir: out, set: "routed"}, toPort{"direct"}, accept()).because("routed networks: ports at the container's own address"),
-			when(linkPair{"trusted"}, toPort{"direct"}, accept()).because("trusted links of the host: the same"),
+			when(link{dir: out, set: "routed"}, toPort{set: "direct"}, accept()).because("routed networks: ports at the container's own address"),
+			when(linkPair{"trusted"}, toPort{set: "direct"}, accept()).because("trusted links of the host: the same"),
 			when(link{dir: out, set: "open"}, accept()).because("unprotected networks"))
 	}
 	ours.rules = append(ours.rules,
@@ -185,28 +196,44 @@ func (p policy) chains(f family) []chain {
 			when(append(first[:len(first):len(first)], dnat{to: "published"})...),
 		}
 	}
+	var gated []clause // what is translated for others than the host
+	if p.gate.out != "" {
+		gated = append(gated, link{dir: in, name: p.gate.in})
+	}
 	hairpin := when(translated{}, addr{set: "subnets"}, link{dir: out, set: "links"}, masquerade{}).
 		because("containers that use a published port")
 	leaving := when(addr{set: "hidden"}, link{dir: out, not: true, set: "links"}, masquerade{})
 
 	if f == ip6 {
-		return []chain{ours, forward,
-			{name: "prerouting", hook: hookPrerouting(), rules: toPorts()},
+		return append([]chain{ours, forward,
+			{name: "prerouting", hook: hookPrerouting(), rules: toPorts(gated...)},
 			{name: "output", hook: hookOutput(), rules: toPorts()},
 			{name: "postrouting", hook: hookPostrouting(), rules: []rule{leaving, hairpin,
 				when(addr{block: netip.MustParsePrefix("::1/128")}, link{dir: out, set: "links"}, masquerade{}).because("the host itself, through ::1"),
 			}},
-		}
+		}, p.ask(gateNext6)...)
 	}
-	return []chain{ours, forward,
+	return append([]chain{ours, forward,
 		{name: "guard", hook: hookGuard(), rules: []rule{
 			when(link{dir: in, set: "links"}, loopback, drop()).because("the bridges route 127/8 for ports published there"),
 		}},
 		// Nobody but the host itself reaches what is published on 127.0.0.1, so only output translates that.
-		{name: "prerouting", hook: hookPrerouting(), rules: toPorts(notLoopback)},
+		{name: "prerouting", hook: hookPrerouting(), rules: toPorts(append(gated, notLoopback)...)},
 		{name: "output", hook: hookOutput(), rules: toPorts()},
 		{name: "postrouting", hook: hookPostrouting(), rules: []rule{leaving, hairpin,
 			when(fromLoopback, link{dir: out, set: "links"}, masquerade{}).because("the host itself, through 127.0.0.1"),
 		}},
+	}, p.ask(gateNext)...)
+}
+
+// ask is the last of the host's input: what came so far for a published port may go on.
+func (p policy) ask(next string) []chain {
+	if p.gate.out == "" {
+		return nil
 	}
+	through := duplicate{next: netip.MustParseAddr(next), link: p.gate.out, index: p.gate.index}
+	return []chain{{name: "ask", hook: hookAsk(), rules: []rule{
+		when(state{expr.CtStateBitNEW}, toThisHost{}, toPort{set: "asked_at"}, through, drop()).because("the host's firewall lets it in"),
+		when(state{expr.CtStateBitNEW}, toThisHost{}, toPort{set: "asked", anyAddr: true}, through, drop()),
+	}}}
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -84,8 +85,24 @@ func policies() map[string]policy {
 		"trusted-links": table(policy{networks: []policyNetwork{with(func(n *policyNetwork) { n.trusted = []string{"eth1", "vpn0"} })},
 			ports: []policyPort{{proto: unix.IPPROTO_TCP, host: netip.MustParseAddrPort("0.0.0.0:8080"),
 				to: netip.MustParseAddrPort("172.17.0.2:80"), direct: true}}}),
+		"respect-host-firewall": table(policy{networks: []policyNetwork{standard, {link: "br-six", masquerade: true, icc: true,
+			subnets: prefixes("fd00:9::/64")}}, gate: gate{out: "gate1234abcdo", in: "gate1234abcdi", index: testGate},
+			ports: []policyPort{port(unix.IPPROTO_TCP, "0.0.0.0:80", "172.17.0.2:80"), port(unix.IPPROTO_UDP, "192.0.2.7:53", "172.17.0.2:53"),
+				port(unix.IPPROTO_TCP, "[::]:80", "[fd00:9::2]:80")}}),
 		"forwarding-was-off": table(policy{networks: []policyNetwork{standard}, closed: map[family][]string{ip4: {"eth0", "eth1"}}}),
 	}
+}
+
+// testGate is the index of the gate in the documented situation, which nft must find by its name.
+const testGate = 471147
+
+func withGate(t *testing.T) {
+	t.Helper()
+	l := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "gate1234abcdo", Index: testGate}, PeerName: "gate1234abcdi"}
+	if err := netlink.LinkAdd(l); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = netlink.LinkDel(l) })
 }
 
 // documents are the rules of policies, and those inside a container's namespace.
@@ -142,6 +159,7 @@ func TestRulesReachKernel(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Close()
+	withGate(t)
 	for name, d := range documents() {
 		t.Run(name, func(t *testing.T) {
 			for i := range d.tables {
@@ -180,6 +198,7 @@ func TestRulesUpdate(t *testing.T) {
 	}
 	defer w.Close()
 	defer w.remove("bt-rules")
+	withGate(t)
 	whole := map[string]string{}
 	set := func(name string) string {
 		p := policies()[name]

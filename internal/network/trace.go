@@ -409,6 +409,9 @@ func (t *tracing) translation(p *TracePort, host netip.AddrPort) (rules []string
 				if s.name == "published_at" && host.Addr().IsLoopback() {
 					chains = "output"
 				}
+				if t.n.gate.out != "" && !host.Addr().IsLoopback() {
+					rules = append(rules, at+"ask: what the host's own input rules let in goes to prerouting by link "+t.n.gate.out)
+				}
 				rules = append(rules, fmt.Sprintf("%s%s: dnat by @%s: %s", at, chains, s.name, e),
 					at+"forward → ours: accepted, since its destination was translated")
 				if !t.kernel[tb.family].has(s.name, e.key) {
