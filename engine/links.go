@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -121,6 +122,36 @@ func (l linked) hosts() network.Host {
 		names = append(names, l.rec.Name)
 	}
 	return network.Host{Addr: l.addr, Names: slices.DeleteFunc(names, func(s string) bool { return s == "" })}
+}
+
+// relink tells the containers that are linked to one which has started where it is now.
+func (e *Engine) relink(rec container.Record) {
+	i := slices.IndexFunc(rec.Endpoints, attachedTo("bridge"))
+	if i < 0 {
+		return
+	}
+	p, err := netip.ParsePrefix(cmp.Or(rec.Endpoints[i].IPv4, rec.Endpoints[i].IPv6))
+	if err != nil {
+		return
+	}
+	for _, other := range e.Containers.List() {
+		if len(other.Config.Net.Links) == 0 || !other.State.Alive() || strings.HasPrefix(other.Config.Net.Mode, "container:") {
+			continue
+		}
+		for _, text := range other.Config.Net.Links {
+			target, alias, err := parseLink(text)
+			if err != nil || target != rec.ID {
+				continue
+			}
+			names := linked{alias, rec, p.Addr()}.hosts().Names
+			err = editFile(filepath.Join(e.runDir(other.ID), etcDir, "hosts"), func(hosts []byte) []byte {
+				return network.MoveHosts(hosts, names, p.Addr())
+			})
+			if err != nil {
+				e.log.Warn("update a link in the hosts file", "container", other.ID, "link", text, "error", err)
+			}
+		}
+	}
 }
 
 // env are the link's variables, by Docker's names.

@@ -85,6 +85,7 @@ func (e *Engine) start(ctx context.Context, l *live, rec container.Record, byPol
 		e.publishNetwork("connect", run.endpoints[i].NetworkID, rec.ID)
 	}
 	e.publish(o.Record, "start", nil)
+	e.background(func() { e.relink(o.Record) })
 	e.watch(l, rec.ID, run.client, gone)
 	return nil
 }

@@ -2,6 +2,7 @@
 // share it, the faces in package dockerapi and the command line; nothing below the faces knows it.
 //
 //	GET /berth/containers/{name}/trace?port=80/tcp    → Trace
+//	POST /berth/containers/{name}/network             ← Rewire
 //	GET, POST /berth/system/check?full=1              → Check
 //	GET       /berth/images/plan                      → Collection
 //	POST      /berth/images/collect                   → Collection
@@ -63,6 +64,24 @@ type TracePort struct {
 	Rules     []string         // firewall rules that lead to the container
 	Listeners []netip.AddrPort // sockets in the container
 	Flows     []string         // connections that the kernel tracks
+}
+
+// RewirePath is where published ports and bandwidth of a container are changed.
+func RewirePath(container string) string { return Prefix + "/containers/" + container + "/network" }
+
+// Rewire changes the network of a container, at once if it runs.
+type Rewire struct {
+	Publish   []Port `json:",omitempty"`
+	Unpublish []Port `json:",omitempty"` // an empty HostIP or HostPort means any
+	// Options of endpoints by network, "" for the container's first: "rx" and "tx", as "10mbit", or "0" for no bound.
+	Options map[string]map[string]string `json:",omitempty"`
+}
+
+// Port is a port of a container and where it is published; HostPort "" is any free one, "8000-8010" one of a range.
+type Port struct {
+	Port             uint16
+	Proto            string // "" is tcp
+	HostIP, HostPort string `json:",omitempty"`
 }
 
 // CheckPath is where the stores are checked: GET looks, POST repairs too. The query parameter "full" has every blob

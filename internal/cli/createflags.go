@@ -45,6 +45,7 @@ type createFlags struct {
 	// Network.
 	networks                                          []networkSpec
 	publish, expose, aliases, links, hosts, linkLocal []string
+	networkOpts                                       []string
 	dns, dnsOptions, dnsSearch                        []string
 	publishAll                                        bool
 	ip, ip6, mac                                      string
@@ -166,6 +167,7 @@ func (c *createFlags) add(f *pflag.FlagSet, lookup lookupFunc) {
 	list(&c.publish, "publish", "p", "Publish a port or a range on the host", nil)
 	list(&c.expose, "expose", "", "Expose a port or a range", nil)
 	f.BoolVarP(&c.publishAll, "publish-all", "P", false, "Publish every exposed port on a free port of the host")
+	list(&c.networkOpts, "network-opt", "", "Bandwidth on a network ([NETWORK:]rx=10mbit,tx=5mbit)", nil)
 	list(&c.aliases, "network-alias", "", "Further name of the container on its network", nil)
 	list(&c.aliases, "net-alias", "", "Further name of the container on its network", nil)
 	list(&c.links, "link", "", "Link to another container", validLink)
@@ -532,6 +534,9 @@ func (c *createFlags) endpoints(host *container.HostConfig) (*network.Networking
 	if err := c.firstNetwork(&networks[0]); err != nil {
 		return nil, err
 	}
+	if err := c.networkOptions(networks); err != nil {
+		return nil, err
+	}
 	config := &network.NetworkingConfig{EndpointsConfig: map[string]*network.EndpointSettings{}}
 	own, builtin := false, false
 	for i := range networks {
@@ -566,6 +571,30 @@ func (c *createFlags) endpoints(host *container.HostConfig) (*network.Networking
 		return nil, errors.New("conflicting options: cannot attach both user-defined and non-user-defined network-modes")
 	}
 	return config, nil
+}
+
+// networkOptions gives the values of --network-opt to their networks.
+func (c *createFlags) networkOptions(networks []networkSpec) error {
+	for _, value := range c.networkOpts {
+		name, options, err := parseNetworkOpt(value)
+		if err != nil {
+			return err
+		}
+		i := 0
+		if name != "" {
+			i = slices.IndexFunc(networks, func(n networkSpec) bool { return n.name == name })
+		}
+		if i < 0 {
+			return fmt.Errorf("invalid network option %q: the container is not on network %q", value, name)
+		}
+		if mode := container.NetworkMode(networks[i].name); mode.IsHost() || mode.IsNone() || mode.IsContainer() {
+			return fmt.Errorf("invalid network option %q: with network %q the container has no interface of its own", value, mode)
+		}
+		for k, v := range options {
+			setKeyValue(&networks[i].driverOpts, k+"="+v)
+		}
+	}
+	return nil
 }
 
 func (c *createFlags) firstNetwork(n *networkSpec) error {

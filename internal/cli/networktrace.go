@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -59,6 +60,19 @@ func (a *app) getOwn(ctx context.Context, path string, query url.Values, out any
 
 // askOwn is getOwn with another method.
 func (a *app) askOwn(ctx context.Context, method, path string, query url.Values, out any) error {
+	return a.sendOwn(ctx, method, path, query, nil, out)
+}
+
+// sendOwn is askOwn with a document; nil is none.
+func (a *app) sendOwn(ctx context.Context, method, path string, query url.Values, in, out any) error {
+	var body io.Reader
+	if in != nil {
+		text, err := json.Marshal(in)
+		if err != nil {
+			return err
+		}
+		body = bytes.NewReader(text)
+	}
 	api, err := a.client()
 	if err != nil {
 		return err
@@ -66,9 +80,12 @@ func (a *app) askOwn(ctx context.Context, method, path string, query url.Values,
 	dial := api.Dialer()
 	web := http.Client{Transport: &http.Transport{DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }}}
-	req, err := http.NewRequestWithContext(ctx, method, "http://berth"+path+"?"+query.Encode(), nil)
+	req, err := http.NewRequestWithContext(ctx, method, "http://berth"+path+"?"+query.Encode(), body)
 	if err != nil {
 		return err
+	}
+	if in != nil {
+		req.Header.Set("Content-Type", "application/json")
 	}
 	resp, err := web.Do(req)
 	if err != nil {

@@ -4,19 +4,24 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/url"
 	"strings"
 
+	"github.com/berth-engine/berth/internal/berthapi"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 func newUpdate(a *app) *cobra.Command {
 	var r container.Resources
 	var pids int64
 	var restart string
+	var publish, unpublish, networkOpts []string
 	var cmd *cobra.Command
-	cmd = command("update [OPTIONS] CONTAINER [CONTAINER...]", "Change the limits of one or more containers", minArgs(1),
+	cmd = command("update [OPTIONS] CONTAINER [CONTAINER...]", "Change limits, published ports and bandwidth of one or more containers", minArgs(1),
 		func(ctx context.Context, args []string) error {
 			f := cmd.Flags()
 			if f.NFlag() == 0 {
@@ -33,6 +38,14 @@ func newUpdate(a *app) *cobra.Command {
 				}
 				o.RestartPolicy = &policy
 			}
+			net, err := rewire(publish, unpublish, networkOpts)
+			if err != nil {
+				return err
+			}
+			limits := false // there is more to change than the network
+			f.Visit(func(f *pflag.Flag) {
+				limits = limits || f.Name != "publish-add" && f.Name != "publish-rm" && f.Name != "network-opt"
+			})
 			api, err := a.client()
 			if err != nil {
 				return err
@@ -40,10 +53,19 @@ func newUpdate(a *app) *cobra.Command {
 			var failed []error
 			var warnings []string
 			for _, name := range args {
-				result, err := api.ContainerUpdate(ctx, name, o)
-				if err != nil {
-					failed = append(failed, err)
-					continue
+				var result client.ContainerUpdateResult
+				if limits {
+					if result, err = api.ContainerUpdate(ctx, name, o); err != nil {
+						failed = append(failed, err)
+						continue
+					}
+				}
+				if net != nil {
+					path := berthapi.RewirePath(url.PathEscape(name))
+					if err := a.sendOwn(ctx, http.MethodPost, path, nil, net, &struct{}{}); err != nil {
+						failed = append(failed, err)
+						continue
+					}
 				}
 				fmt.Fprintln(a.Out, name)
 				warnings = append(warnings, result.Warnings...)
@@ -66,6 +88,9 @@ func newUpdate(a *app) *cobra.Command {
 	f.VarP(bytesValue(&r.Memory), "memory", "m", "Limit of memory")
 	f.Var(bytesValue(&r.MemoryReservation), "memory-reservation", "Memory to fall back to when the host runs short")
 	f.Var(swapValue(&r.MemorySwap), "memory-swap", "Limit of memory and swap together: -1 for any amount of swap")
+	f.StringArrayVar(&networkOpts, "network-opt", nil, "Bandwidth on a network ([NETWORK:]rx=10mbit,tx=5mbit; 0 for no bound)")
+	f.StringArrayVar(&publish, "publish-add", nil, "Publish a port of the container ([IP:][HOST:]PORT[/PROTO])")
+	f.StringArrayVar(&unpublish, "publish-rm", nil, "Publish a port no more")
 	f.Int64Var(&pids, "pids-limit", 0, "Limit of processes (-1 for any number)")
 	f.StringVar(&restart, "restart", "", "When to restart the container (no|on-failure[:n]|always|unless-stopped)")
 	cmd.ValidArgsFunction = a.completeAll(a.containerNames(true))

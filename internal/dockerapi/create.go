@@ -737,6 +737,9 @@ func (q *createRequest) endpoints(mode api.NetworkMode) ([]container.Endpoint, e
 				if _, err := endpointOf(name, settings); err != nil {
 					return nil, err
 				}
+				if len(settings.DriverOpts) > 0 {
+					return nil, invalid("options of an endpoint are for networks on which the container has an interface of its own, not for %q", name)
+				}
 				continue
 			}
 			if mode.IsNone() {

@@ -222,7 +222,7 @@ func (n *Networks) newEndpoint(er EndpointRequest, r AttachRequest, used map[str
 	if err := n.addressEndpoint(e, er); err != nil {
 		return nil, err
 	}
-	e.sysctls, e.state.Interface = o.sysctls, o.ifname
+	e.sysctls, e.rates, e.state.Interface = o.sysctls, o.rates, o.ifname
 	for i := 0; e.state.Interface == "" || o.ifname == ""; i++ {
 		e.state.Interface = fmt.Sprintf("%s%d", nw.options.prefix, i)
 		if !used[e.state.Interface] {
@@ -412,6 +412,9 @@ func (n *Networks) plug(e *endpoint, ns *os.File, inside *rtnl, gw4, gw6, hairpi
 	}
 	// Links that the container itself makes have the kernel's own defaults.
 	if err := setSysctlIfThere(knob, on); err != nil {
+		return fail(err)
+	}
+	if err := n.shape(e, e.rates, false); err != nil {
 		return fail(err)
 	}
 	return nil

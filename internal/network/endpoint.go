@@ -27,6 +27,7 @@ type sysctl struct{ key, path, value string }
 type endpointOptions struct {
 	ifname  string
 	sysctls []sysctl
+	rates   rates
 }
 
 // parseEndpointOptions refuses what it does not know, as parseBridgeOptions does.
@@ -35,6 +36,10 @@ func parseEndpointOptions(options map[string]string) (o endpointOptions, err err
 		switch key {
 		case optionIfname:
 			o.ifname, err = options[key], checkLinkName(options[key])
+		case optionReceive:
+			o.rates.receive, err = parseRate(options[key])
+		case optionSend:
+			o.rates.send, err = parseRate(options[key])
 		case optionSysctls:
 			o.sysctls, err = parseEndpointSysctls(options[key])
 		default:

@@ -111,7 +111,10 @@ func (n *Networks) listenNames(fresh bool) (net.PacketConn, net.Listener, error)
 	if err != nil {
 		return nil, nil, err
 	}
-	w, err := openFirewall()
+	var w *firewall
+	if err = n.noTables; err == nil {
+		w, err = openFirewall()
+	}
 	if err == nil {
 		d := resolverRules(portOf(pc.LocalAddr()), portOf(l.Addr()))
 		if fresh {

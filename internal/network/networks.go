@@ -40,6 +40,8 @@ type Networks struct {
 	table   dns.Table
 	keeper  *keeper
 	gate    gate
+	// noTables is why the kernel takes no nftables rules; nil where it does.
+	noTables error
 
 	// changing is held, by sending, while a network is made or removed.
 	changing chan struct{}
@@ -91,6 +93,7 @@ type endpoint struct {
 	name      string
 	host      string // the link on our side
 	sysctls   []sysctl
+	rates     rates
 }
 
 // identify gives the endpoint an ID, and from it its link on our side a name: by that a daemon knows the links of its
@@ -144,7 +147,11 @@ func Open(ctx context.Context, o Options) (*Networks, error) {
 	if n.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 		return nil, fmt.Errorf("open an rtnetlink socket: %w", err)
 	}
+	n.noTables = probeNFTables()
 	if o.IPTables {
+		if n.noTables != nil {
+			return nil, n.noTables
+		}
 		if n.wall, err = openFirewall(); err != nil {
 			return nil, err
 		}

@@ -182,6 +182,22 @@ func writeHosts(b *bytes.Buffer, hosts []Host) {
 	}
 }
 
+// MoveHosts gives the line of a hosts file with just these names another address. Where there is none it changes nothing.
+func MoveHosts(hosts []byte, names []string, to netip.Addr) []byte {
+	var b bytes.Buffer
+	for line := range bytes.Lines(hosts) {
+		f := strings.Fields(string(line))
+		if len(f) > 1 && slices.Equal(f[1:], names) {
+			if a, err := netip.ParseAddr(f[0]); err == nil && a != to {
+				writeHosts(&b, []Host{{to, names}})
+				continue
+			}
+		}
+		b.Write(line)
+	}
+	return b.Bytes()
+}
+
 // EditHosts takes the container's names at the addresses that are gone out of a hosts file, and adds those at the ones
 // that have come. Other lines stay as they are.
 func EditHosts(hosts []byte, names []string, gone, come []netip.Addr) []byte {

@@ -129,3 +129,16 @@ func FuzzRecord(f *testing.F) {
 		}
 	})
 }
+
+func TestMoveHosts(t *testing.T) {
+	hosts := "127.0.0.1\tlocalhost\n10.0.0.2\tdb host\n# 10.0.0.9 db host\nbad db host\n10.0.0.3\tdb\nfe80::1 db  host"
+	to := netip.MustParseAddr("10.0.0.7")
+	want := "127.0.0.1\tlocalhost\n10.0.0.7\tdb host\n# 10.0.0.9 db host\nbad db host\n10.0.0.3\tdb\n10.0.0.7\tdb host\n"
+	got := string(MoveHosts([]byte(hosts), []string{"db", "host"}, to))
+	if got != want {
+		t.Errorf("%q", got)
+	}
+	if again := string(MoveHosts([]byte(got), []string{"db", "host"}, to)); again != got {
+		t.Errorf("the second time: %q", again)
+	}
+}

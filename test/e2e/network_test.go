@@ -99,6 +99,9 @@ func TestLinks(t *testing.T) {
 		{line: `$D start -a linked | grep -c DB_`, out: "7\n"},
 		{line: `$D rm --link linked/db; $D start -a linked | grep -c DB_`, code: 1, out: "linked/db\n0\n"},
 		{line: `$D rm --link linked/db`, code: 1, err: "no link"},
+		{line: `$D run -d --name follower --link db:my-db berth/box sleep 1000 | wc -c; before=$($D exec follower grep my-db /etc/hosts); $D restart -t 0 db;
+			for i in $(seq 600); do $D exec follower grep -q "^$before" /etc/hosts || break; sleep 0.1; done; $D exec follower nc my-db 5432 </dev/null; $D rm -f follower`,
+			out: "65\ndb\ndb\nfollower\n"},
 		{line: `$D create --name gone --link db berth/box true | wc -c; $D stop -t 0 db >/dev/null; $D start gone`, code: 1, out: "65\n", err: "Cannot link to a non running container: /db AS /gone/db"},
 		{line: `$D rm -f db >/dev/null; $D start gone`, out: "gone\n"},
 		{line: `$D run --rm --link nonexistent berth/box true`, code: 125, err: "could not get container for nonexistent"},
@@ -176,3 +179,44 @@ func TestConnectKilled(t *testing.T) {
 		d.Shell(b, `$D network rm `+n).Prints(n + "\n")
 	}
 }
+
+// TestNetworkUpdate: ports and bandwidth of a container change while it runs, and stay so.
+func TestNetworkUpdate(t *testing.T) {
+	d := harness.Start(t)
+	free := func() string { // a port that nobody has, and that the kernel gives nobody by chance meanwhile
+		return strconv.Itoa(20000 + os.Getpid()%5000 + int(updatePort.Add(1)))
+	}
+	one, two := free(), free()
+	obey(t, d, d.Berth(), []step{
+		{line: `$D run -d --name web --network-opt rx=50mbit,tx=20mbit -p 127.0.0.1:` + one + `:80 berth/box sh -c 'while :; do echo served | nc -l -p 80; done' | wc -c`, out: "65\n"},
+		{line: `$D inspect -f '{{index .NetworkSettings.Networks.bridge.DriverOpts "rx"}} {{index .NetworkSettings.Networks.bridge.DriverOpts "tx"}}' web`, out: "50mbit 20mbit\n"},
+		{line: `$D update --publish-add 127.0.0.1:` + two + `:80 --publish-rm ` + one + `:80 --network-opt tx=0 web`, out: "web\n"},
+		{line: `$D port web`, out: "80/tcp -> 127.0.0.1:" + two + "\n"},
+		{line: `$D inspect -f '{{index .NetworkSettings.Networks.bridge.DriverOpts "tx"}}' web`, out: "0\n"},
+		{line: `$D run --rm --network host berth/box nc 127.0.0.1 ` + two + ` </dev/null`, out: "served\n"},
+		{line: `$D run --rm --network host berth/box nc -w 2 127.0.0.1 ` + one + ` </dev/null >/dev/null 2>&1; [ $? -ne 0 ] && echo closed`, out: "closed\n"},
+		{line: `$D update --publish-rm 81 web`, code: 1, err: "does not publish port 81/tcp"},
+		{line: `$D update --publish-add ` + two + `:80 web`, code: 1, err: "port is already allocated"},
+		{line: `$D update --network-opt rx=fast web`, code: 1, err: `invalid value "fast" of option "rx"`},
+		{line: `$D update --network-opt other:rx=1mbit web`, code: 1, err: `not connected to network "other"`},
+		{line: `$D update --network-opt rx web`, code: 1, err: "invalid network option"},
+		{line: `$D restart -t 0 web && $D port web`, out: "web\n80/tcp -> 127.0.0.1:" + two + "\n"},
+		{line: `$D stop -t 0 web && $D update --publish-add 127.0.0.1:` + one + `:80 web && $D start web && $D port web | wc -l`, out: "web\nweb\nweb\n2\n"},
+		{line: `$D run -d --name quiet --network none berth/box sleep 1000 | wc -c`, out: "65\n"},
+		{line: `$D update --publish-add 80 quiet`, code: 1, err: "no network of its own"},
+	})
+	if t.Failed() {
+		return
+	}
+	d.Kill()
+	if err := d.Launch(); err != nil {
+		t.Fatal(err)
+	}
+	obey(t, d, d.Berth(), []step{
+		{line: `$D port web | wc -l`, out: "2\n"},
+		{line: `$D run --rm --network host berth/box nc 127.0.0.1 ` + one + ` </dev/null`, out: "served\n"},
+		{line: `$D update --publish-rm 80 web && $D port web | wc -l`, out: "web\n0\n"},
+	})
+}
+
+var updatePort atomic.Int32
