@@ -3,6 +3,7 @@ package engine
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/berth-engine/berth/internal/container"
@@ -10,10 +11,19 @@ import (
 	"github.com/containerd/errdefs"
 )
 
+// ownsItsNetwork is true for a container that was given power over its network: it may be a router, or have addresses
+// that come and go.
+func ownsItsNetwork(sec container.Security) bool {
+	return sec.Privileged || slices.ContainsFunc(sec.CapAdd, func(c string) bool {
+		c = strings.TrimPrefix(strings.ToUpper(c), "CAP_")
+		return c == "ALL" || c == "NET_ADMIN"
+	})
+}
+
 // attachRequest turns a container's wishes into the network room's words.
 func attachRequest(rec container.Record, dns []string) (network.AttachRequest, error) {
 	cfg := rec.Config.Net
-	req := network.AttachRequest{ContainerID: rec.ID, Name: rec.Name, DNS: dns,
+	req := network.AttachRequest{ContainerID: rec.ID, Name: rec.Name, DNS: dns, Trusted: ownsItsNetwork(rec.Config.Security),
 		None: cfg.Disabled || len(cfg.Endpoints) == 0 && (cfg.Mode == "none" || cfg.Disconnected), Sysctls: map[string]string{}}
 	for k, v := range rec.Config.Security.Sysctls {
 		if strings.HasPrefix(k, "net.") {

@@ -51,7 +51,7 @@ func (e *Engine) restore(ctx context.Context) error {
 			}
 			live = append(live, network.Live{ContainerID: rec.ID, Name: rec.Name, Pid: c.Info().Pid,
 				Endpoints: retained(rec), Ports: retainedPorts(rec),
-				DNS: first(rec.Config.Net.DNS, e.opts.DNS)})
+				DNS: first(rec.Config.Net.DNS, e.opts.DNS), Trusted: ownsItsNetwork(rec.Config.Security)})
 		case rec.State.Alive() || rec.State.Pid != 0 || hasExit(dir):
 			exit, err := monitor.ReadExit(dir)
 			if err != nil {

@@ -127,7 +127,7 @@ func (im *Images) Plan(ctx context.Context, users func(imageID string) []string)
 	count := map[digest.Digest]int{}
 	parts := make([]map[digest.Digest]int64, len(list))
 	for i := range list {
-		parts[i] = im.parts(ctx, &list[i])
+		parts[i] = im.holds(ctx, &list[i])
 		for d := range parts[i] {
 			count[d]++
 		}
@@ -275,8 +275,8 @@ func (im *Images) lastUse(ctx context.Context, img *Image) time.Time {
 	return last
 }
 
-// parts are the blobs and the unpacked layers of an image with the bytes they take.
-func (im *Images) parts(ctx context.Context, img *Image) map[digest.Digest]int64 {
+// holds are the blobs and the unpacked layers of an image with the bytes they take.
+func (im *Images) holds(ctx context.Context, img *Image) map[digest.Digest]int64 {
 	out := map[digest.Digest]int64{}
 	for _, b := range img.parts {
 		out[b.Digest] = b.Size
@@ -353,7 +353,7 @@ func (im *Images) UsedBy(ctx context.Context, choose func(imageID string) bool) 
 	all := map[digest.Digest]int64{}
 	for i := range list {
 		if choose(list[i].ID) {
-			maps.Copy(all, im.parts(ctx, &list[i]))
+			maps.Copy(all, im.holds(ctx, &list[i]))
 		}
 	}
 	var sum int64

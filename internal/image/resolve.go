@@ -165,7 +165,7 @@ func (im *Images) List(ctx context.Context) ([]Image, error) {
 			img = &Image{ID: t.Digest.String(), Target: t, Manifest: t, Size: t.Size}
 			im.fillNames(img)
 		}
-		consists := im.parts(ctx, img)
+		consists := im.holds(ctx, img)
 		for d := range consists {
 			users[d]++
 		}

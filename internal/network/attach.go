@@ -54,6 +54,11 @@ func (n *Networks) Attach(ctx context.Context, r AttachRequest) (*Attachment, er
 	} else if err := a.furnish(); err != nil {
 		return nil, err
 	}
+	if taken != nil && r.Trusted && n.guard != nil {
+		if err := n.guard.leave(taken.ep.host); err != nil {
+			return nil, err
+		}
+	}
 	n.mu.Lock()
 	err := a.holding.keepLAN(a.ns)
 	n.mu.Unlock()
@@ -122,6 +127,7 @@ func (a *attaching) reserve(taken *spare) error {
 	}
 	if taken != nil {
 		e := taken.ep
+		e.trusted = a.r.Trusted
 		e.container, e.name, e.state.Aliases = a.r.ContainerID, a.r.Name, a.r.Endpoints[0].Aliases
 		e.state.GwPriority = a.r.Endpoints[0].GwPriority
 		a.holding.endpoints = []*endpoint{e}
@@ -215,7 +221,7 @@ func (n *Networks) newEndpoint(er EndpointRequest, r AttachRequest, used map[str
 	if er.IPv4.IsValid() && !er.IPv4.Is4() || er.IPv6.IsValid() && !er.IPv6.Is6() {
 		return nil, failf(errdefs.ErrInvalidArgument, "invalid IP address %s: wrong version", cmpAddr(er.IPv4, er.IPv6))
 	}
-	e := &endpoint{network: nw, container: r.ContainerID, name: r.Name,
+	e := &endpoint{network: nw, container: r.ContainerID, name: r.Name, trusted: r.Trusted,
 		state: EndpointState{Network: nw.rec.Name, NetworkID: nw.rec.ID, Aliases: er.Aliases, GwPriority: er.GwPriority,
 			Links: lowerKeys(er.Links)}}
 	e.identify()
@@ -272,6 +278,9 @@ func (n *Networks) addressEndpoint(e *endpoint, er EndpointRequest) error {
 
 // freeEndpoint gives the addresses back. Called with mu held.
 func (n *Networks) freeEndpoint(e *endpoint) {
+	if n.guard != nil {
+		n.guard.forget(e.host)
+	}
 	n.freeAddresses(e)
 	e.network.delist(e)
 }
@@ -427,6 +436,9 @@ func (n *Networks) addPair(e *endpoint, ns *os.File, inside *rtnl, hairpin bool)
 		return err
 	}
 	for {
+		if err := n.watchLink(e); err != nil {
+			return err
+		}
 		var r requests
 		r.add(veth{host: e.host, inner: e.state.Interface, bridge: e.network.index, mtu: e.network.mtu, mac: mac,
 			ns: int(ns.Fd()), isolated: !e.network.options.icc, hairpin: hairpin})
@@ -439,6 +451,9 @@ func (n *Networks) addPair(e *endpoint, ns *os.File, inside *rtnl, hairpin bool)
 		}
 		if there, lookErr := inside.index(e.state.Interface); lookErr == nil && there > 0 {
 			return failf(errdefs.ErrConflict, "the container has an interface of this name already: %w", err)
+		}
+		if n.guard != nil {
+			n.guard.forget(e.host)
 		}
 		e.identify()
 	}
@@ -752,6 +767,11 @@ func (n *Networks) clearAway() {
 		r.removeLink(name)
 		if err := n.rt.send(&r); err != nil && !errors.Is(err, unix.ENODEV) {
 			n.log.Error("remove the link of a container that has ended", "link", name, "error", err)
+		}
+	}
+	if n.guard != nil {
+		if err := n.guard.sweep(); err != nil {
+			n.log.Error("take links of containers that have ended out of the rules", "error", err)
 		}
 	}
 }

@@ -65,6 +65,16 @@
 // never translates a loopback address, so a neighbour cannot reach what is published there. For ::1 a local route on the
 // bridge does the same, and the kernel itself keeps ::1 off the wire.
 //
+// # The guard
+//
+// A container may send any frame it likes (CAP_NET_RAW, which Docker gives to all). One table of the family bridge sees
+// the frames of guarded links before the bridge learns from them, and lets pass what has the link's own hardware address
+// and one of its own IP addresses as the sender's; no router advertisements and redirects, no neighbour advertisements for
+// others, and nothing but IPv4, ARP and IPv6. Its rules are constant; a link is one element of each of its sets, written
+// before the link is made, in a transaction that costs the same for the first container and the thousandth; the pool's
+// links have theirs already. Containers with NET_ADMIN, which may be routers or have addresses that come and go, are not
+// guarded, nor are networks with the option berth.bridge.allow_spoofing=true. docs/network/guard.nft.txt shows the table.
+//
 // # Names
 //
 // A container on a network of the users' asks 127.0.0.11, where package dns answers with what its table lets the container

@@ -33,6 +33,7 @@ type Networks struct {
 	rt     *rtnl           // the start path
 	handle *netlink.Handle // everything else
 	wall   *firewall       // nil without IPTables
+	guard  *guard          // nil without IPTables
 	// changes is open while others' changes of the rules are watched, from Retain on.
 	changes *os.File
 	warm    *pool // namespaces on the default network
@@ -94,6 +95,7 @@ type endpoint struct {
 	host      string // the link on our side
 	sysctls   []sysctl
 	rates     rates
+	trusted   bool // may speak for others
 }
 
 // identify gives the endpoint an ID, and from it its link on our side a name: by that a daemon knows the links of its
@@ -153,6 +155,9 @@ func Open(ctx context.Context, o Options) (*Networks, error) {
 			return nil, n.noTables
 		}
 		if n.wall, err = openFirewall(); err != nil {
+			return nil, err
+		}
+		if n.guard, err = openGuard(n.tableName()); err != nil {
 			return nil, err
 		}
 	}
@@ -419,7 +424,7 @@ func (n *Networks) Close() error {
 	if idle {
 		if n.wall != nil {
 			n.lookAround(false)
-			errs = append(errs, n.wall.remove(n.tableName()), n.closeGate())
+			errs = append(errs, n.wall.remove(n.tableName()), n.closeGate(), n.guard.remove())
 		}
 		for _, nw := range all {
 			errs = append(errs, n.removeBridge(nw))
@@ -460,6 +465,9 @@ func (n *Networks) handOver(idle bool) {
 func (n *Networks) release() {
 	if n.wall != nil {
 		_ = n.wall.Close()
+	}
+	if n.guard != nil {
+		_ = n.guard.Close()
 	}
 	n.keeper.leave(false)
 	if n.handle != nil {
@@ -533,6 +541,7 @@ func (n *Networks) settleRules() error {
 		return err
 	}
 	n.lookAround(true)
+	n.assertGuard()
 	return nil
 }
 
@@ -581,6 +590,9 @@ func (n *Networks) reassert(touched bool) {
 			n.log.Error("make the firewall rules again", "error", err)
 			return
 		}
+	}
+	if touched {
+		n.assertGuard()
 	}
 	n.lookAround(true)
 }

@@ -2,6 +2,7 @@ package network
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -28,8 +29,11 @@ const (
 )
 
 func (f family) String() string {
-	if f == ip6 {
+	switch f {
+	case ip6:
 		return "ip6"
+	case onBridges:
+		return "bridge"
 	}
 	return "ip"
 }
@@ -54,10 +58,12 @@ type set struct {
 	key      []nftables.SetDatatype
 	data     []nftables.SetDatatype
 	interval bool
+	// typeof is how the text names a type that nft cannot name otherwise.
+	typeof   string
 	elements []element
 }
 
-// element is one entry; each part is a netip.Addr, a netip.Prefix, a port (uint16), a protocol or a link's name.
+// element is one entry; each part is a netip.Addr, a rawAddr, a net.HardwareAddr, a netip.Prefix, a port (uint16), a protocol or a link's name.
 type element struct {
 	key, data []any
 	raw       string // the bytes of both, set by sortElements
@@ -496,7 +502,9 @@ func (d document) String() string {
 }
 
 func (s set) write(b *strings.Builder) {
-	if s.data == nil {
+	if s.typeof != "" {
+		fmt.Fprintf(b, "\tset %s {\n\t\ttypeof %s\n", s.name, s.typeof)
+	} else if s.data == nil {
 		fmt.Fprintf(b, "\tset %s {\n\t\ttype %s\n", s.name, typeNames(s.key))
 	} else {
 		fmt.Fprintf(b, "\tmap %s {\n\t\ttype %s : %s\n", s.name, typeNames(s.key), typeNames(s.data))
@@ -584,6 +592,10 @@ func partsBytes(parts []any) []byte {
 			b = append(b, p.AsSlice()...)
 		case netip.Prefix:
 			b = append(b, p.Addr().AsSlice()...)
+		case rawAddr:
+			b = append(b, netip.Addr(p).AsSlice()...)
+		case net.HardwareAddr:
+			b = append(b, p...)
 		case uint16:
 			b = append(b, byte(p>>8), byte(p))
 		case protocol:

@@ -175,6 +175,7 @@ type bridgeOptions struct {
 	prefix     string // of the interfaces inside
 	modes      map[family]gatewayMode
 	inhibit4   bool     // somebody else gives the bridge its IPv4 address
+	spoofing   bool     // containers may speak for others
 	trusted    []string // links of the host from which published ports are reached at the containers' own addresses
 }
 
@@ -184,6 +185,9 @@ func (o bridgeOptions) mode(f family) gatewayMode {
 	}
 	return modeNAT
 }
+
+// optionSpoofing lets the containers of a network send what is not from their own addresses.
+const optionSpoofing = "berth.bridge.allow_spoofing"
 
 // gatewayMode is how packets get into a bridge network and out of it, for one IP version.
 type gatewayMode string
@@ -244,6 +248,8 @@ func parseBridgeOptions(options map[string]string) (bridgeOptions, error) {
 				err = cmp.Or(err, checkLinkName(l))
 				o.trusted = append(o.trusted, l)
 			}
+		case optionSpoofing:
+			o.spoofing, err = strconv.ParseBool(value)
 		case optionIPv4, optionIPv6:
 			_, err = strconv.ParseBool(value)
 		default:

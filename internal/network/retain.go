@@ -25,6 +25,7 @@ func (n *Networks) Retain(ctx context.Context, live []Live) error {
 		if err := errors.Join(n.retain(l, kept[l.ContainerID]), n.retainNames(l, kept[l.ContainerID])); err != nil {
 			n.warn("container %q: %s", l.Name, err)
 		}
+		n.retainGuard(l)
 	}
 	for id, sockets := range kept { // of containers that ended, and what nobody wants any more
 		for name, fd := range sockets {
@@ -71,6 +72,22 @@ func (n *Networks) Retain(ctx context.Context, live []Live) error {
 }
 
 // retain takes the sockets it uses out of kept.
+// retainGuard notes the container's links; settleRules writes them down all at once.
+func (n *Networks) retainGuard(l Live) {
+	n.mu.Lock()
+	var endpoints []*endpoint
+	if h := n.held[l.ContainerID]; h != nil {
+		endpoints = h.endpoints
+	}
+	n.mu.Unlock()
+	for _, e := range endpoints {
+		e.trusted = l.Trusted
+		if err := n.watchLink(e); err != nil {
+			n.warn("container %q: %s", l.Name, err)
+		}
+	}
+}
+
 func (n *Networks) retain(l Live, kept map[string]int) error {
 	endpoints := l.Endpoints
 	if len(endpoints) == 0 && l.Pid > 0 {

@@ -102,6 +102,8 @@ type AttachRequest struct {
 	Ports     []PortRequest
 	// DNS are the servers to ask for names of the outside; none means the host's.
 	DNS []string
+	// Trusted lets the container send what is not from its own addresses, as a router does.
+	Trusted bool
 	// None gives a namespace with a loopback link only.
 	None bool
 	// Sysctls are applied in the namespace; only names that begin with "net." may be among them.
@@ -142,6 +144,8 @@ type ConnectRequest struct {
 	// Ports are all that the container wants to publish; they are where it had no way out of its networks until now.
 	Ports []PortRequest
 	DNS   []string // as in AttachRequest
+	// Trusted is as in AttachRequest.
+	Trusted bool
 }
 
 // DisconnectRequest asks for the end of an interface of a container that runs.
@@ -168,4 +172,5 @@ type Live struct {
 	Endpoints         []EndpointState
 	Ports             []PublishedPort
 	DNS               []string // as in AttachRequest
+	Trusted           bool     // as in AttachRequest
 }

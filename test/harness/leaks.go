@@ -68,7 +68,7 @@ func (d *Daemon) checkLeaks() {
 	for _, l := range d.links() {
 		_ = exec.Command("ip", "link", "del", l).Run()
 	}
-	for _, family := range []string{"ip", "ip6", "inet"} {
+	for _, family := range []string{"ip", "ip6", "inet", "bridge"} {
 		_ = exec.Command("nft", "delete", "table", family, "berth-"+d.Bridge).Run()
 	}
 }
