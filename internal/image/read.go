@@ -296,12 +296,15 @@ func (im *Images) document(ctx context.Context, desc ocispec.Descriptor) (*docum
 }
 
 func (im *Images) fillConfig(ctx context.Context, img *Image, d *document) error {
-	if kind := d.artifact(); kind != "" {
-		img.Artifact = kind
-		img.blobs += d.Config.Size
-		for _, l := range d.Layers {
-			img.blobs += l.Size
+	seen := map[digest.Digest]bool{}
+	for _, part := range append([]ocispec.Descriptor{*d.Config}, d.Layers...) {
+		if !seen[part.Digest] { // one that occurs twice is stored once
+			img.blobs += part.Size
+			img.parts = append(img.parts, part)
 		}
+		seen[part.Digest] = true
+	}
+	if img.Artifact = d.artifact(); img.Artifact != "" {
 		return nil
 	}
 	data, err := readBlob(ctx, im.store.Content(), *d.Config, maxConfig)
@@ -311,14 +314,6 @@ func (im *Images) fillConfig(ctx context.Context, img *Image, d *document) error
 	config, err := parseConfig(data, len(d.Layers))
 	if err != nil {
 		return err
-	}
-	seen := map[digest.Digest]bool{}
-	for _, part := range append([]ocispec.Descriptor{*d.Config}, d.Layers...) {
-		if !seen[part.Digest] { // one that occurs twice is stored once
-			img.blobs += part.Size
-			img.parts = append(img.parts, part)
-		}
-		seen[part.Digest] = true
 	}
 	img.Config, img.Docker = config.Image, config.Config.DockerOCIImageConfigExt
 	img.Config.Config = config.Config.ImageConfig
