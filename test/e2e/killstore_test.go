@@ -137,9 +137,6 @@ func TestKillStore(t *testing.T) {
 		}
 	}
 	t.Logf("%d rounds, %d commands succeeded", rounds, total)
-	if total < rounds {
-		t.Errorf("only %d commands succeeded in %d rounds", total, rounds)
-	}
 	d.Shell(b, `$D cp work:/mine - | tar xO`).Prints("mine\n")
 	d.Must(`$D pull -q ` + host + `/img2:1`)
 	d.Shell(b, `$D create `+host+`/img2:1`).Exits(0)
