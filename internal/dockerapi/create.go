@@ -126,7 +126,7 @@ func (q *createRequest) config(defaultInit bool) (container.Config, []string, er
 			ConsoleCols:  hc.ConsoleSize[1],
 			GroupAdd:     hc.GroupAdd,
 		},
-		Extra: container.Passthrough{OnBuild: q.OnBuild, Shell: q.Shell, Annotations: hc.Annotations},
+		Extra: container.Passthrough{OnBuild: q.OnBuild, Shell: q.Shell, Annotations: hc.Annotations, StorageOpt: hc.StorageOpt},
 	}
 	if hc.Init != nil {
 		c.Init = *hc.Init
