@@ -83,7 +83,7 @@ func TestWhatCannotRunTellsWhy(t *testing.T) {
 			c.Mounts = []container.Mount{{Type: "volume", Source: "a1", Target: "/a"}, {Type: "volume", Source: "b1", Target: "/a/"}}
 		},
 		func(c *container.Config) { c.Health = &container.Health{Test: []string{"TELEPATHY", "x"}} },
-		func(c *container.Config) { c.Extra.StorageOpt = container.Map{"size": "1G"} },
+		func(c *container.Config) { c.Extra.StorageOpt = container.Map{"size": "huge"} },
 		func(c *container.Config) { c.Net.Links = []string{"a:b"} },
 	} {
 		o := shell("true", bad)

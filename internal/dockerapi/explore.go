@@ -27,7 +27,8 @@ func (s *Server) imageExplore(c *call) error {
 		Size: x.Size, Wasted: x.Wasted, Layers: []berthapi.ExploredLayer{}, Waste: []berthapi.Waste{}}
 	for _, l := range x.Layers {
 		line := berthapi.ExploredLayer{Number: l.Number, Digest: l.Diff.String(), Blob: l.Blob.Digest.String(), Compressed: l.Blob.Size,
-			Created: l.Created, CreatedBy: l.CreatedBy, Size: l.Size, Added: l.Added, Changed: l.Changed, Removed: l.Removed, Hidden: l.Hidden}
+			Created: l.Created, CreatedBy: l.CreatedBy, Size: l.Size, Added: l.Added, Changed: l.Changed, Removed: l.Removed,
+			Hidden: l.Hidden}
 		for _, f := range l.Files {
 			line.Files = append(line.Files, berthapi.ExploredFile(f))
 		}

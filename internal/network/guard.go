@@ -277,7 +277,8 @@ func (g *guard) assert() error {
 
 func noBridgeRules(err error) bool {
 	// ENOENT is what a kernel says whose module for this family cannot be loaded.
-	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT)
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) ||
+		errors.Is(err, unix.EAFNOSUPPORT)
 }
 
 func (g *guard) remove() error {
@@ -322,7 +323,8 @@ func (e *endpoint) says() guarded {
 
 // eui64 is the link-local address that an interface makes of its hardware address (RFC 4291, appendix A).
 func eui64(mac net.HardwareAddr) netip.Addr {
-	return netip.AddrFrom16([16]byte{0xfe, 0x80, 8: mac[0] ^ 2, 9: mac[1], 10: mac[2], 11: 0xff, 12: 0xfe, 13: mac[3], 14: mac[4], 15: mac[5]})
+	return netip.AddrFrom16([16]byte{0xfe, 0x80, 8: mac[0] ^ 2, 9: mac[1], 10: mac[2], 11: 0xff, 12: 0xfe,
+		13: mac[3], 14: mac[4], 15: mac[5]})
 }
 
 // watchLink guards the endpoint's link, which may not exist yet.

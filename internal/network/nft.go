@@ -63,7 +63,8 @@ type set struct {
 	elements []element
 }
 
-// element is one entry; each part is a netip.Addr, a rawAddr, a net.HardwareAddr, a netip.Prefix, a port (uint16), a protocol or a link's name.
+// element is one entry; each part is a netip.Addr, a rawAddr, a net.HardwareAddr, a netip.Prefix, a port (uint16), a protocol or
+// a link's name.
 type element struct {
 	key, data []any
 	raw       string // the bytes of both, set by sortElements
