@@ -65,13 +65,14 @@ func TestCollect(t *testing.T) {
 	if names, err := im.Pin(t.Context(), "pinned", true); err != nil || len(names) != 1 || names[0] != "pinned:latest" {
 		t.Errorf("pin: %q, %v", names, err)
 	}
-	for id, name := range ids {
-		switch name {
-		case "used":
-			im.Touch(id)
-		case "young":
+	for _, wanted := range []string{"used", "young"} {
+		for id, name := range ids {
+			if name == wanted {
+				im.Touch(id)
+			}
+		}
+		if wanted == "used" {
 			now = now.Add(30 * time.Minute)
-			im.Touch(id)
 		}
 	}
 	users := func(id string) []string {
