@@ -82,6 +82,10 @@ bench: setup build ## Measure Berth beside Docker, Podman and the bare kernel; w
 bench-runtime: setup build ## Measure berth-runtime alone beside crun, runc and unshare; writes bench/RUNTIME.md (ROUNDS=40)
 	go run ./bench/runtime $(if $(ROUNDS),-rounds $(ROUNDS)) -o bench/RUNTIME.md
 
+.PHONY: bench-pull
+bench-pull: setup build ## Measure pulls beside Docker, Podman and igzip with tar; writes bench/PULL.md (ROUNDS=7)
+	go run ./bench -pull $(if $(ROUNDS),-rounds $(ROUNDS)) -o bench/PULL.md
+
 .PHONY: bench-smoke
 bench-smoke: build ## The benchmark with few rounds, to see that it works; writes nothing
 	go run ./bench -smoke

@@ -8,6 +8,7 @@
 // them, and the host's stay as they were found. Daemons are stopped by their process id.
 //
 //	go run ./bench [-rounds 20] [-o bench/RESULTS.md] [-only berth,docker] [-smoke]
+//	go run ./bench -pull [-rounds 7] [-o bench/PULL.md] [-only berth,floor]
 package main
 
 import (
@@ -25,18 +26,25 @@ import (
 )
 
 func main() {
-	rounds := flag.Int("rounds", 21, "rounds of each short measurement")
+	rounds := flag.Int("rounds", 0, "rounds of each short measurement (21, of pulls 7)")
 	out := flag.String("o", "", "file to write the table to, besides standard output")
 	only := flag.String("only", "berth,docker,podman,floor", "engines to measure")
 	smoke := flag.Bool("smoke", false, "5 rounds and 16 containers, to see that it works")
+	pull := flag.Bool("pull", false, "measure pulls and nothing else")
 	flag.Parse()
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(os.Stderr, "bench: needs root")
 		os.Exit(1)
 	}
-	b := &bench{rounds: *rounds, crowd: 100, crowdRounds: 3, only: strings.Split(*only, ",")}
+	b := &bench{rounds: 21, crowd: 100, crowdRounds: 3, only: strings.Split(*only, ","), pull: *pull}
+	if *pull {
+		b.rounds = 7
+	}
 	if *smoke {
 		b.rounds, b.crowd, b.crowdRounds = 5, 16, 1
+	}
+	if *rounds > 0 {
+		b.rounds = *rounds
 	}
 	// A Ctrl-C must not leave daemons behind: it ends the measuring, and the end takes everything down.
 	interrupted := make(chan os.Signal, 1)
@@ -54,7 +62,12 @@ func main() {
 		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
 		os.Exit(1)
 	}
-	text := b.report()
+	text := ""
+	if *pull {
+		text = b.pullReport()
+	} else {
+		text = b.report()
+	}
 	fmt.Print(text)
 	if *out != "" {
 		if err := os.WriteFile(*out, []byte(text), 0o644); err != nil {
@@ -68,9 +81,11 @@ func main() {
 type bench struct {
 	rounds, crowd, crowdRounds int
 	only                       []string
+	pull                       bool
 	dir                        string
+	disk                       string // file of the file system that dir is on, if it is not the machine's
 	rootfs                     string // busybox's file system as a folder, for the floors
-	image                      string // and as a tar
+	image                      string // and as a tar; of pulls, what was pulled
 	engines                    []*engine
 	notes                      []string
 	rows                       []row
@@ -85,6 +100,11 @@ func (b *bench) run() error {
 	var err error
 	if b.dir, err = os.MkdirTemp("/var/tmp", "berth-bench-"); err != nil {
 		return err
+	}
+	if b.pull {
+		if err := b.freshDisk(); err != nil {
+			return fmt.Errorf("making a file system: %w", err)
+		}
 	}
 	if err := b.makeImage(); err != nil {
 		return fmt.Errorf("making the image: %w", err)
@@ -104,6 +124,9 @@ func (b *bench) run() error {
 	if !slices.ContainsFunc(b.engines, func(e *engine) bool { return !e.dead }) {
 		return errors.New("no engine could be started: " + strings.Join(b.notes, "; "))
 	}
+	if b.pull {
+		return b.measurePulls()
+	}
 	b.measure()
 	return nil
 }
@@ -113,6 +136,7 @@ func (b *bench) close() {
 	for _, e := range b.engines {
 		e.end()
 	}
+	b.dropDisk()
 	if b.dir != "" {
 		if err := os.RemoveAll(b.dir); err != nil {
 			fmt.Fprintf(os.Stderr, "bench: removing %s: %v\n", b.dir, err)
