@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/berth-engine/berth/internal/linux"
 	"github.com/berth-engine/berth/internal/ocirun"
 	"github.com/berth-engine/berth/internal/tty"
 	"github.com/containerd/errdefs"
@@ -56,6 +57,7 @@ type cli struct {
 	root, logFile, logFormat string
 	debug, systemdCgroup     bool
 	rootless                 string
+	entered                  bool // the container's user namespace: see rootless.go
 	out                      io.Writer
 }
 
@@ -67,6 +69,9 @@ func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)
 // command runs one command line and gives its exit code.
 func command(args []string) int {
 	c := &cli{out: os.Stdout}
+	if len(args) > 0 && args[0] == enteredVerb && linux.InUserNamespace() {
+		c.entered, args = true, args[1:]
+	}
 	err := c.dispatch(args)
 	var status exitStatus
 	switch {
@@ -86,7 +91,8 @@ func (c *cli) dispatch(args []string) error {
 	f.StringVar(&c.logFormat, "log-format", "text", "text or json")
 	f.BoolVar(&c.debug, "debug", false, "show warnings also where standard error is not a terminal")
 	f.BoolVar(&c.systemdCgroup, "systemd-cgroup", false, "let systemd make the cgroup: cgroupsPath is \"slice:prefix:name\"")
-	f.StringVar(&c.rootless, "rootless", "auto", "auto, true or false")
+	f.StringVar(&c.rootless, "rootless", "auto", "go on without a cgroup that may not be made, if no limit is asked for: true, false, or auto, "+
+		"for an ordinary user and in a user namespace")
 	showVersion := f.Bool("version", false, "show the version")
 	f.BoolVar(showVersion, "v", false, "show the version")
 	if err := f.parse(args); err != nil {
@@ -98,8 +104,8 @@ func (c *cli) dispatch(args []string) error {
 		return err
 	case c.logFormat != "text" && c.logFormat != "json":
 		return invalid("--log-format %q is neither text nor json", c.logFormat)
-	case c.rootless == "true":
-		return fmt.Errorf("--rootless: %w", errdefs.ErrNotImplemented)
+	case c.rootless != "true" && c.rootless != "false" && c.rootless != "auto":
+		return invalid("--rootless %q is neither true nor false nor auto", c.rootless)
 	case f.NArg() == 0 || f.Arg(0) == "help":
 		return c.help(f)
 	}
@@ -163,7 +169,7 @@ func (c *cli) log(level, text string) {
 }
 
 func defaultRoot() string {
-	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" && os.Geteuid() != 0 {
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" && (os.Geteuid() != 0 || linux.InUserNamespace()) {
 		return filepath.Join(dir, "berth-runtime")
 	}
 	return "/run/berth-runtime"

@@ -50,6 +50,12 @@ func create(c *cli, args []string) error {
 	if err != nil {
 		return err
 	}
+	if c.mustEnter() {
+		if err := n.load(id); err != nil {
+			return err
+		}
+		return n.enter()
+	}
 	p, err := n.make(id, true)
 	if err != nil {
 		return err
@@ -76,7 +82,7 @@ func (n *creation) make(id string, held bool) (_ *ocirun.Process, err error) {
 			}
 		}
 	}()
-	if err := os.MkdirAll(n.c.root, 0o711); err != nil {
+	if err := n.c.makeRoot(); err != nil {
 		return nil, err
 	}
 	if err := os.Mkdir(n.dir, 0o711); err != nil {
@@ -99,7 +105,9 @@ func (n *creation) make(id string, held bool) (_ *ocirun.Process, err error) {
 		return nil, err
 	}
 	defer func() { release() }() // before what is undone, which wants the group empty
-	undo = append(undo, func() { _ = o.Cgroup.Delete(); _ = stopUnit(n.dir) })
+	if o.Cgroup != nil {
+		undo = append(undo, func() { _ = o.Cgroup.Delete(); _ = stopUnit(n.dir) })
+	}
 	p, err := ocirun.Start(context.Background(), *o)
 	if err != nil {
 		return nil, err
@@ -132,6 +140,10 @@ func (n *creation) load(id string) (err error) {
 	}
 	if n.spec.Process == nil {
 		return invalid("config.json has no process")
+	}
+	if l := n.spec.Linux; n.c.entered && l != nil { // it is ours
+		l.Namespaces = slices.DeleteFunc(l.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.UserNamespace })
+		l.UIDMappings, l.GIDMappings = nil, nil
 	}
 	n.options = ocirun.StartOptions{ID: id, Spec: n.spec, StateDir: n.dir, Bundle: n.bundle, NoPivot: n.noPivot,
 		NoNewKeyring: n.noNewKeyring, Filters: n.c.filters(), Alone: true}
@@ -221,6 +233,9 @@ func (n *creation) makeCgroup() (_ *cgroup.Group, release func(), err error) {
 	g, warnings, err := host.Create(name, withDefaultDevices(n.spec.Linux.Resources))
 	n.c.warn(warnings)
 	if err != nil {
+		if without, refused := n.withoutCgroup(err); refused {
+			return nil, func() {}, errors.Join(without, os.Remove(making))
+		}
 		return nil, nil, err
 	}
 	if err := os.Rename(making, made); err != nil {

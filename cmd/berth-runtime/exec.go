@@ -67,6 +67,9 @@ func execute(c *cli, args []string) error {
 	case s == "paused" && !x.ignorePaused:
 		return fmt.Errorf("cannot exec in a paused container: %w", errdefs.ErrFailedPrecondition)
 	}
+	if c.mustEnter() {
+		return c.enterContainer(st)
+	}
 	spec, err := readConfig(st.Bundle)
 	if err != nil {
 		return err

@@ -11,7 +11,6 @@ import (
 	"strings"
 
 	"github.com/berth-engine/berth/internal/ocirun"
-	"github.com/containerd/errdefs"
 )
 
 // ps shows the container's processes, as the host's ps tells them.
@@ -27,11 +26,7 @@ func ps(c *cli, args []string) error {
 	if err != nil {
 		return err
 	}
-	g, err := group(st)
-	if err != nil {
-		return err
-	}
-	pids, err := g.Pids()
+	pids, err := pidsOf(st)
 	if err != nil {
 		return err
 	}
@@ -90,14 +85,15 @@ func writeSpec(c *cli, args []string) error {
 	f := newFlags("berth-runtime spec", "[FLAGS]")
 	var bundle string
 	f.both(&bundle, "bundle", "b", ".", "directory to write config.json to")
-	rootless := f.Bool("rootless", false, "not there yet")
+	rootless := f.Bool("rootless", false, "for an ordinary user")
 	if err := f.parse(args); err != nil {
 		return err
 	}
+	example := ocirun.Example()
 	if *rootless {
-		return fmt.Errorf("spec --rootless: %w", errdefs.ErrNotImplemented)
+		example = ocirun.RootlessExample(uint32(os.Geteuid()), uint32(os.Getegid()))
 	}
-	data, err := json.MarshalIndent(ocirun.Example(), "", "\t")
+	data, err := json.MarshalIndent(example, "", "\t")
 	if err != nil {
 		return err
 	}

@@ -181,14 +181,14 @@ func openInit(st *ocirun.State) (*os.File, error) {
 }
 
 func killAll(st *ocirun.State, sig unix.Signal) error {
-	g, err := group(st)
-	if err != nil {
-		return err
-	}
-	if sig == unix.SIGKILL {
+	if sig == unix.SIGKILL && st.CgroupPath != "" {
+		g, err := group(st)
+		if err != nil {
+			return err
+		}
 		return g.KillAll()
 	}
-	pids, err := g.Pids()
+	pids, err := pidsOf(st)
 	if err != nil {
 		return err
 	}
@@ -207,7 +207,7 @@ func group(st *ocirun.State) (*cgroup.Group, error) {
 		return nil, err
 	}
 	if st.CgroupPath == "" {
-		return nil, fmt.Errorf("container %q has no cgroup: %w", st.ID, errdefs.ErrFailedPrecondition)
+		return nil, fmt.Errorf("container %q has no cgroup, which its user may not make: %w", st.ID, errdefs.ErrFailedPrecondition)
 	}
 	return host.Open(st.CgroupPath), nil
 }
@@ -292,6 +292,8 @@ func removeRemains(dir string) error {
 		if pids, err := g.Pids(); err == nil && len(pids) == 0 {
 			errs = append(errs, g.Delete())
 		}
+	} else {
+		errs = append(errs, endWaiting(filepath.Join(dir, startFile)))
 	}
 	if err := errors.Join(append(errs, stopUnit(dir))...); err != nil {
 		return err // the directory knows what is left, so that it can be tried again

@@ -21,6 +21,9 @@
 //	ROOT/ID/cgroup       a link whose text is the name of the group made for it; "cgroup.making" before it is known to be its own
 //	ROOT/ID/unit         a link whose text is the name of systemd's unit, where systemd made the group
 //
+// An ordinary user's command is executed again in the user namespace of his container: see rootless.go. His --root is below
+// XDG_RUNTIME_DIR.
+//
 // The directory is made first, exclusively, and so names the container; a "create" that fails removes it. One that is killed
 // leaves it, and "delete --force" then ends what is in the group.
 package main

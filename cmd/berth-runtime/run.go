@@ -33,6 +33,14 @@ func runContainer(c *cli, args []string) (err error) {
 			return invalid("a terminal needs --console-socket, since nobody else would hold it")
 		}
 	}
+	if c.mustEnter() {
+		if n.spec == nil {
+			if err := n.load(id); err != nil {
+				return err
+			}
+		}
+		return n.enter()
+	}
 	p, err := n.make(id, false)
 	if err != nil {
 		return err

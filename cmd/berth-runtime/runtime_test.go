@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -26,6 +27,9 @@ func TestMain(m *testing.M) {
 		_ = os.Unsetenv("BERTH_RUNTIME_TEST")
 		os.Exit(command(os.Args[1:]))
 	}
+	if len(os.Args) > 1 && os.Args[1] == enteredVerb {
+		os.Exit(command(os.Args[1:]))
+	}
 	os.Exit(m.Run())
 }
 
@@ -34,6 +38,8 @@ type bundle struct {
 	t         testing.TB
 	dir, root string
 	spec      *specs.Spec
+	user      *syscall.Credential // nil for root
+	env       []string
 }
 
 func newBundle(t testing.TB, args ...string) *bundle {
@@ -46,19 +52,7 @@ func newBundle(t testing.TB, args ...string) *bundle {
 		t.Skip("busybox-static is not installed:", err)
 	}
 	b := &bundle{t: t, dir: t.TempDir(), root: t.TempDir(), spec: ocirun.Example()}
-	for _, d := range []string{"bin", "etc", "tmp", "proc", "sys", "dev"} {
-		if err := os.MkdirAll(b.dir+"/rootfs/"+d, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.WriteFile(b.dir+"/rootfs/bin/busybox", data, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range []string{"sh", "cat", "true", "id", "sleep", "echo", "tty", "env", "pwd", "ls", "readlink"} {
-		if err := os.Symlink("busybox", b.dir+"/rootfs/bin/"+name); err != nil {
-			t.Fatal(err)
-		}
-	}
+	b.fill(data)
 	group := "/berth-test-runtime/" + strings.ReplaceAll(t.Name(), "/", "_")
 	b.spec.Linux.CgroupsPath = group
 	b.spec.Process.Terminal, b.spec.Process.Args = false, args
@@ -78,6 +72,24 @@ func newBundle(t testing.TB, args ...string) *bundle {
 	return b
 }
 
+// fill makes the container's files.
+func (b *bundle) fill(busybox []byte) {
+	b.t.Helper()
+	for _, d := range []string{"bin", "etc", "tmp", "proc", "sys", "dev"} {
+		if err := os.MkdirAll(b.dir+"/rootfs/"+d, 0o755); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(b.dir+"/rootfs/bin/busybox", busybox, 0o755); err != nil {
+		b.t.Fatal(err)
+	}
+	for _, name := range []string{"sh", "cat", "true", "id", "sleep", "echo", "tty", "env", "pwd", "ls", "readlink"} {
+		if err := os.Symlink("busybox", b.dir+"/rootfs/bin/"+name); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+}
+
 func (b *bundle) write() {
 	b.t.Helper()
 	data, err := json.Marshal(b.spec)
@@ -92,7 +104,10 @@ func (b *bundle) write() {
 func (b *bundle) command(args ...string) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe", append([]string{"--root", b.root}, args...)...)
 	cmd.Dir = b.dir
-	cmd.Env = append(os.Environ(), "BERTH_RUNTIME_TEST=1")
+	cmd.Env = append(append(os.Environ(), b.env...), "BERTH_RUNTIME_TEST=1")
+	if b.user != nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: b.user}
+	}
 	return cmd
 }
 

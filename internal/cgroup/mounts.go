@@ -22,10 +22,19 @@ type Mount struct {
 // Mounts says how to show the group to its processes: on v2 one mount with an empty Name; on v1 a tmpfs is to be
 // mounted at /sys/fs/cgroup and each of these in it.
 func (g *Group) Mounts() []Mount {
+	mounts := g.host.Mounts()
+	for i := range mounts {
+		mounts[i].Source = g.dir(&g.host.trees[i])
+	}
+	return mounts
+}
+
+// Mounts is that of a group for whichever a process is in: there is no Source, so it takes a cgroup namespace.
+func (h *Host) Mounts() []Mount {
 	var mounts []Mount
-	for i := range g.host.trees {
-		t := &g.host.trees[i]
-		m := Mount{Source: g.dir(t)}
+	for i := range h.trees {
+		t := &h.trees[i]
+		m := Mount{}
 		if t.v2 {
 			m.Type = "cgroup2"
 		} else {

@@ -42,7 +42,29 @@ type Keeper struct {
 
 // KeepNamespaces makes the namespaces of flags (CLONE_NEW…, without pid) as ones that belong to the user namespace join, or to
 // a new one with these mappings. Close ends the process.
-func KeepNamespaces(join *os.File, uids, gids []IDMapping, flags int) (k *Keeper, err error) {
+func KeepNamespaces(join *os.File, uids, gids []IDMapping, flags int) (*Keeper, error) {
+	if join != nil {
+		return keep(join, flags, func(int) error { return nil })
+	}
+	return keep(nil, flags, func(pid int) error {
+		dir := "/proc/" + strconv.Itoa(pid) + "/"
+		for _, m := range []struct{ file, text string }{{"uid_map", idMap(uids)}, {"gid_map", idMap(gids)}} {
+			if m.text == "" {
+				continue
+			}
+			if err := os.WriteFile(dir+m.file, []byte(m.text), 0); err != nil {
+				return fmt.Errorf("mappings %q of a user namespace: %w", strings.TrimSpace(m.text), err)
+			}
+		}
+		return nil
+	})
+}
+
+// KeepUserNS makes a user namespace whose mappings are written by fn, which gets the number of a process in it. Close ends that
+// process.
+func KeepUserNS(fn func(pid int) error) (*Keeper, error) { return keep(nil, 0, fn) }
+
+func keep(join *os.File, flags int, mapIDs func(pid int) error) (k *Keeper, err error) {
 	r, w, err := Pipe()
 	if err != nil {
 		return nil, err
@@ -81,23 +103,53 @@ func KeepNamespaces(join *os.File, uids, gids []IDMapping, flags int) (k *Keeper
 	if err := c.WaitMark(); err != nil {
 		return k, err
 	}
-	dir := "/proc/" + strconv.Itoa(c.Pid) + "/"
-	for _, m := range []struct{ file, text string }{{"uid_map", idMap(uids)}, {"gid_map", idMap(gids)}} {
-		if m.text == "" || join != nil {
-			continue
-		}
-		if err := os.WriteFile(dir+m.file, []byte(m.text), 0); err != nil {
-			return k, fmt.Errorf("mappings %q of a user namespace: %w", strings.TrimSpace(m.text), err)
-		}
+	if err := mapIDs(c.Pid); err != nil {
+		return k, err
+	}
+	// Now, since a change of user closes it to all but root.
+	if k.User, err = os.Open("/proc/" + strconv.Itoa(c.Pid) + "/ns/user"); err != nil {
+		return k, err
 	}
 	if _, err := w.Write([]byte{0}); err != nil {
 		return k, err
 	}
-	if err := c.WaitMark(); err != nil {
-		return k, err
+	return k, c.WaitMark()
+}
+
+// InUserNamespace says whether this process is in another user namespace than the kernel's first, which has this number always
+// (include/linux/proc_ns.h).
+func InUserNamespace() bool {
+	const first = 0xEFFFFFFD
+	var st unix.Stat_t
+	return unix.Stat("/proc/self/ns/user", &st) == nil && st.Ino != first
+}
+
+// Capable says whether this process has the capability of this number in effect.
+func Capable(capability int) bool {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	return unix.Capget(&hdr, &data[0]) == nil && data[capability/32].Effective>>(capability%32)&1 != 0
+}
+
+// KeepCapabilities has the child keep all capabilities it has in its user namespace when it executes a program, whoever it is.
+func (p *Program) KeepCapabilities() {
+	hdr := &unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	all := &[2]unix.CapUserData{}
+	last := 0
+	for n := range 64 {
+		if _, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(n), 0, 0, 0); err != nil {
+			break
+		}
+		all[n/32].Permitted |= 1 << (n % 32)
+		last = n
 	}
-	k.User, err = os.Open(dir + "ns/user")
-	return k, err
+	for i := range all {
+		all[i].Effective, all[i].Inheritable = all[i].Permitted, all[i].Permitted
+	}
+	p.Call(unix.SYS_CAPSET, Ptr(hdr), Ptr(all))
+	for n := range last + 1 {
+		p.Call(unix.SYS_PRCTL, N(unix.PR_CAP_AMBIENT), N(unix.PR_CAP_AMBIENT_RAISE), N(n), N(0), N(0))
+	}
 }
 
 // BecomeRoot makes the child root of the user namespace it is in; where that has no root it stays who it is.

@@ -28,7 +28,7 @@ var devLinks = [...]struct{ name, text string }{
 
 // devices makes device nodes and links. A container that brings the host's /dev by a bind has them.
 func (s *setup) devices() error {
-	if slices.ContainsFunc(s.mounts, func(m mount) bool { return m.dest == "/dev" && m.kind == kindBind }) {
+	if s.bindsDev() {
 		return nil
 	}
 	for _, d := range defaultDevices {
@@ -50,6 +50,10 @@ func (s *setup) devices() error {
 		}
 	}
 	return nil
+}
+
+func (s *setup) bindsDev() bool {
+	return slices.ContainsFunc(s.mounts, func(m mount) bool { return m.dest == "/dev" && m.kind == kindBind })
 }
 
 func (s *setup) specDevice(d *specs.LinuxDevice) error {
@@ -84,6 +88,12 @@ func (s *setup) specDevice(d *specs.LinuxDevice) error {
 
 // device makes one node. One that is there already must be the same.
 func (s *setup) device(name string, mode uint32, dev uint64, uid, gid uint32) error {
+	if tree := s.devMount[name]; tree != nil {
+		if err := s.place(tree, name, false); err != nil {
+			return fmt.Errorf("device %q: %w", name, err)
+		}
+		return nil
+	}
 	dir, base, err := s.root.OpenParent(name)
 	if errors.Is(err, unix.ENOENT) {
 		if err = s.root.MkdirAll(name[:len(name)-len(base)], 0o755, s.exec.ids.uid(0), s.exec.ids.gid(0)); err == nil {

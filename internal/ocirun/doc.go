@@ -33,6 +33,9 @@
 //
 // A container with a user namespace takes the same way, with two more processes: see userns.go.
 //
+// Where this process is itself in a user namespace, be it an ordinary user's or an engine's, some things are done otherwise: see
+// rootless.go.
+//
 // # What holds between fork and execve
 //
 // The child is a copy of its parent and must show nothing of it. The parent is made not dumpable first, which the child

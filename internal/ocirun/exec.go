@@ -60,7 +60,7 @@ func Exec(ctx context.Context, o ExecOptions) (*Process, error) {
 	j := &joining{o: &o, pidfd: pidfd}
 	j.exec = execution{process: o.Process, filter: o.Seccomp, filterFlags: uint(o.SeccompFlags), preserve: o.PreserveFiles,
 		keepKeyring: o.NoNewKeyring, stdio: [3]*os.File{o.Stdin, o.Stdout, o.Stderr}, shield: exposed(), sibling: true,
-		file: o.File}
+		file: o.File, nested: linux.InUserNamespace()}
 	defer j.close()
 	if err := linux.SetDumpable(false); err != nil {
 		return nil, err

@@ -413,17 +413,30 @@ func (s *setup) plainDir(dest string) (*os.File, error) {
 // cgroupFromHost prepares a cgroup mount: from within a cgroup namespace of its own the child can make it; otherwise
 // the container's groups are bound from the host, so that it sees no others (CVE-2023-25809).
 func (s *setup) cgroupFromHost(m *mount) error {
-	g := s.o.Cgroup
-	if g == nil {
-		return fmt.Errorf("mount %q: the container has no cgroup to show: %w", m.dest, errdefs.ErrInvalidArgument)
-	}
 	fresh, join, err := s.wanted(specs.CgroupNamespace)
 	if err != nil {
 		return err
 	}
 	inside := fresh || join != nil
+	var list []cgroup.Mount
+	switch g := s.o.Cgroup; {
+	case g != nil:
+		list = g.Mounts()
+	case inside: // the caller's group, as the root of the namespace
+		host, err := cgroup.Detect()
+		if err != nil {
+			return fmt.Errorf("mount %q: %w", m.dest, err)
+		}
+		list = host.Mounts()
+		m.set |= unix.MOUNT_ATTR_RDONLY
+	case s.exec.nested: // others' are not shown
+		s.exec.warn("mount %q is empty: the container has neither a cgroup nor a cgroup namespace", m.dest)
+	default:
+		return fmt.Errorf("mount %q: the container has no cgroup to show; add a cgroup namespace, or leave the mount out: %w", m.dest,
+			errdefs.ErrInvalidArgument)
+	}
 	m.kind = kindCgroup1
-	for _, gm := range g.Mounts() {
+	for _, gm := range list {
 		one := groupMount{Mount: gm}
 		if gm.Name == "" {
 			m.kind = kindCgroup2

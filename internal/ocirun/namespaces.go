@@ -98,9 +98,9 @@ func (s *setup) enterNamespaces() error {
 		return err
 	}
 	if remapped {
-		s.latePivot = true
 		flags &^= within
 	}
+	s.latePivot = s.latePivot || remapped || s.exec.nested
 	if err := linux.Unshare(flags); err != nil {
 		return fmt.Errorf("make namespaces: %w", err)
 	}

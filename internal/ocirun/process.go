@@ -29,6 +29,7 @@ type execution struct {
 	tty         bool
 	preserve    []*os.File
 	keepKeyring bool
+	keepGroups  bool // since they cannot be set
 	init        bool
 	shield      bool // see small.go
 
@@ -40,6 +41,7 @@ type execution struct {
 	userNS                   *os.File  // joined by the first child: a namespace or a pidfd
 	ids                      *ids      // of the user namespace
 
+	nested      bool // this process is in a user namespace: see rootless.go
 	freshPid    bool // the pid namespace begins with the process
 	cloneFlags  uintptr
 	newCgroupNS bool
@@ -234,6 +236,9 @@ func (e *execution) ownStdio() {
 // become adds the steps from a process in the container to the program of the container.
 func (e *execution) become(p *linux.Program) (err error) {
 	e.ownStdio()
+	if err := e.checkGroups(); err != nil {
+		return err
+	}
 	switch {
 	case e.userNS != nil && !e.remapped:
 		if err := e.privileged(p); err != nil {
@@ -278,7 +283,7 @@ func (e *execution) attributes(p *linux.Program) error {
 	if pr.OOMScoreAdj != nil {
 		e.writeSelf(p, "set oom_score_adj", "oom_score_adj", strconv.Itoa(*pr.OOMScoreAdj), unix.EACCES)
 		own, err := readSelf(e.hostProc, "oom_score_adj")
-		if err == nil && *pr.OOMScoreAdj < own && !e.own.permitted.has(unix.CAP_SYS_RESOURCE) {
+		if err == nil && *pr.OOMScoreAdj < own && !e.mayRaise(e.own) {
 			e.warn("oom_score_adj %d may not be granted: it needs CAP_SYS_RESOURCE to go below %d", *pr.OOMScoreAdj, own)
 		}
 	}
@@ -377,10 +382,10 @@ func (e *execution) smallNumber() int  { return e.reportNumber() + 3 }
 // limits adds the resource limits. A limit above the caller's own needs CAP_SYS_RESOURCE; without it the process gets what
 // there is, and the user a warning, as with Docker.
 func (e *execution) limits(p *linux.Program) error {
-	raise := e.own.permitted.has(unix.CAP_SYS_RESOURCE)
+	raise := e.mayRaise(e.own)
 	if e.userNS != nil { // where that right counts for nothing
 		if host, err := ownCaps(); err == nil {
-			raise = host.permitted.has(unix.CAP_SYS_RESOURCE) // and was used already
+			raise = e.mayRaise(host) // and was used already
 		}
 	}
 	files := false
@@ -474,7 +479,7 @@ func (e *execution) identity(p *linux.Program) {
 	p.Step("set the groups")
 	if groups := pr.User.AdditionalGids; len(groups) > 0 {
 		p.Call(unix.SYS_SETGROUPS, linux.N(len(groups)), linux.Ptr(&groups[0]))
-	} else {
+	} else if !e.keepGroups {
 		p.Call(unix.SYS_SETGROUPS, linux.N(0), linux.N(0))
 	}
 	p.Step("set the user")

@@ -26,8 +26,9 @@ type setup struct {
 	root     *confine.Root
 	mounts   []mount
 	masks    masks
-	ptsMount *os.File // the container's devpts
-	proc     bool     // the container has a /proc of its own
+	ptsMount *os.File            // the container's devpts
+	devMount map[string]*os.File // the host's devices, where none can be made, by their paths
+	proc     bool                // the container has a /proc of its own
 
 	rdt       *Rdt
 	devs      netDevices
@@ -133,6 +134,9 @@ func (s *setup) fromHost() (err error) {
 		if err := s.mountFromHost(&s.mounts[i]); err != nil {
 			return err
 		}
+	}
+	if err := s.devicesFromHost(); err != nil {
+		return err
 	}
 	return s.masksFromHost()
 }

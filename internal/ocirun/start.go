@@ -169,7 +169,8 @@ func Start(ctx context.Context, o StartOptions) (_ *Process, err error) {
 		}()
 	}
 	s.exec = execution{process: o.Spec.Process, filter: o.Seccomp, preserve: o.PreserveFiles, keepKeyring: o.NoNewKeyring,
-		stdio: [3]*os.File{o.Stdin, o.Stdout, o.Stderr}, init: o.Init, shield: exposed(), env: o.Spec.Process.Env, tty: o.Terminal}
+		stdio: [3]*os.File{o.Stdin, o.Stdout, o.Stderr}, init: o.Init, shield: exposed(), env: o.Spec.Process.Env, tty: o.Terminal,
+		nested: linux.InUserNamespace()}
 	if o.Terminal {
 		s.exec.stdio = [3]*os.File{} // which comes later
 	}

@@ -49,11 +49,15 @@ func (s *setup) sysctls() error {
 	if len(s.lin.Sysctl) == 0 {
 		return nil
 	}
-	proc, err := linux.NewMount("proc", "proc", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
-	if err != nil {
-		return err
+	proc := s.hostProc  // which is verified, and writeProc crosses no mount
+	if !s.exec.nested { // where none of the host's pid namespace can be made
+		var err error
+		proc, err = linux.NewMount("proc", "proc", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+		if err != nil {
+			return err
+		}
+		defer proc.Close()
 	}
-	defer proc.Close()
 	keys := make([]string, 0, len(s.lin.Sysctl))
 	for k := range s.lin.Sysctl {
 		keys = append(keys, k)

@@ -210,7 +210,7 @@ func (e *execution) privileged(p *linux.Program) (err error) {
 	for _, l := range e.process.Rlimits {
 		nr, there := rlimitNumber(l.Type)
 		var own unix.Rlimit
-		if !there || unix.Getrlimit(nr, &own) != nil || l.Hard <= own.Max || !e.own.permitted.has(unix.CAP_SYS_RESOURCE) {
+		if !there || unix.Getrlimit(nr, &own) != nil || l.Hard <= own.Max || !e.mayRaise(e.own) {
 			continue
 		}
 		p.Step("set rlimit " + l.Type)

@@ -13,6 +13,17 @@ func IsTerminal(fd int) bool {
 	return err == nil
 }
 
+// Foreground says whether the process has a terminal and is in the group of processes that it sends its signals to (tty_ioctl(4)).
+func Foreground() bool {
+	fd, err := unix.Open("/dev/tty", unix.O_RDONLY|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	group, err := unix.IoctlGetInt(fd, unix.TIOCGPGRP)
+	return err == nil && group == unix.Getpgrp()
+}
+
 // MakeRaw passes every byte typed at the terminal fd on as it is: no echo, no line editing, no signals, no
 // translation of output. The function it returns puts the terminal back as it was and may be called more than once.
 func MakeRaw(fd int) (restore func() error, err error) {
