@@ -82,10 +82,7 @@ func (n *creation) make(id string, held bool) (_ *ocirun.Process, err error) {
 			}
 		}
 	}()
-	if err := n.c.makeRoot(); err != nil {
-		return nil, err
-	}
-	if err := os.Mkdir(n.dir, 0o711); err != nil {
+	if err := n.c.makeDir(n.dir); err != nil {
 		if errors.Is(err, fs.ErrExist) {
 			err = fmt.Errorf("container with given ID already exists: %q: %w", id, errdefs.ErrAlreadyExists)
 		}

@@ -236,9 +236,12 @@ func fromTerminal(sig unix.Signal) bool {
 	return false
 }
 
-// makeRoot makes the directory of the containers' states.
-func (c *cli) makeRoot() error {
+// makeDir makes the directory of a container's state.
+func (c *cli) makeDir(dir string) error {
 	err := os.MkdirAll(c.root, 0o711)
+	if err == nil {
+		err = os.Mkdir(dir, 0o711)
+	}
 	if errors.Is(err, fs.ErrPermission) && c.ordinary() && os.Getenv("XDG_RUNTIME_DIR") == "" {
 		err = fmt.Errorf("%w; set XDG_RUNTIME_DIR, as logging in does, or give --root", err)
 	}
