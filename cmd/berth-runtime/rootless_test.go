@@ -24,7 +24,7 @@ import (
 )
 
 // nobodys is a user and a group that no other has: the kernel wants no name.
-const nobodys = 54321
+func nobodys() int { return 1<<21 + os.Getpid() }
 
 // newUserBundle is newBundle for an ordinary user, with what "spec --rootless" writes.
 func newUserBundle(t testing.TB, uid int, args ...string) *bundle {
@@ -81,12 +81,12 @@ func (b *bundle) firstPid() int {
 }
 
 func TestRootlessLife(t *testing.T) {
-	b := newUserBundle(t, nobodys, "sh", "-c", `trap 'exit 5' TERM; while :; do sleep 0.02; done`)
+	b := newUserBundle(t, nobodys(), "sh", "-c", `trap 'exit 5' TERM; while :; do sleep 0.02; done`)
 	b.ok("create", "--pid-file", b.root+"/pid", "c")
 	if s := b.status(); s != "created" {
 		t.Error(s)
 	}
-	if out := b.ok("list"); !strings.Contains(out, strconv.Itoa(nobodys)) {
+	if out := b.ok("list"); !strings.Contains(out, strconv.Itoa(nobodys())) {
 		t.Errorf("no owner in %s", out)
 	}
 	pid := b.firstPid()
@@ -95,11 +95,11 @@ func TestRootlessLife(t *testing.T) {
 	}
 	_ = os.Remove(b.root + "/pid")
 	b.ok("start", "c")
-	if data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid)); err != nil || !strings.Contains(string(data), "Uid:\t54321\t54321\t54321\t54321\n") ||
+	if data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid)); err != nil || !strings.Contains(string(data), fmt.Sprintf("Uid:\t%[1]d\t%[1]d\t%[1]d\t%[1]d\n", nobodys())) ||
 		!strings.Contains(string(data), "NoNewPrivs:\t1") {
 		t.Errorf("%v %s", err, data)
 	}
-	if out := b.ok("exec", "c", "sh", "-c", "id -u; id -g; id -G; cat /proc/self/uid_map"); strings.Join(strings.Fields(out), " ") != "0 0 0 0 54321 1" {
+	if out := b.ok("exec", "c", "sh", "-c", "id -u; id -g; id -G; cat /proc/self/uid_map"); strings.Join(strings.Fields(out), " ") != fmt.Sprintf("0 0 0 0 %d 1", nobodys()) {
 		t.Error(out)
 	}
 	if out, code := b.run("exec", "c", "sh", "-c", "exit 9"); code != 9 {
@@ -139,7 +139,7 @@ func TestRootlessLife(t *testing.T) {
 }
 
 func TestRootlessSpecRuns(t *testing.T) {
-	b := newUserBundle(t, nobodys, "true")
+	b := newUserBundle(t, nobodys(), "true")
 	if err := os.Remove(b.dir + "/config.json"); err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +152,7 @@ func TestRootlessSpecRuns(t *testing.T) {
 	if err := json.Unmarshal(data, spec); err != nil {
 		t.Fatal(err)
 	}
-	if l := spec.Linux; l.Resources != nil || len(l.UIDMappings) != 1 || l.UIDMappings[0] != (specs.LinuxIDMapping{ContainerID: 0, HostID: nobodys, Size: 1}) {
+	if l := spec.Linux; l.Resources != nil || len(l.UIDMappings) != 1 || l.UIDMappings[0] != (specs.LinuxIDMapping{ContainerID: 0, HostID: uint32(nobodys()), Size: 1}) {
 		t.Errorf("%s", data)
 	}
 	spec.Process.Terminal = false
@@ -177,7 +177,7 @@ func TestRootlessSpecRuns(t *testing.T) {
 }
 
 func TestRootlessTerminal(t *testing.T) {
-	b := newUserBundle(t, nobodys, "sh", "-c", "tty; sleep 1000")
+	b := newUserBundle(t, nobodys(), "sh", "-c", "tty; sleep 1000")
 	b.spec.Process.Terminal = true
 	b.write()
 	socket := filepath.Join(b.root, "console")
@@ -217,7 +217,7 @@ func TestRootlessTerminal(t *testing.T) {
 }
 
 func TestRootlessSignalsAndFiles(t *testing.T) {
-	b := newUserBundle(t, nobodys, "sh", "-c", "cat <&3; trap 'exit 9' TERM; echo ready; while :; do sleep 0.01; done")
+	b := newUserBundle(t, nobodys(), "sh", "-c", "cat <&3; trap 'exit 9' TERM; echo ready; while :; do sleep 0.01; done")
 	once := func() int {
 		given, w, err := os.Pipe()
 		if err != nil {
@@ -371,7 +371,7 @@ func TestRootlessRange(t *testing.T) {
 }
 
 func TestRootlessLimits(t *testing.T) {
-	b := newUserBundle(t, nobodys, "true")
+	b := newUserBundle(t, nobodys(), "true")
 	if host, err := cgroup.Detect(); err != nil || len(host.Mounts()) == 0 {
 		t.Skip("there are no cgroups:", err)
 	}
@@ -390,7 +390,7 @@ func TestRootlessLimits(t *testing.T) {
 }
 
 func TestRootlessMounts(t *testing.T) {
-	b := newUserBundle(t, nobodys, "sh", "-c", "ls /sys/class/net; cat /proc/sys/net/ipv4/ip_forward; ls /sys/fs/cgroup | head -n 1; cat /host/config.json | head -c 1; "+
+	b := newUserBundle(t, nobodys(), "sh", "-c", "ls /sys/class/net; cat /proc/sys/net/ipv4/ip_forward; ls /sys/fs/cgroup | head -n 1; cat /host/config.json | head -c 1; "+
 		"echo x 2>/dev/null >/host/y; echo $?")
 	if err := os.Symlink("busybox", b.dir+"/rootfs/bin/head"); err != nil {
 		t.Fatal(err)
@@ -427,7 +427,7 @@ func TestRootlessMounts(t *testing.T) {
 }
 
 func TestRootlessRefuses(t *testing.T) {
-	b := newUserBundle(t, nobodys, "true")
+	b := newUserBundle(t, nobodys(), "true")
 	spec := *b.spec.Linux
 	b.spec.Process.User.AdditionalGids = []uint32{7}
 	b.write()
@@ -437,11 +437,11 @@ func TestRootlessRefuses(t *testing.T) {
 	b.write()
 	b.fails("maps nothing to the container's user 12", "run", "c")
 	b.spec.Process.User.UID = 0
-	b.spec.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: nobodys + 1, Size: 1}}
+	b.spec.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: uint32(nobodys() + 1), Size: 1}}
 	b.write()
-	b.fails("does not map user 54321", "run", "c")
+	b.fails(fmt.Sprintf("does not map user %d", nobodys()), "run", "c")
 	*b.spec.Linux = spec
-	b.spec.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 1, HostID: nobodys, Size: 1}}
+	b.spec.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 1, HostID: uint32(nobodys()), Size: 1}}
 	b.write()
 	b.fails("maps nothing to the container's user 0", "create", "c")
 	*b.spec.Linux = spec
@@ -457,7 +457,7 @@ func TestRootlessRefuses(t *testing.T) {
 
 // A create that is killed leaves nothing that "delete --force" does not take away.
 func TestRootlessCreateIsKilled(t *testing.T) {
-	b := newUserBundle(t, nobodys, "sleep", "1002")
+	b := newUserBundle(t, nobodys(), "sleep", "1002")
 	for i := range 15 {
 		cmd := b.command("create", "c")
 		if err := cmd.Start(); err != nil {
@@ -469,11 +469,11 @@ func TestRootlessCreateIsKilled(t *testing.T) {
 		for end := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 			b.ok("delete", "--force", "c")
 			left, err := filepath.Glob(b.root + "/c")
-			if err == nil && len(left) == 0 && !running(nobodys) {
+			if err == nil && len(left) == 0 && !running(uint32(nobodys())) {
 				break
 			}
 			if time.Now().After(end) {
-				t.Fatal("left behind:", left, err, running(nobodys))
+				t.Fatal("left behind:", left, err, running(uint32(nobodys())))
 			}
 		}
 	}
