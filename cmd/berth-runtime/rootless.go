@@ -346,7 +346,7 @@ func endWaiting(fifo string) error {
 		if err != nil {
 			continue
 		}
-		if fi, err := os.Stat(link); err == nil && os.SameFile(fi, want) { // and the number is still that process's
+		if fi, statErr := os.Stat(link); statErr == nil && os.SameFile(fi, want) { // and the number is still that process's
 			err = linux.PidfdSendSignal(pidfd, unix.SIGKILL)
 		}
 		if err := errors.Join(err, pidfd.Close()); err != nil && !errors.Is(err, os.ErrProcessDone) {

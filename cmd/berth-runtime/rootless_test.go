@@ -311,10 +311,12 @@ func TestRootlessRange(t *testing.T) {
 	b := newUserBundle(t, uid, "sh", "-c", "id -u; id -g; id -G; touch /tmp/x && ls -ln /tmp/x; cat /proc/self/setgroups")
 	first, count := subordinate(t, "/etc/subuid", name)
 	firstGroup, groups := subordinate(t, "/etc/subgid", name)
-	gid := os.Getgid()
-	if out, err := exec.Command("id", "-g", name).Output(); err != nil {
+	out, err := exec.Command("id", "-g", name).Output()
+	if err != nil {
 		t.Fatal(err)
-	} else if gid, err = strconv.Atoi(strings.TrimSpace(string(out))); err != nil {
+	}
+	gid, err := strconv.Atoi(strings.TrimSpace(string(out)))
+	if err != nil {
 		t.Fatal(err)
 	}
 	b.user.Gid = uint32(gid)
@@ -331,9 +333,9 @@ func TestRootlessRange(t *testing.T) {
 	b.spec.Linux.GIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: uint32(gid), Size: 1}, {ContainerID: 1, HostID: firstGroup, Size: groups}}
 	b.spec.Process.User = specs.User{UID: 7, GID: 8, AdditionalGids: []uint32{9}}
 	b.write()
-	out := b.ok("run", "c")
-	if f := strings.Fields(out); len(f) < 10 || strings.Join(f[:4], " ") != "7 8 8 9" || f[6] != "7" || f[7] != "8" || f[len(f)-1] != "allow" {
-		t.Error(out)
+	text := b.ok("run", "c")
+	if f := strings.Fields(text); len(f) < 10 || strings.Join(f[:4], " ") != "7 8 8 9" || f[6] != "7" || f[7] != "8" || f[len(f)-1] != "allow" {
+		t.Error(text)
 	}
 	if fi, err := os.Stat(b.dir + "/rootfs/tmp/x"); err != nil || fi.Sys().(*syscall.Stat_t).Uid != first+6 {
 		t.Errorf("%v, %v; want an owner of %d", fi, err, first+6)
