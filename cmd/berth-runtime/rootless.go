@@ -261,7 +261,7 @@ func (n *creation) withoutCgroup(err error) (problem error, refused bool) {
 	return nil, true
 }
 
-// limits names what is asked of a group. The rules of devices are not: in a user namespace nobody can make a device, and has those it is given.
+// limits names what is asked of a group. The rules of devices are not: in a user namespace nobody can make a device.
 func limits(r *specs.LinuxResources) (names []string) {
 	if r == nil {
 		return nil

@@ -11,9 +11,9 @@ import (
 )
 
 // In a user namespace, be it that of an ordinary user's container or an engine's own, root may do in the namespaces that belong to it
-// what root may, but the kernel keeps to the host's root: to make devices, to lower oom_score_adj and to raise limits. So the host's devices are
-// bound in place of new ones, limits go no further than they are, and the container's mounts are left behind late, since a proc or sysfs
-// can be mounted only where another one is in sight.
+// what root may, but some the kernel keeps for the host's root: to make devices, to lower oom_score_adj and to raise limits. So the
+// host's devices are bound in place of new ones, limits go no further than they are, and the host's mounts are left behind late,
+// since a proc or sysfs can be mounted only where another one is in sight.
 
 // mayRaise says whether the right to raise limits counts: it does in no other than the first user namespace.
 func (e *execution) mayRaise(own capSets) bool {
@@ -100,7 +100,8 @@ func (s *setup) warnOfDevice(d *specs.LinuxDevice) {
 	if err := unix.Fstat(int(s.devMount[d.Path].Fd()), &st); err != nil {
 		return
 	}
-	if d.FileMode != nil && uint32(*d.FileMode)&0o7777 != st.Mode&0o7777 || d.UID != nil && *d.UID != st.Uid || d.GID != nil && *d.GID != st.Gid {
+	mode := d.FileMode != nil && uint32(*d.FileMode)&0o7777 != st.Mode&0o7777
+	if mode || d.UID != nil && *d.UID != st.Uid || d.GID != nil && *d.GID != st.Gid {
 		s.exec.warn("device %s has the host's owner and mode, %d:%d and %04o: in a user namespace they cannot be changed", d.Path, st.Uid,
 			st.Gid, st.Mode&0o7777)
 	}
