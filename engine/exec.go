@@ -97,6 +97,13 @@ func (x *Execs) Start(ctx context.Context, id string, o ExecStartOptions, open O
 	return err
 }
 
+// TellsExit reports whether a container's execs can end their streams with the exit code. A monitor that an older release started
+// cannot.
+func (x *Execs) TellsExit(containerID string) bool {
+	_, c, err := x.e.running(containerID)
+	return err == nil && c.Info().TellsExit
+}
+
 // startCode is the exit code of an exec that could not be started.
 func startCode(err error) int {
 	var failed *monitor.StartError
@@ -127,7 +134,7 @@ func (x *Execs) start(ctx context.Context, ex ExecRecord, o ExecStartOptions, op
 	}
 	var stream *os.File
 	ao := monitor.AttachOptions{Stdin: ex.Config.AttachStdin, Stdout: ex.Config.AttachStdout, Stderr: ex.Config.AttachStderr,
-		Mux: !ex.Config.Tty, DetachKeys: keys}
+		Mux: !ex.Config.Tty || o.TellExit, Exit: o.TellExit, DetachKeys: keys}
 	if !o.Detach {
 		conn, buffered, err := open()
 		if err != nil {
@@ -169,16 +176,17 @@ func (x *Execs) process(ctx context.Context, rec container.Record, c *monitor.Cl
 	}
 	root := confine.FromFile(f)
 	defer root.Close()
-	// Had it ended before we looked, its number could be another process's by now.
-	if err := c.Signal(ctx, 0); err != nil {
-		return nil, filter{}, fmt.Errorf("container %q is not running%w", rec.Name, kind{errdefs.ErrConflict})
-	}
 	name := cfg.User
 	if name == "" {
 		name = rec.Config.Process.User
 	}
 	user, err := resolveUser(root, name, rec.Config.Process.GroupAdd)
 	if err != nil {
+		// Had the container ended before we looked, its number could be another process's, which was then asked. Only the reason is
+		// wrong in that case: the monitor starts nothing in a container that has ended.
+		if c.Signal(ctx, 0) != nil {
+			err = fmt.Errorf("container %q is not running%w", rec.Name, kind{errdefs.ErrConflict})
+		}
 		return nil, filter{}, err
 	}
 	// --privileged gives an exec every capability. What holds for the whole container, its filter and no_new_privs, holds

@@ -72,6 +72,9 @@ type ExecConfig struct {
 type ExecStartOptions struct {
 	Detach, Tty bool
 	Rows, Cols  uint
+	// TellExit ends the stream with a frame that holds the exit code (monitor.ExitFrame), and has output in frames with a terminal
+	// too. Only what Execs.TellsExit is true of can do that.
+	TellExit bool
 }
 
 // ExecRecord is what is known of an exec.

@@ -3,6 +3,7 @@
 //
 //	GET /berth/containers/{name}/trace?port=80/tcp    → Trace
 //	POST /berth/containers/{name}/network             ← Rewire
+//	POST /berth/containers/{name}/exec                ← Docker's request that creates an exec; upgraded to its stream
 //	GET, POST /berth/system/check?full=1              → Check
 //	GET       /berth/images/plan                      → Collection
 //	POST      /berth/images/collect                   → Collection
@@ -83,6 +84,18 @@ type Port struct {
 	Proto            string // "" is tcp
 	HostIP, HostPort string `json:",omitempty"`
 }
+
+// ExecPath is where a command is run in a container with one request: it takes what Docker's POST /containers/{name}/exec takes,
+// and the connection becomes the stream, as with Docker's POST /exec/{id}/start. The answer's header ExecHeader has the exec's id. If
+// its Content-Type is application/vnd.docker.multiplexed-stream, output comes in frames, a terminal's too (as standard output), and the
+// last is an ExitFrame; a container of an older release may have none, and Docker's GET /exec/{id}/json tells its code then.
+func ExecPath(container string) string { return Prefix + "/containers/" + container + "/exec" }
+
+// ExecHeader names the exec in the answer to ExecPath.
+const ExecHeader = "Berth-Exec"
+
+// ExitFrame is the kind of the frame that ends the stream of an exec. Its payload is the exit code, four bytes in big endian.
+const ExitFrame = 4
 
 // CheckPath is where the stores are checked: GET looks, POST repairs too. The query parameter "full" has every blob
 // compared with its digest.

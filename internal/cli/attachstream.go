@@ -24,27 +24,38 @@ var errDetached = errors.New("read escape sequence")
 
 // hijacked is the raw connection to a process, after the server switched protocols.
 type hijacked struct {
-	conn net.Conn
-	in   *bufio.Reader // what the server sends, including what arrived with its answer
+	conn   net.Conn
+	in     *bufio.Reader // what the server sends, including what arrived with its answer
+	header http.Header   // of its answer
 }
 
 // statusError is the server's refusal of a request.
 type statusError struct {
 	status int
 	text   string
+	berth  bool // the server is one of ours, and knows the request
 }
 
 func (e *statusError) Error() string { return "Error response from daemon: " + e.text }
 
-// hijack posts a request and takes over its connection. It stands in for the client library's own, which forgets the
+// hijack posts a request of Docker's API and takes over its connection. It stands in for the client library's own, which forgets the
 // server's sentence when the server refuses.
 func (a *app) hijack(ctx context.Context, path string, query url.Values, body any) (*hijacked, error) {
 	api, err := a.client()
 	if err != nil {
 		return nil, err
 	}
+	return a.hijackOwn(ctx, "/v"+api.ClientVersion()+path, query, body)
+}
+
+// hijackOwn does so with any path, which may be one of package berthapi.
+func (a *app) hijackOwn(ctx context.Context, path string, query url.Values, body any) (*hijacked, error) {
+	api, err := a.client()
+	if err != nil {
+		return nil, err
+	}
 	if a.global.debug {
-		fmt.Fprintf(a.Err, "POST /v%s%s?%s\n", api.ClientVersion(), path, query.Encode())
+		fmt.Fprintf(a.Err, "POST %s?%s\n", path, query.Encode())
 	}
 	conn, err := api.Dialer()(ctx)
 	if err != nil {
@@ -52,7 +63,7 @@ func (a *app) hijack(ctx context.Context, path string, query url.Values, body an
 	}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	host, _ := a.host()
-	h, err := upgrade(conn, basePath(host)+"/v"+api.ClientVersion()+path, query, body)
+	h, err := upgrade(conn, basePath(host)+path, query, body)
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
@@ -98,14 +109,15 @@ func upgrade(conn net.Conn, path string, query url.Values, body any) (*hijacked,
 	}
 	// Daemons from before the upgrade was defined answer 200 and go on with the stream all the same.
 	if resp.StatusCode == http.StatusSwitchingProtocols || resp.StatusCode == http.StatusOK {
-		return &hijacked{conn: conn, in: in}, nil
+		return &hijacked{conn: conn, in: in, header: resp.Header}, nil
 	}
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 	var answer struct{ Message string }
 	if json.Unmarshal(text, &answer) == nil && answer.Message != "" {
 		text = []byte(answer.Message)
 	}
-	return nil, &statusError{resp.StatusCode, strings.TrimSpace(string(text))}
+	known := strings.HasPrefix(resp.Header.Get("Server"), "Berth/") && answer.Message != "page not found"
+	return nil, &statusError{resp.StatusCode, strings.TrimSpace(string(text)), known}
 }
 
 // closeWrite tells the process that its input has ended.
@@ -120,7 +132,9 @@ type session struct {
 	h          *hijacked
 	stdin      io.Reader // nil: no input
 	out, err   io.Writer // nil: dropped
-	tty        bool      // the process has a terminal: one stream, raw bytes
+	tty        bool      // the process has a terminal: one stream
+	framed     bool      // it comes in frames all the same, as from berthapi.ExecPath
+	exit       *int      // the exit code, if the stream told it
 	detachKeys string
 }
 
@@ -181,6 +195,11 @@ func (s *session) copyOut() error {
 	}
 	if errOut == nil {
 		errOut = io.Discard
+	}
+	if s.framed {
+		var err error
+		s.exit, err = demuxExit(out, errOut, s.h.in)
+		return err
 	}
 	if !s.tty {
 		return demux(out, errOut, s.h.in)

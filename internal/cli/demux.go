@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+
+	"github.com/berth-engine/berth/internal/berthapi"
 )
 
 // The frames of Docker's multiplexed streams: one byte for the stream, three of zero, four for the length in big
@@ -14,17 +16,30 @@ const (
 	frameStdout  = 1
 	frameStderr  = 2
 	frameSysErr  = 3
+	frameExit    = berthapi.ExitFrame
 	demuxBufSize = 256 << 10
 )
 
 // demux takes a multiplexed stream apart. Payloads of neighbouring frames for the same stream are written together, so
 // many short lines cost few system calls; nothing is held back while waiting for more.
 func demux(out, errOut io.Writer, in io.Reader) error {
+	_, err := take(out, errOut, in, frameSysErr)
+	return err
+}
+
+// demuxExit does so with a stream that ends with an exit code. It is nil when the stream ended without.
+func demuxExit(out, errOut io.Writer, in io.Reader) (code *int, err error) {
+	return take(out, errOut, in, frameExit)
+}
+
+// take takes a stream apart whose frames are of kinds up to the last one.
+func take(out, errOut io.Writer, in io.Reader, last byte) (code *int, err error) {
 	buf := make([]byte, demuxBufSize)
 	have := 0       // bytes read and not yet written
 	var left uint32 // of the payload whose header was already taken
 	var stream byte
 	var message []byte // what a frameSysErr says
+	var exit []byte    // what a frameExit says
 	write := func(stream byte, b []byte) error {
 		w := out
 		switch {
@@ -34,6 +49,9 @@ func demux(out, errOut io.Writer, in io.Reader) error {
 			w = errOut
 		case stream == frameSysErr:
 			message = append(message, b...)
+			return nil
+		case stream == frameExit:
+			exit = append(exit, b...)
 			return nil
 		}
 		_, err := w.Write(b)
@@ -51,14 +69,14 @@ func demux(out, errOut io.Writer, in io.Reader) error {
 					break
 				}
 				stream = buf[pos]
-				if stream > frameSysErr {
-					return fmt.Errorf("the daemon sent a damaged stream: unknown stream number %d", stream)
+				if stream > last {
+					return nil, fmt.Errorf("the daemon sent a damaged stream: unknown stream number %d", stream)
 				}
 				left = binary.BigEndian.Uint32(buf[pos+4:])
 				pos += frameHeader
 				if stream != current {
 					if err := write(current, buf[start:end]); err != nil {
-						return err
+						return nil, err
 					}
 					start, end = pos, pos
 					current = stream
@@ -77,20 +95,27 @@ func demux(out, errOut io.Writer, in io.Reader) error {
 			left -= uint32(take)
 		}
 		if err := write(current, buf[start:end]); err != nil {
-			return err
+			return nil, err
 		}
 		have = copy(buf, buf[pos:have])
 		if message != nil && left == 0 {
-			return fmt.Errorf("error from daemon in stream: %s", message)
+			return nil, fmt.Errorf("error from daemon in stream: %s", message)
+		}
+		if len(exit) == 4 { // nothing follows it
+			code := int(binary.BigEndian.Uint32(exit))
+			return &code, nil
+		}
+		if len(exit) > 4 || exit != nil && left == 0 {
+			return nil, fmt.Errorf("the daemon sent a damaged stream: an exit code of %d bytes", len(exit))
 		}
 		if readErr == io.EOF {
 			if have > 0 || left > 0 {
-				return io.ErrUnexpectedEOF
+				return nil, io.ErrUnexpectedEOF
 			}
-			return nil
+			return nil, nil
 		}
 		if readErr != nil {
-			return readErr
+			return nil, readErr
 		}
 	}
 }

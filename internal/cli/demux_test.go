@@ -8,6 +8,7 @@ import (
 	"testing"
 	"testing/iotest"
 
+	"github.com/berth-engine/berth/internal/berthapi"
 	"github.com/moby/moby/api/pkg/stdcopy"
 )
 
@@ -42,6 +43,33 @@ func TestDemuxNoticesDamage(t *testing.T) {
 		if err := demux(io.Discard, io.Discard, strings.NewReader(in)); !errors.Is(err, io.ErrUnexpectedEOF) {
 			t.Errorf("%q: %v", in, err)
 		}
+	}
+}
+
+func TestDemuxTakesTheExitCode(t *testing.T) {
+	code := func(b string) string { return frame(berthapi.ExitFrame, b) }
+	for in, want := range map[string]int{
+		frame(1, "a") + code("\x00\x00\x00\x2a"): 42,
+		code("\x00\x00\x00\x00"):                 0,
+		code("\x00\x00\x01\x00"):                 256,
+	} {
+		for _, reader := range []io.Reader{strings.NewReader(in), iotest.OneByteReader(strings.NewReader(in))} {
+			if got, err := demuxExit(io.Discard, io.Discard, reader); err != nil || got == nil || *got != want {
+				t.Errorf("%q: %v, %v", in, got, err)
+			}
+		}
+	}
+	if got, err := demuxExit(io.Discard, io.Discard, strings.NewReader(frame(1, "a"))); got != nil || err != nil {
+		t.Errorf("a stream without a code: %v, %v", got, err)
+	}
+	for _, in := range []string{code("\x00"), code("\x00\x00\x00\x00\x00"), code("\x00\x00\x00\x00")[:10], frame(5, "x")} {
+		if got, err := demuxExit(io.Discard, io.Discard, strings.NewReader(in)); err == nil {
+			t.Errorf("%q: %v", in, got)
+		}
+	}
+	// Docker's streams have none.
+	if err := demux(io.Discard, io.Discard, strings.NewReader(code("\x00\x00\x00\x00"))); err == nil {
+		t.Error("an exit code in one of Docker's streams was accepted")
 	}
 }
 

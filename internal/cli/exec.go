@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/berth-engine/berth/internal/berthapi"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
@@ -55,31 +56,28 @@ func (a *app) exec(ctx context.Context, name string, o client.ExecCreateOptions,
 	if o.TTY {
 		o.ConsoleSize.Height, o.ConsoleSize.Width = a.consoleSize()
 	}
-	created, err := api.ExecCreate(ctx, name, o)
-	if err != nil {
-		return err
-	}
 	if detach {
-		_, err := api.ExecStart(ctx, created.ID, client.ExecStartOptions{Detach: true, TTY: o.TTY,
+		created, err := api.ExecCreate(ctx, name, o)
+		if err != nil {
+			return err
+		}
+		_, err = api.ExecStart(ctx, created.ID, client.ExecStartOptions{Detach: true, TTY: o.TTY,
 			ConsoleSize: o.ConsoleSize})
 		return execError(err)
 	}
-	start := container.ExecStartRequest{Tty: o.TTY}
-	if o.ConsoleSize.Height != 0 {
-		start.ConsoleSize = &[2]uint{o.ConsoleSize.Height, o.ConsoleSize.Width}
-	}
-	h, err := a.hijack(ctx, "/exec/"+created.ID+"/start", nil, start)
+	id, h, err := a.execStream(ctx, api, name, o)
 	if err != nil {
-		return execError(err)
+		return err
 	}
-	s := &session{h: h, out: a.Out, err: a.Err, tty: o.TTY, detachKeys: o.DetachKeys}
+	s := &session{h: h, out: a.Out, err: a.Err, tty: o.TTY, detachKeys: o.DetachKeys, framed: h.header.Get(berthapi.ExecHeader) != "" &&
+		h.header.Get("Content-Type") == multiplexed}
 	if o.AttachStdin {
 		s.stdin = a.In
 	}
 	if o.TTY {
 		// The first size went with the start.
 		stop := a.watchSize(false, func(rows, cols uint) {
-			api.ExecResize(ctx, created.ID, client.ExecResizeOptions{Height: rows, Width: cols})
+			api.ExecResize(ctx, id, client.ExecResizeOptions{Height: rows, Width: cols})
 		})
 		defer stop()
 	}
@@ -90,14 +88,43 @@ func (a *app) exec(ctx context.Context, name string, o client.ExecCreateOptions,
 		}
 		return err
 	}
-	result, err := api.ExecInspect(ctx, created.ID, client.ExecInspectOptions{})
-	if err != nil {
-		return err
+	if s.exit == nil {
+		result, err := api.ExecInspect(ctx, id, client.ExecInspectOptions{})
+		if err != nil {
+			return err
+		}
+		s.exit = &result.ExitCode
 	}
-	if result.ExitCode != 0 {
-		return &exitError{result.ExitCode, ""}
+	if *s.exit != 0 {
+		return &exitError{*s.exit, ""}
 	}
 	return nil
+}
+
+// multiplexed is the media type of a stream in frames.
+const multiplexed = "application/vnd.docker.multiplexed-stream"
+
+// execStream starts an exec and takes over its stream: with Berth's one request, or with Docker's two where that is not known.
+func (a *app) execStream(ctx context.Context, api *client.Client, name string, o client.ExecCreateOptions) (id string, h *hijacked, err error) {
+	var size *[2]uint
+	if o.ConsoleSize.Height != 0 {
+		size = &[2]uint{o.ConsoleSize.Height, o.ConsoleSize.Width}
+	}
+	h, err = a.hijackOwn(ctx, berthapi.ExecPath(name), nil, container.ExecCreateRequest{User: o.User, Privileged: o.Privileged, Tty: o.TTY,
+		ConsoleSize: size, AttachStdin: o.AttachStdin, AttachStdout: o.AttachStdout, AttachStderr: o.AttachStderr,
+		DetachKeys: o.DetachKeys, Env: o.Env, WorkingDir: o.WorkingDir, Cmd: o.Cmd})
+	if err == nil {
+		return h.header.Get(berthapi.ExecHeader), h, nil
+	}
+	if refused := (*statusError)(nil); !errors.As(err, &refused) || refused.berth {
+		return "", nil, execError(err)
+	}
+	created, err := api.ExecCreate(ctx, name, o)
+	if err != nil {
+		return "", nil, err
+	}
+	h, err = a.hijack(ctx, "/exec/"+created.ID+"/start", nil, container.ExecStartRequest{Tty: o.TTY, ConsoleSize: size})
+	return created.ID, h, execError(err)
 }
 
 // execError gives a refused start the status a shell would give: not found is 127, not executable 126.

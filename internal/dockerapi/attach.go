@@ -23,6 +23,10 @@ type hijacker struct {
 	tty bool
 	// spare is another descriptor of the connection that the engine was given, for a last word.
 	spare *os.File
+
+	bodyTaken bool   // the request's body was its own matter, and has been read
+	header    string // more lines for the answer's head
+	last      []byte // what follows the last word
 }
 
 func (c *call) hijack(tty bool) *hijacker { return &hijacker{c: c, tty: tty} }
@@ -32,7 +36,7 @@ func (c *call) hijack(tty bool) *hijacker { return &hijacker{c: c, tty: tty} }
 func (h *hijacker) open() (net.Conn, []byte, error) {
 	c := h.c
 	// Some clients (dockerode) repeat their options in a body. It is no part of the stream.
-	if n := c.r.ContentLength; n > maxAttachBody {
+	if n := c.r.ContentLength; n > maxAttachBody && !h.bodyTaken {
 		return nil, nil, invalid("a request for a stream has a body of %d bytes, which is too long", n)
 	} else if n > 0 {
 		if _, err := io.Copy(io.Discard, c.r.Body); err != nil {
@@ -57,7 +61,7 @@ func (h *hijacker) open() (net.Conn, []byte, error) {
 	for _, name := range []string{"Api-Version", "Docker-Experimental", "Ostype", "Server"} {
 		head += name + ": " + c.w.Header().Get(name) + "\r\n"
 	}
-	if _, err := conn.Write([]byte(head + "\r\n")); err != nil {
+	if _, err := conn.Write([]byte(head + h.header + "\r\n")); err != nil {
 		_ = conn.Close()
 		return nil, nil, fmt.Errorf("answer the request for a stream: %w", err)
 	}
@@ -73,6 +77,7 @@ func (h *hijacker) tell(err error) {
 	if !h.tty {
 		text = frame(nil, 1, text)
 	}
+	text = append(text, h.last...)
 	if h.c.taken {
 		if h.spare != nil {
 			_, _ = h.spare.Write(text)

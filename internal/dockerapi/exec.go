@@ -1,34 +1,66 @@
 package dockerapi
 
 import (
+	"encoding/binary"
 	"net/http"
 
 	"github.com/berth-engine/berth/engine"
+	"github.com/berth-engine/berth/internal/berthapi"
 	"github.com/containerd/errdefs"
 	api "github.com/moby/moby/api/types/container"
 )
 
 func (s *Server) execCreate(c *call) error {
+	id, _, err := s.newExec(c)
+	if err != nil {
+		return err
+	}
+	return c.writeJSON(http.StatusCreated, api.ExecCreateResponse{ID: id})
+}
+
+// newExec makes an exec of the container in the path, as the request's body describes it.
+func (s *Server) newExec(c *call) (id string, cfg engine.ExecConfig, err error) {
 	var q struct {
 		api.ExecCreateRequest
 		Cmd words
 	}
 	if err := c.decode(&q); err != nil {
-		return err
+		return "", cfg, err
 	}
 	if len(q.Cmd) == 0 {
-		return invalid("No exec command specified")
+		return "", cfg, invalid("No exec command specified")
 	}
 	rows, cols := consoleSize(q.ConsoleSize, c.version)
-	id, err := s.engine.Execs.Create(c.ctx(), c.name(), engine.ExecConfig{
+	cfg = engine.ExecConfig{
 		Argv: q.Cmd, Env: q.Env, User: q.User, WorkingDir: q.WorkingDir, Tty: q.Tty, Privileged: q.Privileged,
 		AttachStdin: q.AttachStdin, AttachStdout: q.AttachStdout, AttachStderr: q.AttachStderr,
 		DetachKeys: q.DetachKeys, Rows: rows, Cols: cols,
-	})
+	}
+	id, err = s.engine.Execs.Create(c.ctx(), c.name(), cfg)
+	return id, cfg, err
+}
+
+// execRun creates an exec and starts it on the connection of the same request, which ends with the exit code.
+func (s *Server) execRun(c *call) error {
+	id, cfg, err := s.newExec(c)
 	if err != nil {
 		return err
 	}
-	return c.writeJSON(http.StatusCreated, api.ExecCreateResponse{ID: id})
+	framed := s.engine.Execs.TellsExit(c.name())
+	hj := c.hijack(cfg.Tty && !framed)
+	hj.bodyTaken, hj.header = true, berthapi.ExecHeader+": "+id+"\r\n"
+	defer hj.close()
+	err = s.engine.Execs.Start(c.lasting(), id, engine.ExecStartOptions{Tty: cfg.Tty, Rows: cfg.Rows, Cols: cfg.Cols, TellExit: framed},
+		hj.open)
+	if err == nil || !c.taken && (errdefs.IsNotFound(err) || errdefs.IsConflict(err)) {
+		return err
+	}
+	s.log.Debug("exec failed", "exec", id, "error", err)
+	if rec, e := s.engine.Execs.Inspect(c.lasting(), id); e == nil && rec.ExitCode != nil && framed {
+		hj.last = frame(nil, berthapi.ExitFrame, binary.BigEndian.AppendUint32(nil, uint32(*rec.ExitCode)))
+	}
+	hj.tell(err)
+	return nil
 }
 
 func (s *Server) execStart(c *call) error {

@@ -77,6 +77,7 @@ func routes() []route {
 		// What Docker does not have (package berthapi).
 		{"GET", "/berth/containers/{name}/trace", 0, (*Server).containerTrace},
 		{"POST", "/berth/containers/{name}/network", 0, (*Server).containerRewire},
+		{"POST", "/berth/containers/{name}/exec", 0, (*Server).execRun},
 		{"GET", "/berth/system/check", 0, (*Server).systemCheck},
 		{"POST", "/berth/system/check", 0, (*Server).systemCheck},
 		{"GET", "/berth/images/plan", 0, (*Server).imagePlan},

@@ -90,6 +90,7 @@ func (c *Client) hello(msg []byte) error {
 	for n := u.num(); n > 0 && !u.bad && len(u.b) > 0; n-- {
 		c.info.Warnings = append(c.info.Warnings, u.str())
 	}
+	c.info.TellsExit = u.num()&canTellExit != 0
 	if u.bad {
 		return errMessage
 	}

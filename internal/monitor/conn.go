@@ -228,6 +228,7 @@ func (c *conn) hello() {
 	for _, w := range warnings {
 		p.str(clip(w))
 	}
+	p.num(canTellExit)
 	c.send(p.b)
 	for _, e := range m.events {
 		c.event(e)

@@ -40,7 +40,7 @@
 //	  resize   exec id or "", rows, columns
 //	  ack      number of the last event that was taken
 //	monitor → daemon
-//	  hello    version, pid, monitor's pid, start time, note, warnings                      first on each connection
+//	  hello    version, pid, monitor's pid, start time, note, warnings, abilities           first on each connection
 //	  failed   exit code, message                                                           instead of hello, by a start
 //	  reply    error kind or 0, message, pid                                                to each request but ack
 //	  event    number, kind, exec id, exit
@@ -56,7 +56,8 @@
 //
 // An attached client is a connected stream socket; its descriptor was handed over, so bytes pass through no daemon.
 // Output is written to it in Docker's frames (stream, 0 0 0, length big endian, payload) or, for terminals, as it is.
-// A client handed over with the start sees the first byte.
+// A client handed over with the start sees the first byte. A client of an exec may ask for one frame more, with the exit code
+// (ExitFrame): it then needs nobody else to learn it, daemon or no daemon; with it a terminal's output is in frames too.
 //
 //	container ─▶ pipe or terminal ─▶ 64 KiB ─▶ log
 //	                                        ├─▶ client: what its socket does not take waits in at most 64 KiB,

@@ -2,7 +2,6 @@ package monitor
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -11,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/berth-engine/berth/internal/ocirun"
+	"github.com/berth-engine/berth/internal/specjson"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -46,7 +46,7 @@ func (c *conn) exec(id uint32, u *unpacker, fds []int) ([]int, error) {
 	}
 	m.fat()
 	var spec specs.Process
-	if err := json.Unmarshal(process, &spec); err != nil {
+	if err := specjson.Unmarshal(process, &spec); err != nil {
 		c.reply(id, failedInvalid, "the process of the exec cannot be understood: "+err.Error(), 0)
 		return fds, nil
 	}

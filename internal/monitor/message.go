@@ -45,7 +45,11 @@ const (
 	flagStdout
 	flagStderr
 	flagMux
+	flagExit
 )
+
+// Abilities of a monitor, as its hello tells.
+const canTellExit = 1
 
 // Flags of an exec.
 const (
@@ -188,7 +192,7 @@ func bit(on bool, b uint32) uint32 {
 // options packs how a stream is attached.
 func (p *packer) options(stream uint32, o AttachOptions) {
 	p.num(stream)
-	p.num(bit(o.Stdin, flagStdin) | bit(o.Stdout, flagStdout) | bit(o.Stderr, flagStderr) | bit(o.Mux, flagMux))
+	p.num(bit(o.Stdin, flagStdin) | bit(o.Stdout, flagStdout) | bit(o.Stderr, flagStderr) | bit(o.Mux, flagMux) | bit(o.Exit, flagExit))
 	p.bytes(o.DetachKeys)
 	p.num(uint32(o.Rows))
 	p.num(uint32(o.Cols))
@@ -198,7 +202,7 @@ func (u *unpacker) options() (stream uint32, o AttachOptions) {
 	stream = u.num()
 	flags := u.num()
 	o.Stdin, o.Stdout = flags&flagStdin != 0, flags&flagStdout != 0
-	o.Stderr, o.Mux = flags&flagStderr != 0, flags&flagMux != 0
+	o.Stderr, o.Mux, o.Exit = flags&flagStderr != 0, flags&flagMux != 0, flags&flagExit != 0
 	o.DetachKeys = append([]byte(nil), u.bytes()...)
 	o.Rows, o.Cols = uint16(u.num()), uint16(u.num())
 	return stream, o

@@ -453,6 +453,22 @@ func TestExec(t *testing.T) {
 	if out != "7 8\r\nhi\r\n" || e.Exit.Code != 1 {
 		t.Errorf("%q, %+v", out, e)
 	}
+	// The exit code comes with the stream to those who ask for it, of a terminal too.
+	for _, terminal := range []bool{false, true} {
+		o := everything
+		o.Exit, o.Stdin = true, false
+		out, e = run(ExecConfig{ID: "coded", Process: command("echo out; exit 77"), Terminal: terminal}, o, nil)
+		said := "out\n"
+		if terminal {
+			said = "out\r\n"
+		}
+		if want := "\x01\x00\x00\x00\x00\x00\x00" + string(rune(len(said))) + said + "\x04\x00\x00\x00\x00\x00\x00\x04\x00\x00\x00\x4d"; out != want || e.Exit.Code != 77 {
+			t.Errorf("terminal %v: %q, %+v", terminal, out, e)
+		}
+	}
+	if !c.Info().TellsExit {
+		t.Error("the monitor does not say that it tells exit codes")
+	}
 	// Detached from its keys, an exec goes on; its signal reaches it.
 	_, e = run(ExecConfig{ID: "4", Process: command("echo ready; sleep 60"), Terminal: true, OpenStdin: true},
 		AttachOptions{Stdin: true, Stdout: true, DetachKeys: []byte("q")}, func(p *peer) {

@@ -156,6 +156,11 @@ func (p *proc) release(now time.Time) {
 	p.stdin.close()
 	for len(p.stream) > 0 {
 		s := p.stream[len(p.stream)-1]
+		if p.exited {
+			if s.exit(p.status.Code); s.over { // it has gone, and has taken itself out
+				continue
+			}
+		}
 		if len(s.pending) == 0 {
 			s.drop(endClosed)
 			continue

@@ -26,7 +26,7 @@ func (m *monitor) attach(p *proc, fd int, o AttachOptions, owner *conn, number u
 	s := &stream{watched: unwatched(fd), p: p, o: o, owner: owner, number: number}
 	if !p.terminal {
 		s.o.DetachKeys = nil
-	} else {
+	} else if !o.Exit {
 		s.o.Mux = false
 	}
 	if !p.input {
@@ -110,6 +110,13 @@ func (s *stream) write(frame []byte) {
 		s.p.m.fat()
 		s.pending = append(s.pending, frame[n:]...)
 		s.update()
+	}
+}
+
+// exit sends the exit code, when the client asked for it.
+func (s *stream) exit(code int) {
+	if s.o.Exit && s.o.Mux {
+		s.write([]byte{ExitFrame, 0, 0, 0, 0, 0, 0, 4, byte(code >> 24), byte(code >> 16), byte(code >> 8), byte(code)})
 	}
 }
 

@@ -54,10 +54,16 @@ type Files struct {
 // AttachOptions say what passes over an attached stream.
 type AttachOptions struct {
 	Stdin, Stdout, Stderr bool
-	Mux                   bool   // Docker's frames; otherwise bytes as they are
-	DetachKeys            []byte // end the attachment when typed, on terminals; empty: nothing does
-	Rows, Cols            uint16 // size to give the terminal; 0: leave it
+	Mux                   bool // Docker's frames; otherwise bytes as they are, as always with a terminal that has no Exit
+	// Exit adds a last frame with the exit code, ExitFrame, to what an exec prints. Only monitors whose Started says so know it.
+	Exit       bool
+	DetachKeys []byte // end the attachment when typed, on terminals; empty: nothing does
+	Rows, Cols uint16 // size to give the terminal; 0: leave it
 }
+
+// ExitFrame is the kind of the frame that AttachOptions.Exit adds. Docker's own end at 3. It carries the exit code, four bytes in big
+// endian, and nothing follows it.
+const ExitFrame = 4
 
 // AttachStream is a client that is attached from the first byte on.
 type AttachStream struct {
@@ -72,6 +78,7 @@ type Started struct {
 	MonitorPid int
 	Warnings   []string
 	Note       []byte
+	TellsExit  bool // AttachOptions.Exit is known
 }
 
 // StartError says why a container or an exec did not start.

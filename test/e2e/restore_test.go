@@ -25,11 +25,30 @@ func TestContainersSurviveTheDaemon(t *testing.T) {
 	d.Must(`$D run -d --rm --name remove-me berth/box sleep 0.7`)
 	pid := d.Must(`$D inspect -f '{{.State.Pid}}' runs`)
 
+	// An exec tells its exit code to its client without the daemon, with and without a terminal.
+	coded := make(chan harness.Result, 2)
+	for _, flag := range []string{"", "-t"} {
+		go func() {
+			coded <- d.Shell(b, `$D exec `+flag+` runs sh -c 'while [ ! -e /killed ]; do sleep 0.1; done; exit 43'`)
+		}()
+	}
+	harness.Eventually(t, time.Minute, "both execs run", func() bool {
+		return strings.Count(d.Shell(b, `$D top runs`).Out, "! -e /killed") == 2
+	})
+
 	// A client that is attached keeps its stream while the daemon dies.
 	attached := make(chan harness.Result, 1)
 	go func() { attached <- d.Shell(b, `$D attach --no-stdin --sig-proxy=false runs >attached`) }()
 	harness.Eventually(t, time.Minute, "the attached client sees lines", func() bool { return lastLine(d) >= 0 })
 	d.Kill()
+	if err := os.WriteFile(filepath.Join("/proc", pid, "root/killed"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if r := <-coded; r.Code != 43 || r.Err != "" {
+			t.Errorf("an exec over the daemon's death ended with %d, %q", r.Code, r.Err)
+		}
+	}
 	time.Sleep(1500 * time.Millisecond) // while nobody looks, one container ends and the others go on
 	if err := d.Launch(); err != nil {
 		t.Fatal(err)
