@@ -15,6 +15,7 @@ func OnThread(fn func() error) error {
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the runtime ends the thread with the goroutine
 		if unix.Gettid() != unix.Getpid() {
+			Usual()
 			done <- fn()
 			return
 		}

@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 	"syscall"
 	"time"
 
+	"github.com/berth-engine/berth/internal/linux"
 	"github.com/berth-engine/berth/internal/logfile"
 	"github.com/berth-engine/berth/internal/tty"
 	"golang.org/x/sys/unix"
@@ -57,7 +59,10 @@ func (m *monitor) slim() {
 	for _, fd := range keep {
 		_, _ = unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0)
 	}
+	runtime.LockOSThread()
+	linux.Usual()
 	err = syscall.Exec(m.rt.exe, []string{"berth-runtime", "monitor", verbWatch, m.id, strconv.Itoa(fd)}, smallEnv())
+	runtime.UnlockOSThread()
 	for _, fd := range keep {
 		unix.CloseOnExec(fd)
 	}

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/berth-engine/berth/internal/linux"
 	"github.com/berth-engine/berth/internal/logfile"
 	"github.com/berth-engine/berth/internal/ocirun"
 	"golang.org/x/sys/unix"
@@ -38,6 +39,7 @@ func Main(args []string) int { return run(args, realBackend()) }
 
 func run(args []string, rt backend) int {
 	setName("berth-monitor")
+	linux.Calm()
 	switch {
 	case len(args) == 0:
 		return spare(rt)
