@@ -2,7 +2,6 @@ package monitor
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -14,6 +13,7 @@ import (
 	"github.com/berth-engine/berth/internal/linux"
 	"github.com/berth-engine/berth/internal/logfile"
 	"github.com/berth-engine/berth/internal/ocirun"
+	"github.com/berth-engine/berth/internal/specjson"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -64,11 +64,10 @@ func waitReadable(fd int) error {
 	}
 }
 
-// warm does ahead of time what the first document would otherwise have to wait for: encoding/json studies types when it
-// meets them first.
+// warm does ahead of time what the first document would otherwise have to wait for: what reads it has to come into memory.
 func warm() {
 	var d document
-	_ = json.Unmarshal([]byte(warmDocument), &d)
+	_ = specjson.Unmarshal([]byte(warmDocument), &d)
 }
 
 const warmDocument = `{"Version":1,"ID":"x","Dir":"x","Spec":{"ociVersion":"1.3.0",
@@ -224,7 +223,7 @@ func readDocument(msg []byte, fds []int) (d *document, files map[string]*os.File
 		return nil, nil, nil, errMessage
 	}
 	d = &document{}
-	if err := json.Unmarshal(text, d); err != nil {
+	if err := specjson.Unmarshal(text, d); err != nil {
 		return nil, nil, nil, fmt.Errorf("the container's document cannot be understood: %w", err)
 	}
 	switch {

@@ -12,12 +12,13 @@
 //   - of a name that stands twice in an object the later value wins, in what the earlier one made.
 //
 // The differences: the first thing wrong ends it, and the destination is then half filled and of no use; a slice that is given twice
-// begins anew; and an any gets the text of its value, as a string. It takes bools, strings, whole numbers, pointers, slices, maps by
-// string, structs (also embedded ones, but no pointers to those) and types with a method UnmarshalJSON; another kind of field is an error
-// when the text has something for it.
+// begins anew; and an any gets the text of its value, as a string. It takes bools, strings, whole numbers, pointers, slices (of bytes in
+// base64), maps by string, structs (also embedded ones, but no pointers to those) and types with a method UnmarshalJSON; another kind of
+// field is an error when the text has something for it.
 package specjson
 
 import (
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"reflect"
@@ -177,8 +178,11 @@ func (d *reader) value(v reflect.Value) error {
 			return d.mapping(v)
 		}
 	case reflect.Slice:
-		if c == '[' && v.Type().Elem().Kind() != reflect.Uint8 {
+		if c == '[' {
 			return d.slice(v)
+		}
+		if c == '"' && v.Type().Elem().Kind() == reflect.Uint8 {
+			return d.bytes(v)
 		}
 	case reflect.String:
 		if c == '"' {
@@ -261,6 +265,22 @@ func (d *reader) number() (string, error) {
 		}
 	}
 	return d.text[begin:d.at], nil
+}
+
+// bytes reads what is written in base64.
+func (d *reader) bytes(v reflect.Value) error {
+	begin := d.at
+	s, err := d.str()
+	if err != nil {
+		return err
+	}
+	b, err := base64.StdEncoding.DecodeString(s)
+	if err != nil {
+		d.at = begin
+		return d.bad("%w", err)
+	}
+	v.SetBytes(b)
+	return nil
 }
 
 func (d *reader) whole(v reflect.Value) error {
