@@ -98,7 +98,8 @@ func removeCgroups(name string) {
 
 func newBerth(b *bench) *engine {
 	dir := filepath.Join(b.dir, "berth")
-	sock := filepath.Join(dir, "run", "berth.sock")
+	run := filepath.Join(b.state, "berth")
+	sock := filepath.Join(run, "berth.sock")
 	e := &engine{name: "berth", title: "Berth", remove: []string{"rm", "-f"}, keeper: "berth-runtime", cgroup: fmt.Sprintf("/bench-berth-%d", os.Getpid()),
 		client: []string{repo("bin/berth")}, env: []string{"DOCKER_HOST=unix://" + sock, "BERTH_HOST=unix://" + sock}}
 	e.setUp = func(e *engine) error {
@@ -109,7 +110,7 @@ func newBerth(b *bench) *engine {
 			return err
 		}
 		d, err := e.daemon(filepath.Join(dir, "log"), nil, repo("bin/berthd"), "--data-root", filepath.Join(dir, "data"),
-			"--exec-root", filepath.Join(dir, "run"), "--bridge", "benchb", "--bip", "10.214.1.1/24", "--cgroup-parent", e.cgroup)
+			"--exec-root", run, "--bridge", "benchb", "--bip", "10.214.1.1/24", "--cgroup-parent", e.cgroup)
 		if err != nil {
 			return err
 		}
@@ -164,7 +165,7 @@ func newDocker(b *bench) *engine {
 			return err
 		}
 		c, err := e.daemon(filepath.Join(dir, "containerd.log"), nil, containerd, "--config", config, "--root", filepath.Join(dir, "containerd"),
-			"--state", filepath.Join(dir, "containerd-state"), "--address", csock)
+			"--state", filepath.Join(b.state, "containerd"), "--address", csock)
 		if err != nil {
 			return err
 		}
@@ -172,7 +173,7 @@ func newDocker(b *bench) *engine {
 		if err := c.ready(func() error { _, err := os.Stat(csock); return err }); err != nil {
 			return fmt.Errorf("containerd: %w", err)
 		}
-		d, err := e.daemon(filepath.Join(dir, "log"), nil, dockerd, "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"),
+		d, err := e.daemon(filepath.Join(dir, "log"), nil, dockerd, "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(b.state, "docker"),
 			"--pidfile", filepath.Join(dir, "pid"), "-H", "unix://"+sock, "--containerd", csock, "--storage-driver", "overlay2",
 			"--bip", "10.214.2.1/24", "--cgroup-parent", e.cgroup)
 		if err != nil {
@@ -191,7 +192,7 @@ func newDocker(b *bench) *engine {
 func newPodman(b *bench) *engine {
 	dir := filepath.Join(b.dir, "podman")
 	e := &engine{name: "podman", title: "Podman", remove: []string{"rm", "-f", "-t", "0"}, keeper: "conmon", cgroup: fmt.Sprintf("/bench-podman-%d", os.Getpid())}
-	e.client = []string{"/usr/bin/podman", "--root", filepath.Join(dir, "root"), "--runroot", filepath.Join(dir, "run"),
+	e.client = []string{"/usr/bin/podman", "--root", filepath.Join(dir, "root"), "--runroot", filepath.Join(b.state, "podman"),
 		"--tmpdir", filepath.Join(dir, "tmp"), "--network-config-dir", filepath.Join(dir, "net"), "--cgroup-manager", "cgroupfs",
 		"--events-backend", "none", "--storage-driver", "overlay", "--runtime", "crun"}
 	e.setUp = func(e *engine) error {

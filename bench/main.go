@@ -84,6 +84,7 @@ type bench struct {
 	pull                       bool
 	dir                        string
 	disk                       string // file of the file system that dir is on, if it is not the machine's
+	state                      string // on a tmpfs, as /run is everywhere: what engines forget with a reboot
 	rootfs                     string // busybox's file system as a folder, for the floors
 	image                      string // and as a tar; of pulls, what was pulled
 	engines                    []*engine
@@ -105,6 +106,12 @@ func (b *bench) run() error {
 		if err := b.freshDisk(); err != nil {
 			return fmt.Errorf("making a file system: %w", err)
 		}
+	}
+	if b.state, err = os.MkdirTemp("/dev/shm", "berth-bench-"); err != nil {
+		return err
+	}
+	if err := os.Chmod(b.state, 0o711); err != nil {
+		return err
 	}
 	if err := b.makeImage(); err != nil {
 		return fmt.Errorf("making the image: %w", err)
@@ -137,9 +144,12 @@ func (b *bench) close() {
 		e.end()
 	}
 	b.dropDisk()
-	if b.dir != "" {
-		if err := os.RemoveAll(b.dir); err != nil {
-			fmt.Fprintf(os.Stderr, "bench: removing %s: %v\n", b.dir, err)
+	for _, dir := range []string{b.dir, b.state} {
+		if dir == "" {
+			continue
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			fmt.Fprintf(os.Stderr, "bench: removing %s: %v\n", dir, err)
 		}
 	}
 }

@@ -169,7 +169,7 @@ func (b *bench) crunRun() []contestant {
 	n := 0
 	return []contestant{{"crun", func() (time.Duration, error) {
 		n++
-		return b.engines[at].run(nil, "crun", "--root", filepath.Join(b.dir, "crun"), "--cgroup-manager", "cgroupfs", "run", "--bundle", bundle,
+		return b.engines[at].run(nil, "crun", "--root", filepath.Join(b.state, "crun"), "--cgroup-manager", "cgroupfs", "run", "--bundle", bundle,
 			fmt.Sprintf("bench-%d-%d", os.Getpid(), n))
 	}}}
 }

@@ -106,6 +106,7 @@ func (e *Engine) autoRemove(id string) {
 	if err := e.remove(e.ctx, l, rec, RemoveOptions{Force: true, Volumes: true}); err != nil {
 		e.log.Error("automatic removal", "container", id, "error", err)
 	}
+	e.launcher.Prepare()
 }
 
 // chainsInUse tells which images' layers containers still stand on.

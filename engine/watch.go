@@ -109,6 +109,8 @@ func (e *Engine) exited(l *live, id string, x monitor.Exit, gone chan struct{}) 
 		e.background(func() { e.autoRemove(id) })
 	case o.RestartAfter > 0:
 		e.restartAfter(l, id, o.RestartAfter)
+	default:
+		e.launcher.Prepare()
 	}
 }
 

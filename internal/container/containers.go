@@ -363,15 +363,15 @@ func (c *Containers) Delete(id string) error {
 		err = nil
 	}
 	e.write.Unlock()
-	if rest := os.RemoveAll(c.Dir(id)); err == nil {
-		err = rest
-	}
 	c.mu.Lock()
 	if c.names[name] == id {
 		delete(c.names, name)
 	}
 	c.tellRemoved(e, err)
 	c.mu.Unlock()
+	if rest := os.RemoveAll(c.Dir(id)); err == nil {
+		err = rest
+	}
 	if err != nil {
 		return fmt.Errorf("remove the directory of container %q: %w", name, err)
 	}

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/berth-engine/berth/internal/linux"
 	"golang.org/x/sys/unix"
@@ -23,9 +24,14 @@ type Launcher struct {
 
 	mu     sync.Mutex
 	spare  *process
+	later  *time.Timer // makes the next spare; nil: none is due
 	closed bool
 	busy   sync.WaitGroup // of the goroutine that makes a spare
 }
+
+// spareRest is how long after a start the next spare is made, unless Prepare is called before: a container that does little is at its
+// end by then, and making a spare would be in its way.
+const spareRest = 50 * time.Millisecond
 
 // process is a monitor that we started ourselves.
 type process struct {
@@ -47,7 +53,7 @@ func NewLauncher(runtimePath string) (*Launcher, error) {
 	l := &Launcher{exe: exe, null: null}
 	// By way of our own pid: in the child the number may stand for another file.
 	l.path = "/proc/" + strconv.Itoa(os.Getpid()) + "/fd/" + strconv.Itoa(int(exe.Fd()))
-	l.refill()
+	l.refill(0)
 	return l, nil
 }
 
@@ -55,6 +61,9 @@ func NewLauncher(runtimePath string) (*Launcher, error) {
 func (l *Launcher) Close() error {
 	l.mu.Lock()
 	l.closed = true
+	if l.later != nil && l.later.Stop() {
+		l.busy.Done()
+	}
 	l.mu.Unlock()
 	l.busy.Wait()
 	l.mu.Lock()
@@ -106,14 +115,22 @@ func (l *Launcher) take() (p *process, wasSpare bool, err error) {
 	return p, false, err
 }
 
-// refill makes a spare in the background if there is none.
-func (l *Launcher) refill() {
+// refill makes a spare in the background, after a while, if there is none and none is due.
+func (l *Launcher) refill(after time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.spare != nil || l.closed {
+	if l.later != nil && after == 0 && l.later.Stop() {
+		l.later.Reset(0)
+	}
+	if l.spare != nil || l.later != nil || l.closed {
 		return
 	}
-	l.busy.Go(func() {
+	l.busy.Add(1)
+	l.later = time.AfterFunc(after, func() {
+		defer l.busy.Done()
+		l.mu.Lock()
+		l.later = nil
+		l.mu.Unlock()
 		p, err := l.spawn()
 		if err != nil {
 			return // the next start will say what is wrong
@@ -127,6 +144,16 @@ func (l *Launcher) refill() {
 			p.discard()
 		}
 	})
+}
+
+// Prepare says that nobody waits for anything at the moment: if a spare is due, it is made now.
+func (l *Launcher) Prepare() {
+	l.mu.Lock()
+	due := l.later != nil
+	l.mu.Unlock()
+	if due {
+		l.refill(0)
+	}
 }
 
 // Start runs a container and returns when its program does. Once the monitor has the order, cancelling ctx has no
@@ -162,7 +189,11 @@ func (l *Launcher) Start(ctx context.Context, c Config, f Files, attach []Attach
 		return nil, nil, fmt.Errorf("start container %q: %w", c.ID, err)
 	}
 	client, err := newClient(p.conn, c.Dir, p.proc)
-	l.refill()
+	if wasSpare {
+		l.refill(spareRest)
+	} else {
+		l.refill(0) // they come faster than that
+	}
 	if err != nil {
 		return nil, nil, err
 	}

@@ -44,6 +44,7 @@ const (
 	poolMost   = 16
 	poolWindow = 500 * time.Millisecond
 	poolLinger = 10 * time.Second
+	poolRest   = 40 * time.Millisecond
 )
 
 func newPool(least int, make func() (*spare, error), drop func(*spare)) *pool {
@@ -108,6 +109,7 @@ func (p *pool) fill() {
 	for {
 		select {
 		case <-p.wake:
+			p.rest()
 		case <-calm:
 			calm = nil
 			p.shrink()
@@ -126,6 +128,23 @@ func (p *pool) fill() {
 		p.mu.Unlock()
 		if closed {
 			return
+		}
+	}
+}
+
+// rest lets a start that has taken from a pool which is not empty come to its end before the next is made.
+func (p *pool) rest() {
+	for over := time.After(poolRest); ; {
+		p.mu.Lock()
+		may := p.state == poolOn && !p.paused && len(p.ready) > 0
+		p.mu.Unlock()
+		if !may {
+			return
+		}
+		select {
+		case <-over:
+			return
+		case <-p.wake:
 		}
 	}
 }

@@ -57,6 +57,7 @@ func TestPoolFollowsDemand(t *testing.T) {
 			time.Sleep(poolLinger / 2) // somebody still comes now and then
 			p.take()
 		}
+		time.Sleep(2 * poolRest)
 		synctest.Wait()
 		// Of those above the least, the four that were taken need no dropping.
 		if n := dropped.Load(); p.size() != 2 || n < poolMost-2-4 || n > poolMost-2 {

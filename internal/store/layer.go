@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -77,9 +78,39 @@ func (s *Store) RemoveLayer(id string) error {
 	if err != nil {
 		return fmt.Errorf("remove layer %q: %w", id, err)
 	}
-	// What cannot be removed now, an immutable file for instance, is tried again by the next SweepLayers.
-	s.removals.Go(func() { s.removeLimited(gone) })
+	s.removeSoon(gone)
 	return nil
+}
+
+// removeRest is how long a removal waits before the files go. Whoever asked for it is on his way meanwhile, as is what he does next: where
+// every directory that goes makes the disk discard something, he would wait for ours.
+const removeRest = 50 * time.Millisecond
+
+// removeSoon takes the directory of a removed layer off the disk, after others that wait for it. What cannot be removed now, an immutable
+// file for instance, is tried again by the next SweepLayers.
+func (s *Store) removeSoon(gone string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gone = append(s.gone, gone)
+	if len(s.gone) > 1 {
+		return // somebody is at it
+	}
+	s.removals.Go(func() {
+		select {
+		case <-time.After(removeRest):
+		case <-s.closing:
+		}
+		for more := true; more; {
+			s.mu.Lock()
+			next := s.gone[0]
+			s.mu.Unlock()
+			s.removeLimited(next)
+			s.mu.Lock()
+			s.gone = s.gone[1:]
+			more = len(s.gone) > 0
+			s.mu.Unlock()
+		}
+	})
 }
 
 // SweepLayers removes the layers that keep does not want, and the rests of those removed before.
@@ -92,8 +123,7 @@ func (s *Store) SweepLayers(keep func(id string) bool) error {
 	for _, e := range entries {
 		switch name := e.Name(); {
 		case strings.HasPrefix(name, removedPrefix):
-			path := filepath.Join(s.root, "layers", name)
-			s.removals.Go(func() { s.removeLimited(path) })
+			s.removeSoon(filepath.Join(s.root, "layers", name))
 		case validID(name) && !keep(name):
 			errs = append(errs, s.RemoveLayer(name))
 		}

@@ -58,7 +58,9 @@ type Store struct {
 	leases      leases.Manager
 
 	removals sync.WaitGroup // work behind the caller's back: directories being removed, files being synced
-	lost     bool           // layers were lost, see Lost
+	closed   sync.Once
+	closing  chan struct{} // closed by Close: what waits for a better time does so no longer
+	lost     bool          // layers were lost, see Lost
 
 	// collecting is held by who collects or repairs. begin is held for reading while a lease is made, and for writing
 	// to keep others from beginning. They come before mu, in this order.
@@ -69,6 +71,7 @@ type Store struct {
 	mu       sync.Mutex
 	project  uint32 // the highest project of a layer; 0 before one was asked for
 	unsynced unsynced
+	gone     []string // removed layers that are still on the disk
 	lowers   map[digest.Digest][]string
 	busy     map[string]chan struct{} // what somebody works on, see Lock
 	kept     map[string]*kept         // leases in use that outlive the process, see kept.go
@@ -87,7 +90,7 @@ func Open(ctx context.Context, root string) (_ *Store, err error) {
 	// matters of it comes back as an error as well.
 	_ = log.SetLevel("error")
 	s := &Store{root: root, lowers: map[digest.Digest][]string{}, busy: map[string]chan struct{}{},
-		kept: map[string]*kept{}}
+		kept: map[string]*kept{}, closing: make(chan struct{})}
 	var undo []func() error
 	defer func() {
 		for i := len(undo) - 1; err != nil && i >= 0; i-- {
@@ -168,6 +171,7 @@ func (e *conflict) Unwrap() []error { return []error{e.error, errdefs.ErrConflic
 
 // Close waits for removals under way and gives the data root back.
 func (s *Store) Close() error {
+	s.closed.Do(func() { close(s.closing) })
 	s.removals.Wait()
 	return errors.Join(s.db.Close(), s.backend.Close(), s.lock.Unlock())
 }
