@@ -20,18 +20,44 @@ import (
 type firewall struct {
 	mu      sync.Mutex
 	conn    *nftables.Conn
+	port    uint32    // of its socket: what the kernel calls whoever sends
 	applied *document // nil: unknown
 }
 
 // openFirewall opens a socket in the calling thread's network namespace.
 func openFirewall() (*firewall, error) {
-	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
+	conn, port, err := openRules(func(c *netlink.Conn) error {
 		return errors.Join(c.SetWriteBuffer(transactionBytes), c.SetReadBuffer(transactionBytes))
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &firewall{conn: conn, port: port}, nil
+}
+
+// openRules opens a socket for rules in the calling thread's network namespace. set, if there is one, sets its options.
+func openRules(set func(*netlink.Conn) error) (conn *nftables.Conn, port uint32, err error) {
+	conn, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
+		raw, err := c.SyscallConn()
+		if err != nil {
+			return err
+		}
+		var name error
+		err = raw.Control(func(fd uintptr) {
+			var a unix.Sockaddr
+			if a, name = unix.Getsockname(int(fd)); name == nil {
+				port = a.(*unix.SockaddrNetlink).Pid
+			}
+		})
+		if set != nil {
+			err = errors.Join(err, set(c))
+		}
+		return errors.Join(err, name)
 	}))
 	if err != nil {
-		return nil, noNFTables(err)
+		return nil, 0, noNFTables(err)
 	}
-	return &firewall{conn: conn}, nil
+	return conn, port, nil
 }
 
 // transactionBytes is room for some 100,000 ports in one transaction; the kernel takes it only while one is under way.

@@ -11,7 +11,6 @@ import (
 	"unsafe"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 )
@@ -239,9 +238,9 @@ func getsockopt(fd, level, name int, b []byte) error {
 	return nil
 }
 
-// watchRules calls changed after every transaction of nftables that is not ours, until the file is closed; touched tells
+// watchRules calls changed after every transaction of nftables that is not of these sockets, until the file is closed; touched tells
 // whether it was about the table of this name.
-func watchRules(table string, changed func(touched bool)) (*os.File, error) {
+func watchRules(table string, own []uint32, changed func(touched bool)) (*os.File, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
 	if err != nil {
 		return nil, fmt.Errorf("open a socket for changes of the rules: %w", err)
@@ -266,7 +265,7 @@ func watchRules(table string, changed func(touched bool)) (*os.File, error) {
 				return
 			}
 			touched = touched || bytes.Contains(buf[:n], name)
-			ended, foreign := transactionEnd(buf[:n], os.Getpid())
+			ended, foreign := transactionEnd(buf[:n], own)
 			if foreign {
 				changed(touched)
 			}
@@ -278,27 +277,18 @@ func watchRules(table string, changed func(touched bool)) (*os.File, error) {
 	return f, nil
 }
 
-// transactionEnd looks for the message that ends a transaction and says who made it.
-func transactionEnd(b []byte, self int) (ended, foreign bool) {
+// transactionEnd looks for the message that ends a transaction, and says whether one was made by somebody else: the message is addressed
+// from the socket that made it. (It also has the number of the thread, which tells less: a program's threads come and go.)
+func transactionEnd(b []byte, own []uint32) (ended, foreign bool) {
 	const genMessage = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWGEN
-	const genHeader = unix.SizeofNlMsghdr + 4 // struct nfgenmsg
 	for len(b) >= unix.SizeofNlMsghdr {
 		size := int(binary.NativeEndian.Uint32(b))
 		if size < unix.SizeofNlMsghdr || size > len(b) {
-			return ended, foreign
+			break
 		}
-		if binary.NativeEndian.Uint16(b[4:]) == genMessage && size > genHeader {
+		if binary.NativeEndian.Uint16(b[4:]) == genMessage {
 			ended = true
-			for attrs := b[genHeader:size]; len(attrs) >= unix.SizeofRtAttr; {
-				n, typ := int(binary.NativeEndian.Uint16(attrs)), binary.NativeEndian.Uint16(attrs[2:])
-				if n < unix.SizeofRtAttr || n > len(attrs) {
-					break
-				}
-				if typ == unix.NFTA_GEN_PROC_PID && n == unix.SizeofRtAttr+4 {
-					foreign = foreign || int(binaryutil.BigEndian.Uint32(attrs[unix.SizeofRtAttr:n])) != self
-				}
-				attrs = attrs[min(len(attrs), (n+3)&^3):]
-			}
+			foreign = foreign || !slices.Contains(own, binary.NativeEndian.Uint32(b[12:]))
 		}
 		b = b[min(len(b), (size+3)&^3):]
 	}

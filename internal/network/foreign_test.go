@@ -4,6 +4,7 @@ import (
 	"context"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -86,6 +87,29 @@ func TestForeignFlush(t *testing.T) {
 		})
 	}
 	reaches(t, n, "published, after a flush", out, "tcp", hostAddr+":18080", outsideAddr)
+}
+
+// TestOwnRulesAreNotForeign: looking after every change of our own whether all is as it was would make each start dearer.
+func TestOwnRulesAreNotForeign(t *testing.T) {
+	n := room(t)
+	var foreign atomic.Int32
+	must(t, n.onThread(func() error {
+		f, err := watchRules(n.tableName(), []uint32{n.wall.port, n.guard.port}, func(bool) { foreign.Add(1) })
+		if err == nil {
+			t.Cleanup(func() { _ = f.Close() })
+		}
+		return err
+	}))
+	for range 8 { // from whatever thread
+		id := n.owner(t, attach(t, n, AttachRequest{Ports: []PortRequest{{Container: 80, HostPort: "18080"}}}))
+		must(t, n.Detach(context.Background(), id))
+	}
+	if c := foreign.Load(); c != 0 {
+		t.Errorf("%d changes of our own were taken for others'", c)
+	}
+	nft(t, "add table inet other")
+	eventually(t, "somebody else's change is noticed", func() bool { return foreign.Load() > 0 })
+	nft(t, "delete table inet other")
 }
 
 func TestForeignWarnings(t *testing.T) {

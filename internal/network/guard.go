@@ -22,6 +22,7 @@ const onBridges = family(unix.NFPROTO_BRIDGE)
 // before the link exists and taken out some time after it has gone.
 type guard struct {
 	table string
+	port  uint32 // of its socket
 
 	mu    sync.Mutex
 	conn  *nftables.Conn
@@ -48,11 +49,11 @@ func (a rawAddr) String() string {
 
 // openGuard opens a socket in the calling thread's network namespace.
 func openGuard(table string) (*guard, error) {
-	conn, err := nftables.New(nftables.AsLasting())
+	conn, port, err := openRules(nil)
 	if err != nil {
-		return nil, noNFTables(err)
+		return nil, err
 	}
-	return &guard{table: table, conn: conn, links: map[string]guarded{}}, nil
+	return &guard{table: table, conn: conn, port: port, links: map[string]guarded{}}, nil
 }
 
 // guardSets are those of the guard with the elements of these links.

@@ -104,7 +104,7 @@ func FuzzKernelMessages(f *testing.F) {
 	r.add(veth{host: "a", inner: "b", mac: make([]byte, 6), hairpin: true})
 	f.Add(r.buf)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		transactionEnd(b, 1)
+		transactionEnd(b, []uint32{1})
 		if len(b) >= 20 {
 			_ = parseAck(b, 0)
 		}

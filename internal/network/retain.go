@@ -45,7 +45,7 @@ func (n *Networks) Retain(ctx context.Context, live []Live) error {
 	}
 	if n.wall != nil {
 		var err error
-		if n.changes, err = watchRules(n.tableName(), n.reassert); err != nil {
+		if n.changes, err = watchRules(n.tableName(), []uint32{n.wall.port, n.guard.port}, n.reassert); err != nil {
 			return err
 		}
 	}
