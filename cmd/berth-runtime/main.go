@@ -1,5 +1,6 @@
-// A life this short needs no watch over the CPUs its cgroup allows: the watch costs a goroutine and some twenty pages.
+// A life this short needs no look at the CPUs its cgroup allows, at its start or later: that reads three files and costs a goroutine.
 //go:debug updatemaxprocs=0
+//go:debug containermaxprocs=0
 
 // Command berth-runtime is the small program at a container's side, in two roles:
 //
