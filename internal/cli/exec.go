@@ -105,7 +105,8 @@ func (a *app) exec(ctx context.Context, name string, o client.ExecCreateOptions,
 const multiplexed = "application/vnd.docker.multiplexed-stream"
 
 // execStream starts an exec and takes over its stream: with Berth's one request, or with Docker's two where that is not known.
-func (a *app) execStream(ctx context.Context, api *client.Client, name string, o client.ExecCreateOptions) (id string, h *hijacked, err error) {
+func (a *app) execStream(ctx context.Context, api *client.Client, name string, o client.ExecCreateOptions) (id string, h *hijacked,
+	err error) {
 	var size *[2]uint
 	if o.ConsoleSize.Height != 0 {
 		size = &[2]uint{o.ConsoleSize.Height, o.ConsoleSize.Width}
