@@ -78,7 +78,6 @@ func (b *bench) measurePulls() error {
 		if failed[name] {
 			return
 		}
-		progress("%s, round %d", name, round)
 		unix.Sync() // what others wrote is not written on this one's time
 		took, work, err := f()
 		if err != nil {
@@ -88,6 +87,7 @@ func (b *bench) measurePulls() error {
 			delete(cpu.values, name)
 			return
 		}
+		progress("round %d, %s: %.0f ms, processor %.0f ms", round, name, ms(took), ms(work))
 		if round > 0 {
 			wall.add(name, ms(took))
 			if work > 0 {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/images"
@@ -99,6 +100,8 @@ type Images struct {
 	loads    chan struct{} // archives being loaded
 	policy   Policy
 	grown    func()
+
+	extracting atomic.Int32 // layers being unpacked
 
 	collecting sync.Mutex // one collection at a time; comes before hold
 

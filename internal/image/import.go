@@ -172,7 +172,7 @@ func (im *Images) storeLayer(ctx context.Context, r io.Reader, st *store.Staged,
 			return layer, "", err
 		}
 	}
-	x := startExtraction(ctx, st, bottom)
+	x := im.startExtraction(ctx, st, bottom)
 	_, err = feed(b, out, x, func(int64) {})
 	if err == nil {
 		err = out.Close()

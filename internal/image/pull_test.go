@@ -382,13 +382,37 @@ func TestHostileRegistries(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := serve(t, c.b)
 			im := open(t)
-			_, err := im.Pull(t.Context(), f.addr+"/x:1", PullOptions{})
-			if err == nil || !strings.Contains(err.Error(), c.text) || strings.Contains(err.Error(), "\n") {
-				t.Errorf("error: %v", err)
+			for _, busy := range []int32{0, 1 << 20} { // decompressed apart from the making of files, and together with it
+				im.extracting.Store(busy)
+				_, err := im.Pull(t.Context(), f.addr+"/x:1", PullOptions{})
+				if err == nil || !strings.Contains(err.Error(), c.text) || strings.Contains(err.Error(), "\n") {
+					t.Errorf("error: %v", err)
+				}
+				t.Log(err)
+				wantEmpty(t, im)
+				if im.extracting.Load() != busy {
+					t.Errorf("%d layers are still being unpacked", im.extracting.Load()-busy)
+				}
 			}
-			t.Log(err)
-			wantEmpty(t, im)
 		})
+	}
+}
+
+// What is in a blob behind the archive, or behind the compressed stream, belongs to its digests, however it is unpacked.
+func TestBothWaysOfUnpacking(t *testing.T) {
+	archive := append(rootTar(t, "f", "content", "g", string(noise(1<<20))), "behind the end"...)
+	for _, busy := range []int32{0, 1 << 20} {
+		b := build(t, ocispec.Image{}, rootTar(t, "below", "x"), archive)
+		im := open(t)
+		im.extracting.Store(busy)
+		img, err := im.Pull(t.Context(), serve(t, b).addr+"/x:1", PullOptions{})
+		must(t, err)
+		if got := fileOf(t, im, img, "f"); got != "content" {
+			t.Errorf("busy %d: f is %q", busy, got)
+		}
+		if got := fileOf(t, im, img, "g"); got != string(noise(1<<20)) {
+			t.Errorf("busy %d: g is something else", busy)
+		}
 	}
 }
 

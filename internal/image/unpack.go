@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"runtime/debug"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -32,7 +33,7 @@ func checkLayers(layers []ocispec.Descriptor) error {
 
 // unpacking is the way of all layers of one image into the store. Each layer has a goroutine:
 //
-//	source ─▶ hash, write the blob ─pump─▶ decompress ─pump─▶ hash, unpack ─▶ (layer below committed) ─▶ commit
+//	source ─▶ hash, write the blob ─pump─▶ decompress, hash ─▶ unpack ─▶ (layer below committed) ─▶ commit
 //
 // What it holds, in this order: the chain, so that two pulls do not unpack the same; a slot, while it moves bytes;
 // the blob, while it is fetched. The slot is given back before it waits for the layer below, which may be another
@@ -210,7 +211,7 @@ func (u *unpacking) receive(ctx context.Context, w content.Writer, i int, st *st
 	if st == nil {
 		return false, u.download(ctx, w, 0, desc, nil)
 	}
-	x := startExtraction(ctx, st, i == 0)
+	x := u.im.startExtraction(ctx, st, i == 0)
 	if err = u.download(ctx, w, 0, desc, x); err == nil {
 		u.say.say(id, "Download complete")
 		u.say.say(id, "Extracting")
@@ -229,7 +230,7 @@ func (u *unpacking) moveLocal(ctx context.Context, i int, st *store.Staged) erro
 		return layerError(desc, err)
 	}
 	defer ra.Close()
-	x := startExtraction(ctx, st, i == 0)
+	x := u.im.startExtraction(ctx, st, i == 0)
 	_, err = feed(content.NewReader(ra), nil, x, func(n int64) { u.say.bytes(id, "Extracting", n, desc.Size) })
 	if err := x.wait(err, u.diffs[i]); err != nil {
 		return layerError(desc, err)
@@ -333,21 +334,23 @@ var errAbandoned = errors.New("the layer cannot be unpacked")
 type extraction struct {
 	in   *pump
 	done chan error
-	hash digest.Digester
+	hash digest.Digester // of what is decompressed; complete when done says nil
 }
 
-func startExtraction(ctx context.Context, st *store.Staged, bottom bool) *extraction {
+// startExtraction begins one. Alone, it decompresses in one goroutine and makes files in another; where others keep the
+// processors busy, both are done by one, whose data stays in the caches of its processor.
+func (im *Images) startExtraction(ctx context.Context, st *store.Staged, bottom bool) *extraction {
 	x := &extraction{in: newPump(), done: make(chan error, 1), hash: digest.Canonical.Digester()}
-	plain := newPump()
-	go inflate(x.in, plain)
+	busy := int(im.extracting.Add(1)) >= runtime.GOMAXPROCS(0)
 	go func() {
-		err := st.Apply(ctx, io.TeeReader(plain, x.hash.Hash()), bottom)
-		if err == nil {
-			// The digest covers what is behind the end of the archive too.
-			_, err = io.Copy(x.hash.Hash(), plain)
+		defer im.extracting.Add(-1)
+		var err error
+		if busy {
+			err = x.together(ctx, st, bottom)
+		} else {
+			err = x.apart(ctx, st, bottom)
 		}
 		if err != nil {
-			plain.abandon(errAbandoned)
 			x.in.abandon(errAbandoned)
 		}
 		x.done <- err
@@ -355,11 +358,45 @@ func startExtraction(ctx context.Context, st *store.Staged, bottom bool) *extrac
 	return x
 }
 
-// inflate decompresses in into out.
-func inflate(in, out *pump) {
-	z, err := decompress(in)
+// together decompresses and unpacks in this goroutine.
+func (x *extraction) together(ctx context.Context, st *store.Staged, bottom bool) error {
+	z, err := decompress(x.in)
 	if err != nil {
-		in.abandon(errAbandoned)
+		return err
+	}
+	defer z.Close()
+	plain := io.TeeReader(z, x.hash.Hash())
+	if err := st.Apply(ctx, plain, bottom); err != nil {
+		return err
+	}
+	// The digest covers what is behind the end of the archive too.
+	if _, err := io.Copy(io.Discard, plain); err != nil {
+		return err
+	}
+	// What follows the compressed stream belongs to the blob and not to the layer.
+	_, _ = io.Copy(io.Discard, x.in)
+	return nil
+}
+
+// apart unpacks in this goroutine what another one decompresses and hashes.
+func (x *extraction) apart(ctx context.Context, st *store.Staged, bottom bool) error {
+	plain := newPump()
+	go x.inflate(plain)
+	err := st.Apply(ctx, plain, bottom)
+	if err == nil {
+		_, err = io.Copy(io.Discard, plain)
+	}
+	if err != nil {
+		plain.abandon(errAbandoned)
+	}
+	return err
+}
+
+// inflate decompresses and hashes what comes in into out.
+func (x *extraction) inflate(out *pump) {
+	z, err := decompress(x.in)
+	if err != nil {
+		x.in.abandon(errAbandoned)
 		out.finish(err)
 		return
 	}
@@ -375,16 +412,16 @@ func inflate(in, out *pump) {
 			m, err = z.Read(b[n:])
 			n += m
 		}
+		x.hash.Hash().Write(b[:n])
 		out.put(b[:n])
 	}
 	if err != io.EOF {
-		in.abandon(errAbandoned)
+		x.in.abandon(errAbandoned)
 		out.finish(err)
 		return
 	}
 	out.finish(nil)
-	// What follows the compressed stream belongs to the blob and not to the layer.
-	_, _ = io.Copy(io.Discard, in)
+	_, _ = io.Copy(io.Discard, x.in) // as above
 }
 
 // wait ends an extraction that was fed everything, or until err, and returns the error that matters.
@@ -407,7 +444,10 @@ func (x *extraction) result(err error) (digest.Digest, error) {
 	if err != nil && !errors.Is(err, errAbandoned) {
 		return "", err
 	}
-	return x.hash.Digest(), xerr
+	if xerr != nil {
+		return "", xerr // and the hash may still be in use
+	}
+	return x.hash.Digest(), nil
 }
 
 // trim gives memory back after work that used much of it, on nobody's time.

@@ -339,23 +339,29 @@ func (a *applier) forgetOthers(at int) {
 
 func (a *applier) file(ctx context.Context, at int, base string, h *tar.Header, body io.Reader) error {
 	fd := -1
+	mode := uint32(h.Mode) & 0o7777
 	err := a.create(at, base, func() (err error) {
-		fd, err = unix.Openat(at, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+		fd, err = unix.Openat(at, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, mode&0o777)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	err = a.fill(ctx, fd, h, body)
-	// Changing the owner takes file capabilities and set-user-ID bits away, so both come after it.
+	// Most files have their owner and mode from their making: to look is much cheaper than to change what is right.
+	var st unix.Stat_t
+	err = wrap("stat", base, unix.Fstat(fd, &st))
 	if err == nil {
+		err = a.fill(ctx, fd, h, body)
+	}
+	// Changing the owner takes file capabilities and set-user-ID bits away, so both come after it.
+	if err == nil && (st.Uid != uint32(h.Uid) || st.Gid != uint32(h.Gid)) {
 		err = wrap("chown", base, unix.Fchown(fd, h.Uid, h.Gid))
 	}
 	if err == nil {
 		err = xattrs(h, func(name string, value []byte) error { return unix.Fsetxattr(fd, name, value, 0) })
 	}
-	if err == nil {
-		err = wrap("chmod", base, unix.Fchmod(fd, uint32(h.Mode)&0o7777))
+	if err == nil && st.Mode&0o7777 != mode {
+		err = wrap("chmod", base, unix.Fchmod(fd, mode))
 	}
 	if cerr := unix.Close(fd); err == nil {
 		err = wrap("close", base, cerr)

@@ -80,6 +80,36 @@ func TestApplyKeepsEverything(t *testing.T) {
 	}
 }
 
+// Owner and mode are the archive's also where a file got others by its making: in a directory that hands its group on,
+// under the daemon's umask, or in the place of another file.
+func TestApplyOwnersAndModes(t *testing.T) {
+	s := open(t)
+	ctx, release, err := s.Lease(t.Context())
+	must(t, err)
+	defer release()
+	shared := dir("shared/", 0o2775)
+	shared.Gid = 50
+	with := func(e entry, mode int64, uid, gid int) entry {
+		e.Mode, e.Uid, e.Gid = mode, uid, gid
+		return e
+	}
+	chain, err := stack(ctx, s, archive(t, shared, with(file("shared/root", "x"), 0o644, 0, 0), with(file("shared/group", "x"), 0o664, 0, 50),
+		with(file("open", "x"), 0o666, 0, 0), with(file("none", "x"), 0, 0, 0), with(file("suid", "x"), 0o4755, 0, 0),
+		with(file("user", "x"), 0o600, 1000, 0), with(file("twice", "x"), 0o4777, 7, 7), with(file("twice", "y"), 0o640, 0, 0),
+		with(file("last", "x"), 0o644, 0xfffffffe, 0xfffffffe)))
+	must(t, err)
+	root := mount(t, s, chain)
+	for name, want := range map[string][3]uint32{"shared": {0o2775, 0, 50}, "shared/root": {0o644, 0, 0}, "shared/group": {0o664, 0, 50},
+		"open": {0o666, 0, 0}, "none": {0, 0, 0}, "suid": {0o4755, 0, 0}, "user": {0o600, 1000, 0}, "twice": {0o640, 0, 0},
+		"last": {0o644, 0xfffffffe, 0xfffffffe}} {
+		var st syscall.Stat_t
+		must(t, syscall.Lstat(filepath.Join(root, name), &st))
+		if got := [3]uint32{st.Mode & 0o7777, st.Uid, st.Gid}; got != want {
+			t.Errorf("%s has mode %o, owner %d:%d instead of %o, %d:%d", name, got[0], got[1], got[2], want[0], want[1], want[2])
+		}
+	}
+}
+
 func TestApplySparse(t *testing.T) {
 	s := open(t)
 	ctx, release, err := s.Lease(t.Context())
