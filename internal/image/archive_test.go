@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -74,6 +75,14 @@ func TestBadArchives(t *testing.T) {
 			`[{"Config":"../../etc/passwd","RepoTags":["x:1"],"Layers":[]}]`),
 		"bad tag": rootTar(t, "manifest.json", `[{"Config":"c","RepoTags":["UPPER CASE"],"Layers":[]}]`, "c",
 			`{"os":"linux","rootfs":{"type":"layers"}}`),
+		"deep": rootTar(t, "manifest.json", strings.Repeat("[", 1<<20)),
+		"manifest twice": rootTar(t, "manifest.json", `[{"Config":"c","Config":"d","RepoTags":["x:1"],"Layers":[]}]`, "c",
+			`{"os":"linux","rootfs":{"type":"layers"}}`),
+		"layer out of the archive": rootTar(t, "manifest.json", `[{"Config":"c","RepoTags":["x:1"],"Layers":["/etc/passwd"]}]`, "c",
+			`{"os":"linux","rootfs":{"type":"layers","diff_ids":["`+digest.FromString("x").String()+`"]}}`),
+		"huge manifest": rootTar(t, "manifest.json", `[{"Config":"c","RepoTags":["`+strings.Repeat("x", 20<<20)+`"],"Layers":[]}]`),
+		"100,000 layers": rootTar(t, "c", `{"os":"linux","rootfs":{"type":"layers"}}`, "manifest.json",
+			`[{"Config":"c","RepoTags":["x:1"],"Layers":["c"`+strings.Repeat(`,"c"`, 100_000)+`]}]`),
 		"reserved name": b.layout(t, "docker.io/berth/box:latest"),
 		"xz":            append([]byte{0xfd, '7', 'z', 'X', 'Z', 0}, good...),
 	} {

@@ -349,6 +349,35 @@ func TestHostileRegistries(t *testing.T) {
 			m.Config.MediaType = "application/vnd.x.config+json"
 			m.Layers[0].MediaType = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
 		}), "foreign"},
+		"100,000 layers": {manifestWith(func(_ *built, m *ocispec.Manifest) { m.Layers = slices.Repeat(many, 100) }), "bytes"},
+		"index of 20,000": {raw(index, `{"schemaVersion":2,"mediaType":"`+index+`","manifests":[`+
+			strings.TrimSuffix(strings.Repeat(`{"mediaType":"`+index+`","digest":"`+digest.FromString("x").String()+`","size":1},`, 20_000), ",")+`]}`), ""},
+		"index of itself": {raw(index, `{"schemaVersion":2,"mediaType":"`+index+`","manifests":[{"mediaType":"`+index+`","digest":"sha256:`+
+			strings.Repeat("0", 64)+`","size":1}]}`), ""},
+		"deep": {raw(manifest, `{"schemaVersion":2,"mediaType":"`+manifest+`","config":`+desc+`,"layers":[],"annotations":`+
+			strings.Repeat(`{"a":`, 400_000)+`1`+strings.Repeat(`}`, 400_000)+`}`), ""},
+		"deep lists": {raw(manifest, strings.Repeat("[", 4<<20)), ""},
+		"deep config": {config(`{"os":"linux","config":` + strings.Repeat(`{"Labels":`, 400_000) + `1` +
+			strings.Repeat(`}`, 400_001)), ""},
+		"config twice": {config(`{"os":"linux","rootfs":{"type":"layers","diff_ids":["` + digest.FromBytes(layer).String() +
+			`"]},"rootfs":{"type":"layers","diff_ids":["` + digest.FromString("other").String() + `"]}}`), "twice"},
+		"negative config size":         {manifestWith(func(_ *built, m *ocispec.Manifest) { m.Config.Size = -1 }), "size -1"},
+		"sizes that add up to nothing": {manifestWith(func(_ *built, m *ocispec.Manifest) { m.Layers[0].Size = 1<<63 - 1 }), ""},
+		"a layer as configuration": {manifestWith(func(_ *built, m *ocispec.Manifest) {
+			m.Config.Digest, m.Config.Size = m.Layers[0].Digest, m.Layers[0].Size
+		}), "JSON"},
+		"a manifest as configuration": {manifestWith(func(b *built, m *ocispec.Manifest) {
+			m.Config.Digest, m.Config.Size = b.target.Digest, b.target.Size
+		}), ""},
+		"a configuration as layer": {manifestWith(func(b *built, m *ocispec.Manifest) {
+			m.Layers[0].Digest, m.Layers[0].Size = m.Config.Digest, m.Config.Size
+		}), "bad layer"},
+		"digest twice": {raw(manifest, `{"schemaVersion":2,"mediaType":"`+manifest+`","config":`+
+			strings.Replace(desc, `"digest"`, `"digest":"`+digest.FromString("y").String()+`","digest"`, 1)+`,"layers":[]}`), "twice"},
+		"digest in two cases": {raw(manifest, `{"schemaVersion":2,"mediaType":"`+manifest+`","config":`+desc+`,"layers":[`+
+			strings.Replace(desc, `"digest"`, `"Digest":"`+digest.FromString("y").String()+`","digest"`, 1)+`]}`), "twice"},
+		"label twice": {config(`{"os":"linux","config":{"Labels":{"a":"1","A":"2","a":"3"}},"rootfs":{"type":"layers","diff_ids":["` +
+			digest.FromBytes(layer).String() + `"]}}`), `"a" twice`},
 		"no config": {raw(manifest, `{"schemaVersion":2,"mediaType":"`+manifest+`","layers":[]}`),
 			"no configuration"},
 		"both": {raw(manifest,
@@ -396,6 +425,54 @@ func TestHostileRegistries(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A small layer that becomes more than the disk holds ends with the disk's error, and everything is given back. What
+// is only read through, because it comes to nothing on the disk, is told by its digest.
+func TestBombs(t *testing.T) {
+	at := t.TempDir()
+	must(t, unix.Mount("tmpfs", at, "tmpfs", 0, "size=16m"))
+	t.Cleanup(func() { _ = unix.Unmount(at, unix.MNT_DETACH) })
+	im := openAt(t, filepath.Join(at, "data"))
+	t.Cleanup(func() { _ = im.store.Close() })
+	big := rootTar(t, "big", strings.Repeat("A", 128<<20))
+	zeros := append(rootTar(t, "f", "x"), make([]byte, 128<<20)...)
+	many := make([]string, 0, 40_000)
+	for i := range 20_000 {
+		many = append(many, fmt.Sprintf("d%d/f%d", i%50, i), "x")
+	}
+	// Of a layer that unpacks to something else than the configuration says it is known at its end only.
+	lying := func(data []byte, pack func(testing.TB, []byte) []byte) *built {
+		b := &built{blobs: map[digest.Digest][]byte{}}
+		config := ocispec.Image{Platform: ocispec.Platform{OS: "linux", Architecture: "amd64"}}
+		config.RootFS = ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.FromString("other")}}
+		m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
+			Layers: []ocispec.Descriptor{b.add(ocispec.MediaTypeImageLayerGzip, pack(t, data))}}
+		m.Config = b.addJSON(t, ocispec.MediaTypeImageConfig, config)
+		b.target = b.addJSON(t, ocispec.MediaTypeImageManifest, m)
+		return b
+	}
+	for name, c := range map[string]struct {
+		b    *built
+		text string
+	}{
+		"gzip":               {lying(big, gzipped), "no space left on device"},
+		"zstd":               {lying(big, zstded), "no space left on device"},
+		"many files":         {lying(rootTar(t, many...), gzipped), "no space left on device"},
+		"behind the archive": {lying(zeros, gzipped), "as the configuration says"},
+		"holes":              {lying(rootTar(t, "zeros", string(make([]byte, 128<<20))), zstded), "as the configuration says"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := im.Pull(t.Context(), serve(t, c.b).addr+"/x:1", PullOptions{})
+			if err == nil || !strings.Contains(err.Error(), c.text) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("error: %v", err)
+			}
+			wantEmpty(t, im)
+		})
+	}
+	// And what fits still works.
+	_, err := im.Pull(t.Context(), serve(t, build(t, ocispec.Image{}, rootTar(t, "f", "1"))).addr+"/x:1", PullOptions{})
+	must(t, err)
 }
 
 // What is in a blob behind the archive, or behind the compressed stream, belongs to its digests, however it is unpacked.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
@@ -81,7 +82,7 @@ func parseDocument(data []byte, mediaType string) (*document, error) {
 		FSLayers      json.RawMessage `json:"fsLayers"`
 	}
 	// Names that differ in case only would be read as one by us and as several by others.
-	if err := strictKeys(data); err != nil {
+	if err := strictKeys(data, "manifest"); err != nil {
 		return nil, err
 	}
 	if err := json.Unmarshal(data, &raw); err != nil {
@@ -145,37 +146,72 @@ func (d *document) artifact() string {
 	return "unknown"
 }
 
-// strictKeys refuses objects whose keys for us are spelt in another case or occur twice.
-func strictKeys(data []byte) error {
+// strictKeys refuses objects in which a key occurs twice, at any depth, or twice but for its case, since others may read the
+// first where we read the last; and the keys of a manifest that are spelt in another case.
+func strictKeys(data []byte, what string) error {
+	if !json.Valid(data) { // which bounds the depth, too
+		return badImage("its %s is no JSON of the right form", what)
+	}
 	dec := json.NewDecoder(bytes.NewReader(data))
 	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
-		return badImage("its manifest is no JSON object")
+		return badImage("its %s is no JSON object", what)
 	}
-	seen := map[string]bool{}
-	for dec.More() {
+	type level struct {
+		seen  map[string]bool // nil in a list
+		exact bool            // its keys are people's, and those of all below
+		key   string          // the last one, "" where one is expected
+	}
+	stack := []level{{seen: map[string]bool{}}}
+	for len(stack) > 0 {
 		t, err := dec.Token()
-		key, ok := t.(string)
-		if err != nil || !ok {
-			return badImage("its manifest is no JSON object")
+		if err != nil {
+			return badImage("its %s is no JSON of the right form: %w", what, err)
 		}
-		lower := string(bytes.ToLower([]byte(key)))
-		if seen[lower] {
-			return badImage("its manifest has the key %.40q twice", key)
+		top := &stack[len(stack)-1]
+		if t == json.Delim('}') || t == json.Delim(']') {
+			stack = stack[:len(stack)-1]
+			continue
 		}
-		seen[lower] = true
-		switch lower {
-		case "schemaversion", "mediatype", "config", "layers", "manifests", "fslayers":
-			if key != map[string]string{"schemaversion": "schemaVersion", "mediatype": "mediaType", "config": "config",
-				"layers": "layers", "manifests": "manifests", "fslayers": "fsLayers"}[lower] {
-				return badImage("its manifest has the key %.40q", key)
+		if name, ok := t.(string); ok && top.seen != nil && top.key == "" {
+			id := name
+			if !top.exact {
+				id = strings.ToLower(name)
 			}
+			if top.seen[id] {
+				return badImage("its %s has the key %.40q twice", what, name)
+			}
+			top.seen[id] = true
+			if proper := documentKey(id); len(stack) == 1 && what == "manifest" && proper != "" && proper != name {
+				return badImage("its manifest has the key %.40q", name)
+			}
+			top.key = "x" + name // an empty key is a key
+			continue
 		}
-		var skip json.RawMessage
-		if err := dec.Decode(&skip); err != nil {
-			return badImage("its manifest is no JSON of the right form: %w", err)
+		next := level{exact: top.exact}
+		switch top.key {
+		case "xannotations", "xLabels", "xExposedPorts", "xVolumes":
+			next.exact = true
+		}
+		top.key = ""
+		switch t {
+		case json.Delim('{'):
+			next.seen = map[string]bool{}
+			stack = append(stack, next)
+		case json.Delim('['):
+			stack = append(stack, next)
 		}
 	}
 	return nil
+}
+
+// documentKey is how a key of manifests and indexes is spelt, by its lower case; "" if it is none of ours.
+func documentKey(lower string) string {
+	for _, k := range []string{"schemaVersion", "mediaType", "config", "layers", "manifests", "fsLayers"} {
+		if strings.ToLower(k) == lower {
+			return k
+		}
+	}
+	return ""
 }
 
 // choose picks the manifest of an index that fits best, by the matcher, among those that are usable at all.
@@ -331,6 +367,9 @@ func (im *Images) fillConfig(ctx context.Context, img *Image, d *document) error
 
 // parseConfig reads an image's configuration and checks that it fits the manifest.
 func parseConfig(data []byte, layers int) (*dockerspec.DockerOCIImage, error) {
+	if err := strictKeys(data, "configuration"); err != nil {
+		return nil, err
+	}
 	var config dockerspec.DockerOCIImage
 	if err := json.Unmarshal(data, &config); err != nil {
 		return nil, badImage("its configuration is no JSON of the right form: %w", err)

@@ -18,7 +18,8 @@ import (
 )
 
 const (
-	// maxEntries bounds how many entries a layer may have; the largest real ones have some hundred thousand.
+	// maxEntries bounds how many entries a layer may have, the directories it only passes through among them; the largest
+	// real ones have some hundred thousand.
 	maxEntries = 1 << 23
 
 	// maxSymlinks is how many symbolic links the kernel follows in one path.
@@ -27,9 +28,12 @@ const (
 	// maxParents is how many directories an applier keeps open.
 	maxParents = 32
 
-	// maxFile bounds the size of a file. A sparse one of a few bytes may claim to be as large as it likes, and is
-	// read through.
-	maxFile = 1 << 40
+	// maxSize bounds the size of a layer's files, all together. Sparse ones of a few bytes, or zeros that were compressed,
+	// may claim to be as large as they like, take no room on the disk that could end, and are read through.
+	maxSize = 1 << 40
+
+	// maxValue is the kernel's bound on an extended attribute.
+	maxValue = 64 << 10
 
 	copyBuffer = 128 << 10
 
@@ -64,6 +68,8 @@ type applier struct {
 
 	parents map[string]int // open directories by cleaned path
 	buf     []byte
+	entries int
+	size    int64
 
 	dirs    []dirTime
 	implied map[string]struct{} // directories the archive passes through without an entry of their own
@@ -98,8 +104,9 @@ func (a *applier) apply(ctx context.Context, r io.Reader, bottom bool) error {
 	a.bottom = bottom
 	a.buf = make([]byte, copyBuffer)
 	defer func() { a.buf = nil }()
-	tr := tar.NewReader(r)
-	for n := 0; ; n++ {
+	src := &source{r: r}
+	tr := tar.NewReader(src)
+	for {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
@@ -107,14 +114,14 @@ func (a *applier) apply(ctx context.Context, r io.Reader, bottom bool) error {
 		if err == io.EOF {
 			return nil
 		}
-		if errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, tar.ErrFieldTooLong) {
-			return badLayer("it is not a whole tar archive: %w", err)
+		if err != nil && src.err != nil {
+			return fmt.Errorf("read the layer: %w", src.err)
 		}
 		if err != nil {
-			return fmt.Errorf("read the layer: %w", err)
+			return badLayer("it is not a whole tar archive: %w", err)
 		}
-		if n >= maxEntries {
-			return badLayer("it has more than %d entries", maxEntries)
+		if err := a.count(); err != nil {
+			return err
 		}
 		if err := a.entry(ctx, h, tr); err != nil {
 			var own *layerError
@@ -124,9 +131,33 @@ func (a *applier) apply(ctx context.Context, r io.Reader, bottom bool) error {
 			if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENAMETOOLONG) || errors.Is(err, unix.EINVAL) {
 				return badLayer("unpack %q: %w", shorten(h.Name), err)
 			}
-			return fmt.Errorf("unpack %q: %w", h.Name, err)
+			return fmt.Errorf("unpack %q: %w", shorten(h.Name), err)
 		}
 	}
+}
+
+// source remembers the error that its reader ended with, to tell it from one in the archive.
+type source struct {
+	r   io.Reader
+	err error
+}
+
+// Read implements io.Reader.
+func (s *source) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if err != nil && err != io.EOF {
+		s.err = err
+	}
+	return n, err
+}
+
+// count bounds what a layer may make.
+func (a *applier) count() error {
+	if a.entries >= maxEntries {
+		return badLayer("it has more than %d entries", maxEntries)
+	}
+	a.entries++
+	return nil
 }
 
 // shorten makes a name of the archive fit into a message.
@@ -272,6 +303,9 @@ func (a *applier) imply(dir string, depth int) error {
 	default:
 		return badLayer("%q is used as a directory and is none", dir)
 	}
+	if err := a.count(); err != nil {
+		return err
+	}
 	if err := unix.Mkdirat(at, base, 0o755); err != nil {
 		return &os.PathError{Op: "mkdir", Path: dir, Err: err}
 	}
@@ -358,7 +392,7 @@ func (a *applier) file(ctx context.Context, at int, base string, h *tar.Header, 
 		err = wrap("chown", base, unix.Fchown(fd, h.Uid, h.Gid))
 	}
 	if err == nil {
-		err = xattrs(h, func(name string, value []byte) error { return unix.Fsetxattr(fd, name, value, 0) })
+		err = a.xattrs(h, func(name string, value []byte) error { return unix.Fsetxattr(fd, name, value, 0) })
 	}
 	if err == nil && st.Mode&0o7777 != mode {
 		err = wrap("chmod", base, unix.Fchmod(fd, mode))
@@ -384,9 +418,10 @@ func (a *applier) fill(ctx context.Context, fd int, h *tar.Header, body io.Reade
 	if h.Typeflag == tar.TypeGNUSparse {
 		grain = blockSize
 	}
-	if h.Size > maxFile {
-		return badLayer("%q has %d bytes", shorten(h.Name), h.Size)
+	if h.Size > maxSize-a.size {
+		return badLayer("with the %d bytes of %q it has more than %d", h.Size, shorten(h.Name), maxSize)
 	}
+	a.size += h.Size
 	var off, written int64
 	for {
 		if err := ctx.Err(); err != nil {
@@ -516,7 +551,7 @@ func (a *applier) attributes(at int, base string, h *tar.Header) error {
 	if err := unix.Fchownat(at, base, h.Uid, h.Gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return wrap("chown", base, err)
 	}
-	err := xattrs(h, func(name string, value []byte) error {
+	err := a.xattrs(h, func(name string, value []byte) error {
 		return unix.Lsetxattr(procPath(at, base), name, value, 0)
 	})
 	if err != nil {
@@ -531,23 +566,36 @@ func (a *applier) attributes(at int, base string, h *tar.Header) error {
 }
 
 // xattrs hands the extended attributes of an entry to set. Those by which overlayfs does its own book-keeping are
-// dropped: an image could make directories appear elsewhere with them. What the file system cannot hold is dropped too.
-func xattrs(h *tar.Header, set func(name string, value []byte) error) error {
+// dropped: an image could make directories appear elsewhere with them. What the file system does not know is dropped too.
+func (a *applier) xattrs(h *tar.Header, set func(name string, value []byte) error) error {
 	for key, value := range h.PAXRecords {
 		name, ok := strings.CutPrefix(key, paxXattr)
 		if !ok || strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.") {
 			continue
+		}
+		if len(value) > maxValue {
+			return badLayer("the extended attribute %q of %q has %d bytes", shorten(name), shorten(h.Name), len(value))
 		}
 		err := set(name, []byte(value))
 		ordinary := h.Typeflag == tar.TypeReg || h.Typeflag == tar.TypeDir
 		if errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EPERM) && strings.HasPrefix(name, "user.") && !ordinary {
 			continue
 		}
+		// Most file systems have one block for all attributes of a file, and say that the disk is full when it is.
+		if errors.Is(err, unix.E2BIG) || errors.Is(err, unix.ERANGE) || errors.Is(err, unix.ENOSPC) && a.hasRoom() {
+			return badLayer("%q has more extended attributes than the file system can hold", shorten(h.Name))
+		}
 		if err != nil {
-			return fmt.Errorf("set attribute %q: %w", name, err)
+			return fmt.Errorf("set attribute %q: %w", shorten(name), err)
 		}
 	}
 	return nil
+}
+
+// hasRoom tells whether blocks and inodes are left on the disk.
+func (a *applier) hasRoom() bool {
+	var st unix.Statfs_t
+	return unix.Fstatfs(int(a.root.Fd()), &st) == nil && st.Bavail > 0 && st.Ffree > 0
 }
 
 // openIn opens a path as a process would whose root directory is root. The kernel gives up with EAGAIN when something

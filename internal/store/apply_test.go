@@ -178,6 +178,26 @@ func sparseArchive(size int64) []byte {
 	return buf.Bytes()
 }
 
+// paxArchive holds a file with records as they stand, and then a body.
+func paxArchive(body string, records ...string) []byte {
+	text := ""
+	for _, r := range records {
+		n := len(r) + 2
+		for n != len(fmt.Sprintf("%d %s\n", n, r)) {
+			n = len(fmt.Sprintf("%d %s\n", n, r))
+		}
+		text += fmt.Sprintf("%d %s\n", n, r)
+	}
+	var buf bytes.Buffer
+	buf.Write(rawHeader("PaxHeaders/x", 'x', int64(len(text))))
+	buf.WriteString(text)
+	buf.Write(make([]byte, (512-len(text)%512)%512))
+	buf.Write(rawHeader("x", '0', int64(len(body))))
+	buf.WriteString(body)
+	buf.Write(make([]byte, (512-len(body)%512)%512+1024))
+	return buf.Bytes()
+}
+
 // rawHeader is a minimal ustar header.
 func rawHeader(name string, typ byte, size int64) []byte {
 	h := make([]byte, 512)
@@ -281,26 +301,37 @@ func TestBadLayers(t *testing.T) {
 	good := archive(t, file("a", strings.Repeat("x", 3000)))
 	huge := entry{tar.Header{Typeflag: tar.TypeReg, Name: "x", Uid: 1 << 32, Format: tar.FormatGNU}, ""}
 	for name, data := range map[string][]byte{
-		"dots":                     archive(t, file("../x", "")),
-		"dots inside":              archive(t, file("a/../../x", "")),
-		"absolute dots":            archive(t, file("/../x", "")),
-		"hard link out":            archive(t, hardlink("x", "../../etc/passwd")),
-		"hard link to nothing":     archive(t, hardlink("x", "nothing")),
-		"hard link to itself":      archive(t, file("x", ""), hardlink("x", "./x")),
-		"hard link to a directory": archive(t, dir("d", 0o755), hardlink("x", "d")),
-		"whiteout of nothing":      archive(t, file(".wh.", "")),
-		"whiteout of parent":       archive(t, file("a/.wh...", "")),
-		"whiteout of itself":       archive(t, file("a/.wh..", "")),
-		"through a file":           archive(t, file("a", ""), file("a/b", "")),
-		"loop":                     archive(t, symlink("a", "b"), symlink("b", "a"), file("a/x", "")),
-		"root is a file":           archive(t, file(".", "")),
-		"user beyond 32 bits":      archive(t, huge),
-		"truncated body":           good[:1024],
-		"truncated header":         good[:100],
-		"sparse file of 1 PiB":     sparseArchive(1 << 50),
-		"garbage":                  bytes.Repeat([]byte("garbage"), 1000),
-		"long name":                archive(t, file(strings.Repeat("a", 300), "")),
-		"unknown type":             append(rawHeader("x", 'Z', 0), make([]byte, 1024)...),
+		"dots":                      archive(t, file("../x", "")),
+		"dots inside":               archive(t, file("a/../../x", "")),
+		"absolute dots":             archive(t, file("/../x", "")),
+		"hard link out":             archive(t, hardlink("x", "../../etc/passwd")),
+		"hard link to nothing":      archive(t, hardlink("x", "nothing")),
+		"hard link to itself":       archive(t, file("x", ""), hardlink("x", "./x")),
+		"hard link to a directory":  archive(t, dir("d", 0o755), hardlink("x", "d")),
+		"whiteout of nothing":       archive(t, file(".wh.", "")),
+		"whiteout of parent":        archive(t, file("a/.wh...", "")),
+		"whiteout of itself":        archive(t, file("a/.wh..", "")),
+		"through a file":            archive(t, file("a", ""), file("a/b", "")),
+		"loop":                      archive(t, symlink("a", "b"), symlink("b", "a"), file("a/x", "")),
+		"root is a file":            archive(t, file(".", "")),
+		"user beyond 32 bits":       archive(t, huge),
+		"truncated body":            good[:1024],
+		"truncated header":          good[:100],
+		"sparse file of 1 PiB":      sparseArchive(1 << 50),
+		"size below zero":           append(rawHeader("x", '0', -1), make([]byte, 1024)...),
+		"negative size by PAX":      paxArchive("x", "size=-1"),
+		"sparse map of millions":    paxArchive("99999999\n"+strings.Repeat("0\n0\n", 2<<20), "GNU.sparse.major=1", "GNU.sparse.minor=0", "GNU.sparse.name=s", "GNU.sparse.realsize=9"),
+		"sparse map below zero":     paxArchive("-1\n", "GNU.sparse.major=1", "GNU.sparse.minor=0", "GNU.sparse.name=s", "GNU.sparse.realsize=9"),
+		"PAX header of 2 MiB":       paxArchive("", "comment="+strings.Repeat("x", 2<<20)),
+		"name of 8 MiB":             append(rawHeader("././@LongLink", 'L', 8<<20), make([]byte, 8<<20+1024)...),
+		"zero in a PAX name":        paxArchive("", "path=a\x00b"),
+		"attribute of 65 KiB":       paxArchive("", "SCHILY.xattr.user.x="+strings.Repeat("x", 65<<10)),
+		"attribute's name too long": paxArchive("", "SCHILY.xattr.user."+strings.Repeat("x", 300)+"=x"),
+		"attributes of 900 KB":      paxArchive("", attributes(900)...),
+		"directories of 5000 bytes": paxArchive("", "path="+strings.Repeat("a/", 2500)+"x"),
+		"garbage":                   bytes.Repeat([]byte("garbage"), 1000),
+		"long name":                 archive(t, file(strings.Repeat("a", 300), "")),
+		"unknown type":              append(rawHeader("x", 'Z', 0), make([]byte, 1024)...),
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := open(t)
@@ -322,6 +353,73 @@ func TestBadLayers(t *testing.T) {
 			must(t, s.GC(t.Context()))
 			wantEmpty(t, s)
 		})
+	}
+}
+
+// attributes are n extended attributes of 1000 bytes as PAX records.
+func attributes(n int) (list []string) {
+	for i := range n {
+		list = append(list, fmt.Sprintf("SCHILY.xattr.user.a%d=%s", i, strings.Repeat("x", 1000)))
+	}
+	return list
+}
+
+// A layer cannot make more directories than it may have entries by passing through them.
+func TestDirectoriesPassedThroughCount(t *testing.T) {
+	s := open(t)
+	ctx, release, err := s.Lease(t.Context())
+	must(t, err)
+	defer release()
+	st, err := s.Stage(ctx)
+	must(t, err)
+	defer st.Abort(ctx)
+	st.a.entries = maxEntries - 10
+	err = st.Apply(ctx, bytes.NewReader(archive(t, file(strings.Repeat("a/", 20)+"x", ""))), true)
+	if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "entries") {
+		t.Errorf("20 directories where 9 are left: %v", err)
+	}
+}
+
+// Files that are no larger than one may be are too large together.
+func TestSizesAddUp(t *testing.T) {
+	s := open(t)
+	ctx, release, err := s.Lease(t.Context())
+	must(t, err)
+	defer release()
+	st, err := s.Stage(ctx)
+	must(t, err)
+	defer st.Abort(ctx)
+	st.a.size = maxSize - 10
+	err = st.Apply(ctx, bytes.NewReader(archive(t, file("a", "123456"), file("b", "123456"))), true)
+	if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), `the 6 bytes of "b"`) {
+		t.Errorf("12 bytes where 10 are left: %v", err)
+	}
+}
+
+// Names are bytes: what is no UTF-8 is kept, linked to and hidden as it is.
+func TestNamesAreBytes(t *testing.T) {
+	s := open(t)
+	ctx, release, err := s.Lease(t.Context())
+	must(t, err)
+	defer release()
+	const name = "caf\xe9\n\x1b[31m"
+	raw := func(name, text string, typ byte) entry {
+		return entry{tar.Header{Typeflag: typ, Name: name, Mode: 0o644, Size: int64(len(text)), Format: tar.FormatGNU}, text}
+	}
+	link := raw("link", "", tar.TypeLink)
+	link.Linkname = name
+	chain, err := stack(ctx, s, archive(t, raw(name, "x", tar.TypeReg), link, raw("gone\xff", "x", tar.TypeReg)),
+		archive(t, raw(".wh.gone\xff", "", tar.TypeReg)))
+	must(t, err)
+	root := mount(t, s, chain)
+	var a, b syscall.Stat_t
+	must(t, syscall.Lstat(filepath.Join(root, name), &a))
+	must(t, syscall.Lstat(filepath.Join(root, "link"), &b))
+	if a.Ino != b.Ino {
+		t.Error("the link leads elsewhere")
+	}
+	if _, err := os.Lstat(filepath.Join(root, "gone\xff")); !os.IsNotExist(err) {
+		t.Errorf("what the upper layer removes: %v", err)
 	}
 }
 
