@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 
@@ -34,6 +35,7 @@ func (e *Engine) Connect(ctx context.Context, ref string, ep container.Endpoint)
 	}
 	config := rec.Config.Net
 	config.Endpoints = slices.DeleteFunc(slices.Clone(config.Endpoints), func(o container.Endpoint) bool { return o.Network == nw.Name })
+	ep = withPolicyOf(config.Endpoints, ep)
 	config.Endpoints = append(config.Endpoints, ep)
 	if !alive {
 		req, err := endpointRequest(ep)
@@ -176,6 +178,23 @@ func mayConnect(rec container.Record, nw network.Network) error {
 		return bad("container cannot be connected to multiple networks with one of the networks in private (none) mode")
 	}
 	return nil
+}
+
+// withPolicyOf gives a further endpoint the egress policy that the container's others have, unless it brings its own: a
+// container that is kept from somewhere must not get there by one more network.
+func withPolicyOf(others []container.Endpoint, ep container.Endpoint) container.Endpoint {
+	if _, own := ep.DriverOpts[network.OptionEgress]; own {
+		return ep
+	}
+	for _, o := range others {
+		if policy := o.DriverOpts[network.OptionEgress]; policy != "" {
+			opts := container.Map{network.OptionEgress: policy}
+			maps.Copy(opts, ep.DriverOpts)
+			ep.DriverOpts = opts
+			break
+		}
+	}
+	return ep
 }
 
 func errRemoving(rec container.Record) error {

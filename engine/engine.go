@@ -150,7 +150,7 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 		e.log.Error("damaged record", "error", err)
 	}
 	n := o.Network
-	n.DataRoot, n.RunDir = o.DataRoot, o.ExecRoot
+	n.DataRoot, n.RunDir, n.OnRefused = o.DataRoot, o.ExecRoot, e.refused
 	if e.Networks, err = network.Open(ctx, n); err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/berth-engine/berth/internal/container"
@@ -98,6 +99,27 @@ func endpointLinks(ep container.Endpoint) map[string]string {
 	return links
 }
 
+// CheckEgress refuses options of an endpoint with an egress policy that cannot be understood.
+func CheckEgress(options map[string]string) error {
+	return network.CheckEgress(options[network.OptionEgress])
+}
+
+// refused tells what an egress policy has kept a container from.
+func (e *Engine) refused(r network.Refused) {
+	rec, err := e.Containers.Get(r.ContainerID)
+	if err != nil {
+		return
+	}
+	attrs := map[string]string{"domain": r.Domain}
+	if r.To.IsValid() {
+		attrs = map[string]string{"network": r.Network, "to": r.To.String(), "protocol": r.Proto}
+		if r.Port > 0 {
+			attrs["port"] = strconv.Itoa(int(r.Port))
+		}
+	}
+	e.publish(rec, "egress_refused", attrs)
+}
+
 func networkName(mode string) string {
 	if mode == "" || mode == "default" {
 		return "bridge"
@@ -135,7 +157,7 @@ func attachedRecord(att *network.Attachment) ([]container.Attached, []container.
 	var eps []container.Attached
 	for _, ep := range att.Endpoints {
 		a := container.Attached{Network: ep.Network, NetworkID: ep.NetworkID, EndpointID: ep.EndpointID,
-			Interface: ep.Interface, MAC: ep.MAC, Aliases: ep.Aliases, GwPriority: ep.GwPriority, Links: ep.Links}
+			Interface: ep.Interface, MAC: ep.MAC, Aliases: ep.Aliases, GwPriority: ep.GwPriority, Links: ep.Links, Egress: ep.Egress}
 		for _, p := range ep.LinkLocal {
 			a.LinkLocal = append(a.LinkLocal, p.String())
 		}
@@ -166,7 +188,7 @@ func retained(rec container.Record) []network.EndpointState {
 	var out []network.EndpointState
 	for _, a := range rec.Endpoints {
 		ep := network.EndpointState{Network: a.Network, NetworkID: a.NetworkID, EndpointID: a.EndpointID,
-			Interface: a.Interface, MAC: a.MAC, Aliases: a.Aliases, GwPriority: a.GwPriority, Links: a.Links}
+			Interface: a.Interface, MAC: a.MAC, Aliases: a.Aliases, GwPriority: a.GwPriority, Links: a.Links, Egress: a.Egress}
 		for _, text := range a.LinkLocal {
 			if p, err := netip.ParsePrefix(text); err == nil {
 				ep.LinkLocal = append(ep.LinkLocal, p)

@@ -18,6 +18,8 @@ type RewireOptions struct {
 	Add, Remove []container.Port
 	// Shape holds options of endpoints (rx, tx) by network; the network "" is the container's first.
 	Shape map[string]map[string]string
+	// Egress is the policy of where the container may go, by all of its networks; nil leaves it as it is.
+	Egress *string
 }
 
 // Rewire changes published ports and bounds of bandwidth: at once if the container runs, and for its next starts. Once it
@@ -40,9 +42,13 @@ func (e *Engine) Rewire(ctx context.Context, ref string, o RewireOptions) error 
 	if config.Ports, err = changedPorts(rec, o); err != nil {
 		return err
 	}
+	if o.Egress != nil {
+		o.Shape = withEgress(config, o.Shape, *o.Egress)
+	}
 	if config.Endpoints, err = reshaped(config, o.Shape); err != nil {
 		return err
 	}
+	before := e.Networks.Attached(rec.ID)
 	if !rec.State.Alive() {
 		_, err = e.Containers.Change(rec.ID, func(r *container.Record) error { r.Config.Net = config; return nil })
 		return err
@@ -67,6 +73,7 @@ func (e *Engine) Rewire(ctx context.Context, ref string, o RewireOptions) error 
 	if err := e.saveNetwork(rec.ID, config, att); err != nil {
 		return err
 	}
+	e.updateEtc(rec, before, att) // a policy may have brought a name server
 	e.publish(rec, "update", nil)
 	return nil
 }
@@ -145,6 +152,32 @@ func reshaped(config container.Network, shape map[string]map[string]string) ([]c
 	return endpoints, nil
 }
 
+// withEgress adds an egress policy to the options of every network of the container.
+func withEgress(config container.Network, shape map[string]map[string]string, policy string) map[string]map[string]string {
+	all := map[string]map[string]string{}
+	for name, options := range shape {
+		all[name] = maps.Clone(options)
+	}
+	names := []string{""} // the network that the mode names
+	if len(config.Endpoints) > 0 {
+		names = nil
+	}
+	for i, ep := range config.Endpoints {
+		name := networkName(ep.Network)
+		if _, first := all[""]; first && i == 0 {
+			name = ""
+		}
+		names = append(names, name)
+	}
+	for _, name := range names {
+		if all[name] == nil {
+			all[name] = map[string]string{}
+		}
+		all[name][network.OptionEgress] = policy
+	}
+	return all
+}
+
 func shapedEndpoint(endpoints []container.Endpoint, name string) int {
 	if name == "" && len(endpoints) > 0 {
 		return 0
@@ -163,10 +196,10 @@ func (e *Engine) shapeNow(ctx context.Context, rec container.Record, config cont
 	}
 	defer ns.Close()
 	for _, name := range slices.Sorted(maps.Keys(shape)) {
-		r := network.ShapeRequest{ContainerID: rec.ID, NetNS: ns, Options: map[string]string{}}
+		r := network.ShapeRequest{ContainerID: rec.ID, NetNS: ns, Options: map[string]string{}, DNS: first(config.DNS, e.opts.DNS)}
 		if i := shapedEndpoint(config.Endpoints, name); i >= 0 {
 			r.Network = networkName(config.Endpoints[i].Network)
-			for _, key := range []string{"rx", "tx"} {
+			for _, key := range []string{"rx", "tx", network.OptionEgress} {
 				if v, ok := config.Endpoints[i].DriverOpts[key]; ok {
 					r.Options[key] = v
 				}

@@ -4,6 +4,8 @@
 //	GET /berth/containers/{name}/trace?port=80/tcp    → Trace
 //	POST /berth/containers/{name}/network             ← Rewire
 //	POST /berth/containers/{name}/exec                ← Docker's request that creates an exec; upgraded to its stream
+//	GET  /berth/networks/refused?of=web               → []Refused
+//	POST /berth/networks/{name}/egress                ← Egress
 //	GET, POST /berth/system/check?full=1              → Check
 //	GET       /berth/images/plan                      → Collection
 //	POST      /berth/images/collect                   → Collection
@@ -76,6 +78,33 @@ type Rewire struct {
 	Unpublish []Port `json:",omitempty"` // an empty HostIP or HostPort means any
 	// Options of endpoints by network, "" for the container's first: "rx" and "tx", as "10mbit", or "0" for no bound.
 	Options map[string]map[string]string `json:",omitempty"`
+	// Egress is where the container may go by any of its networks: "allow=10.0.0.0/8:443/tcp,allow=*.example.com", or "off".
+	Egress *string `json:",omitempty"`
+}
+
+// RefusedPath is where it is told what egress policies have refused lately; the query parameter "of" is a container or a
+// network.
+const RefusedPath = Prefix + "/networks/refused"
+
+// Refused is a destination or a name that a container was kept from.
+type Refused struct {
+	First, Last   time.Time
+	Count         int // what was told of it, which is a part of many
+	ContainerID   string
+	ContainerName string
+	Network       string     `json:",omitempty"`
+	To            netip.Addr `json:",omitzero"`
+	Proto         string     `json:",omitempty"`
+	Port          uint16     `json:",omitempty"`
+	Domain        string     `json:",omitempty"` // that was asked for and not resolved
+}
+
+// EgressPath is where a network gets another egress policy.
+func EgressPath(network string) string { return Prefix + "/networks/" + network + "/egress" }
+
+// Egress is where the containers of a network may go.
+type Egress struct {
+	Policy string // "allow=10.0.0.0/8:443/tcp,allow=*.example.com", "off" for anywhere
 }
 
 // Port is a port of a container and where it is published; HostPort "" is any free one, "8000-8010" one of a range.

@@ -45,7 +45,7 @@ type createFlags struct {
 	// Network.
 	networks                                          []networkSpec
 	publish, expose, aliases, links, hosts, linkLocal []string
-	networkOpts                                       []string
+	networkOpts, egress                               []string
 	dns, dnsOptions, dnsSearch                        []string
 	publishAll                                        bool
 	ip, ip6, mac                                      string
@@ -167,6 +167,7 @@ func (c *createFlags) add(f *pflag.FlagSet, lookup lookupFunc) {
 	list(&c.publish, "publish", "p", "Publish a port or a range on the host", nil)
 	list(&c.expose, "expose", "", "Expose a port or a range", nil)
 	f.BoolVarP(&c.publishAll, "publish-all", "P", false, "Publish every exposed port on a free port of the host")
+	list(&c.egress, "egress", "", egressUsage, nil)
 	list(&c.networkOpts, "network-opt", "", "Bandwidth on a network ([NETWORK:]rx=10mbit,tx=5mbit)", nil)
 	list(&c.aliases, "network-alias", "", "Further name of the container on its network", nil)
 	list(&c.aliases, "net-alias", "", "Further name of the container on its network", nil)
@@ -593,6 +594,15 @@ func (c *createFlags) networkOptions(networks []networkSpec) error {
 		for k, v := range options {
 			setKeyValue(&networks[i].driverOpts, k+"="+v)
 		}
+	}
+	for i := range networks {
+		if len(c.egress) == 0 {
+			break
+		}
+		if mode := container.NetworkMode(networks[i].name); mode.IsHost() || mode.IsNone() || mode.IsContainer() {
+			return fmt.Errorf("conflicting options: --egress and the network %q, with which the container has no interface of its own", mode)
+		}
+		setKeyValue(&networks[i].driverOpts, egressOption+"="+strings.Join(c.egress, ","))
 	}
 	return nil
 }

@@ -183,7 +183,7 @@ type networkFlags struct {
 	aux, options, ipamOptions                         map[string]string
 	attachable, configOnly, ingress, internal, v4, v6 bool
 	configFrom, driver, ipamDriver, scope             string
-	gateways, ranges, subnets, labels                 []string
+	gateways, ranges, subnets, labels, egress         []string
 }
 
 func newNetworkCreate(a *app) *cobra.Command {
@@ -222,6 +222,7 @@ func newNetworkCreate(a *app) *cobra.Command {
 	f.BoolVar(&n.configOnly, "config-only", false, "Create a configuration alone")
 	f.StringVarP(&n.driver, "driver", "d", "bridge", "Driver of the network")
 	f.StringSliceVar(&n.gateways, "gateway", nil, "Gateway of a subnet")
+	f.Var(&listValue{&n.egress, nil}, "egress", egressUsage)
 	f.BoolVar(&n.ingress, "ingress", false, "Create the routing mesh of a swarm")
 	f.BoolVar(&n.internal, "internal", false, "No way out of the network")
 	f.StringSliceVar(&n.ranges, "ip-range", nil, "Take addresses from this part of a subnet")
@@ -243,6 +244,9 @@ func (n *networkFlags) request() (client.NetworkCreateOptions, error) {
 		Labels: keyValues(n.labels)}
 	if o.Options == nil {
 		o.Options = map[string]string{}
+	}
+	if len(n.egress) > 0 {
+		o.Options[egressOption] = strings.Join(n.egress, ",")
 	}
 	if n.configOnly && n.configFrom != "" {
 		return o, fmt.Errorf("conflicting options: cannot specify both --config-only and --config-from")

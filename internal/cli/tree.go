@@ -90,10 +90,12 @@ func tree() []node {
 			{name: "create", make: newNetworkCreate},
 			{name: "disconnect", make: newNetworkDisconnect},
 			{name: "inspect", make: newNetworkInspect},
+			{name: "log", make: newNetworkLog},
 			{name: "ls", aliases: []string{"list"}, make: newNetworkLs},
 			{name: "prune", make: newNetworkPrune},
 			{name: "rm", aliases: []string{"remove"}, make: newNetworkRm},
 			{name: "trace", make: newNetworkTrace},
+			{name: "update", make: newNetworkUpdate},
 		}},
 		{name: "registry", section: management, short: "Serve images to others", children: []node{
 			{name: "gc", make: newRegistryGC},

@@ -19,7 +19,7 @@ func newUpdate(a *app) *cobra.Command {
 	var r container.Resources
 	var pids int64
 	var restart string
-	var publish, unpublish, networkOpts []string
+	var publish, unpublish, networkOpts, egress []string
 	var cmd *cobra.Command
 	cmd = command("update [OPTIONS] CONTAINER [CONTAINER...]", "Change limits, published ports and bandwidth of one or more containers", minArgs(1),
 		func(ctx context.Context, args []string) error {
@@ -38,13 +38,13 @@ func newUpdate(a *app) *cobra.Command {
 				}
 				o.RestartPolicy = &policy
 			}
-			net, err := rewire(publish, unpublish, networkOpts)
+			net, err := rewire(publish, unpublish, networkOpts, egress)
 			if err != nil {
 				return err
 			}
 			limits := false // there is more to change than the network
 			f.Visit(func(f *pflag.Flag) {
-				limits = limits || f.Name != "publish-add" && f.Name != "publish-rm" && f.Name != "network-opt"
+				limits = limits || f.Name != "publish-add" && f.Name != "publish-rm" && f.Name != "network-opt" && f.Name != "egress"
 			})
 			api, err := a.client()
 			if err != nil {
@@ -85,6 +85,7 @@ func newUpdate(a *app) *cobra.Command {
 	f.Var(cpusValue(&r.NanoCPUs), "cpus", "Number of CPUs")
 	f.StringVar(&r.CpusetCpus, "cpuset-cpus", "", "CPUs to run on (0-3, 0,1)")
 	f.StringVar(&r.CpusetMems, "cpuset-mems", "", "Memory nodes to use (0-3, 0,1)")
+	f.StringArrayVar(&egress, "egress", nil, egressUsage+"; off for anywhere")
 	f.VarP(bytesValue(&r.Memory), "memory", "m", "Limit of memory")
 	f.Var(bytesValue(&r.MemoryReservation), "memory-reservation", "Memory to fall back to when the host runs short")
 	f.Var(swapValue(&r.MemorySwap), "memory-swap", "Limit of memory and swap together: -1 for any amount of swap")

@@ -8,11 +8,15 @@ import (
 )
 
 // rewire makes the request of what update changes of a network; nil where it changes nothing.
-func rewire(add, remove, options []string) (*berthapi.Rewire, error) {
-	if len(add)+len(remove)+len(options) == 0 {
+func rewire(add, remove, options, egress []string) (*berthapi.Rewire, error) {
+	if len(add)+len(remove)+len(options)+len(egress) == 0 {
 		return nil, nil
 	}
 	r := &berthapi.Rewire{}
+	if len(egress) > 0 {
+		policy := strings.Join(egress, ",")
+		r.Egress = &policy
+	}
 	for _, list := range []struct {
 		specs []string
 		to    *[]berthapi.Port

@@ -23,17 +23,17 @@ func TestNetworkOption(t *testing.T) {
 			t.Errorf("%q is taken as %q %v", value, name, options)
 		}
 	}
-	r, err := rewire([]string{"8080:80", "127.0.0.1:53:53/udp"}, []string{"81"}, []string{"rx=1mbit", "b:tx=2mbit", "tx=0"})
+	r, err := rewire([]string{"8080:80", "127.0.0.1:53:53/udp"}, []string{"81"}, []string{"rx=1mbit", "b:tx=2mbit", "tx=0"}, []string{"allow=a", "deny=b"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Publish) != 2 || len(r.Unpublish) != 1 || r.Unpublish[0].HostPort != "" || fmt.Sprint(r.Options) != "map[:map[rx:1mbit tx:0] b:map[tx:2mbit]]" {
+	if len(r.Publish) != 2 || len(r.Unpublish) != 1 || r.Unpublish[0].HostPort != "" || fmt.Sprint(r.Options) != "map[:map[rx:1mbit tx:0] b:map[tx:2mbit]]" || *r.Egress != "allow=a,deny=b" {
 		t.Errorf("%+v", r)
 	}
-	if r, err := rewire(nil, nil, nil); r != nil || err != nil {
+	if r, err := rewire(nil, nil, nil, nil); r != nil || err != nil {
 		t.Errorf("nothing is %+v, %v", r, err)
 	}
-	if _, err := rewire([]string{"x:y"}, nil, nil); err == nil {
+	if _, err := rewire([]string{"x:y"}, nil, nil, nil); err == nil {
 		t.Error("a bad port is taken")
 	}
 }

@@ -98,6 +98,7 @@ type Attached struct {
 	GwPriority int      `json:"gwPriority,omitempty"`
 	LinkLocal  []string `json:"linkLocal,omitempty"` // CIDR
 	Links      Map      `json:"links,omitempty"`     // alias → container
+	Egress     string   `json:"egress,omitempty"`    // the policy of where it may go
 }
 
 // Published is one port that is open on the host.

@@ -6,10 +6,14 @@
 //	question ─▶ Names knows it ──▶ answer of our own, TTL 600, never forwarded (also when there is no such record type)
 //	         ├▶ not external ────▶ NXDOMAIN: a container that cannot reach the outside does not ask it either, for a name
 //	         │                     can carry data out (CVE-2024-29018)
+//	         ├▶ not allowed ─────▶ NXDOMAIN, for the same reason: an egress policy does not let the container reach the name
 //	         ├▶ kept and fresh ──▶ the answer as it was, with what is left of its TTLs
 //	         └▶ forwarded ───────▶ the servers in turn, the next one when one fails or is silent for a second, and at
 //	                               once when it was silent lately; the first answer wins and is handed back as it is.
 //	                               After 1.8 s, or when all fail: what was kept, up to a day old, with a TTL of 30
+//
+// Before an answer with addresses goes to the container, who wants to hears them (Options.Learned): so rules can let it
+// reach just those.
 //
 // The servers are not asked all at once from the start: where the first knows names of a company and the second is the
 // world's, the order is what makes them right.
@@ -45,6 +49,12 @@ type Names interface {
 	Name(addr netip.Addr) (name string, known bool)
 }
 
+// Resolved is an address of a name, and for how many seconds.
+type Resolved struct {
+	Addr netip.Addr
+	TTL  uint32
+}
+
 // Options configure a server.
 type Options struct {
 	Names Names
@@ -52,6 +62,11 @@ type Options struct {
 	Servers func() []netip.AddrPort
 	// External is false for a container that must not learn of the outside.
 	External func() bool
+	// Allowed is false for names that shall not be asked for: there are no such names then. nil is true for all. It is asked
+	// with the name in lower case and without the final dot.
+	Allowed func(name string) bool
+	// Learned hears what addresses a name has before the one who asked does; nil is nobody. The name is as for Allowed.
+	Learned func(name string, addrs []Resolved)
 	// Dial opens a socket to a server; nil is one of the daemon's network.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
@@ -242,7 +257,8 @@ func (s *Server) own(b []byte, datagram bool) (q *dns.Msg, answer []byte) {
 	switch {
 	case known:
 		return q, reply(q, records, datagram)
-	case s.o.External != nil && !s.o.External():
+	case s.o.External != nil && !s.o.External(),
+		s.o.Allowed != nil && !s.o.Allowed(plainName(q.Question[0].Name)):
 		return q, failure(q, dns.RcodeNameError)
 	}
 	return q, nil
@@ -254,7 +270,7 @@ func (s *Server) records(q dns.Question) ([]dns.RR, bool) {
 		return nil, false
 	}
 	header := dns.RR_Header{Name: q.Name, Rrtype: q.Qtype, Class: dns.ClassINET, Ttl: ttl}
-	name := strings.ToLower(strings.TrimSuffix(q.Name, "."))
+	name := plainName(q.Name)
 	if q.Qtype == dns.TypePTR {
 		if addr, ok := reverse(name); ok {
 			called, known := s.o.Names.Name(addr)
@@ -334,8 +350,55 @@ func reverse(name string) (netip.Addr, bool) {
 	return a, err == nil
 }
 
-// forward answers from what is kept or asks the servers. It always returns an answer, if only that there was none.
+// forward is resolve, and tells of the addresses in the answer.
 func (s *Server) forward(network string, q *dns.Msg, question []byte) []byte {
+	b := s.resolve(network, q, question)
+	if s.o.Learned != nil {
+		if addrs := addresses(q, b); len(addrs) > 0 {
+			s.o.Learned(plainName(q.Question[0].Name), addrs)
+		}
+	}
+	return b
+}
+
+func plainName(name string) string { return strings.ToLower(strings.TrimSuffix(name, ".")) }
+
+// addresses are those that an answer gives the name that was asked for, by way of other names it may be an alias of.
+func addresses(q *dns.Msg, answer []byte) (found []Resolved) {
+	var m dns.Msg
+	if t := q.Question[0].Qtype; t != dns.TypeA && t != dns.TypeAAAA || m.Unpack(answer) != nil || m.Rcode != dns.RcodeSuccess {
+		return nil
+	}
+	name, ttl := dns.CanonicalName(q.Question[0].Name), ^uint32(0)
+	for range len(m.Answer) { // no chain of aliases is longer
+		next := ""
+		for _, r := range m.Answer {
+			if dns.CanonicalName(r.Header().Name) != name {
+				continue
+			}
+			switch r := r.(type) {
+			case *dns.CNAME:
+				next, ttl = dns.CanonicalName(r.Target), min(ttl, r.Hdr.Ttl)
+			case *dns.A:
+				if a, ok := netip.AddrFromSlice(r.A.To4()); ok {
+					found = append(found, Resolved{a, min(ttl, r.Hdr.Ttl)})
+				}
+			case *dns.AAAA:
+				if a, ok := netip.AddrFromSlice(r.AAAA); ok {
+					found = append(found, Resolved{a.Unmap(), min(ttl, r.Hdr.Ttl)})
+				}
+			}
+		}
+		if next == "" || len(found) > 0 {
+			return found
+		}
+		name = next
+	}
+	return found
+}
+
+// resolve answers from what is kept or asks the servers. It always returns an answer, if only that there was none.
+func (s *Server) resolve(network string, q *dns.Msg, question []byte) []byte {
 	servers := s.o.Servers()
 	s.cache.asks(servers)
 	kept := key(q, network)

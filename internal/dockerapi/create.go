@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/berth-engine/berth/engine"
 	"github.com/berth-engine/berth/internal/container"
 	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
@@ -783,6 +784,9 @@ func (q *createRequest) endpoints(mode api.NetworkMode) ([]container.Endpoint, e
 
 func endpointOf(name string, s *network.EndpointSettings) (container.Endpoint, error) {
 	if err := checkLinks(s.Links); err != nil {
+		return container.Endpoint{}, err
+	}
+	if err := engine.CheckEgress(s.DriverOpts); err != nil {
 		return container.Endpoint{}, err
 	}
 	e := container.Endpoint{Network: name, Aliases: s.Aliases, Links: s.Links, DriverOpts: s.DriverOpts, GwPriority: s.GwPriority}

@@ -15,7 +15,7 @@ func (s *Server) containerRewire(c *call) error {
 	if err := c.decode(&r); err != nil {
 		return err
 	}
-	o := engine.RewireOptions{Shape: r.Options}
+	o := engine.RewireOptions{Shape: r.Options, Egress: r.Egress}
 	for _, p := range []struct {
 		from []berthapi.Port
 		to   *[]container.Port
@@ -41,8 +41,8 @@ func (s *Server) containerRewire(c *call) error {
 			*p.to = append(*p.to, container.Port{Container: port.Port, Proto: port.Proto, HostIP: port.HostIP, HostPort: port.HostPort})
 		}
 	}
-	if len(o.Add)+len(o.Remove)+len(o.Shape) == 0 {
-		return invalid("nothing is asked for: neither ports nor options of an endpoint")
+	if len(o.Add)+len(o.Remove)+len(o.Shape) == 0 && o.Egress == nil {
+		return invalid("nothing is asked for: neither ports nor options of an endpoint nor an egress policy")
 	}
 	if err := s.engine.Rewire(c.lasting(), c.name(), o); err != nil {
 		return err

@@ -78,6 +78,8 @@ func routes() []route {
 		{"GET", "/berth/containers/{name}/trace", 0, (*Server).containerTrace},
 		{"POST", "/berth/containers/{name}/network", 0, (*Server).containerRewire},
 		{"POST", "/berth/containers/{name}/exec", 0, (*Server).execRun},
+		{"GET", "/berth/networks/refused", 0, (*Server).networkRefused},
+		{"POST", "/berth/networks/{name}/egress", 0, (*Server).networkEgress},
 		{"GET", "/berth/system/check", 0, (*Server).systemCheck},
 		{"POST", "/berth/system/check", 0, (*Server).systemCheck},
 		{"GET", "/berth/images/plan", 0, (*Server).imagePlan},

@@ -68,6 +68,9 @@ func (n *Networks) Attach(ctx context.Context, r AttachRequest) (*Attachment, er
 	if err := n.applySysctls(a.ns, r.Sysctls); err != nil {
 		return nil, err
 	}
+	if err := n.limit(a.holding.endpoints...); err != nil {
+		return nil, err
+	}
 	if err := a.publish(); err != nil {
 		return nil, err
 	}
@@ -208,6 +211,11 @@ func (n *Networks) newEndpoint(er EndpointRequest, r AttachRequest, used map[str
 	if err != nil {
 		return nil, err
 	}
+	if o.egress != nil {
+		if err := n.mayLimit(nw); err != nil {
+			return nil, err
+		}
+	}
 	if o.ifname != "" && used[o.ifname] {
 		return nil, failf(errdefs.ErrConflict, "the container has an interface %q already", o.ifname)
 	}
@@ -229,6 +237,7 @@ func (n *Networks) newEndpoint(er EndpointRequest, r AttachRequest, used map[str
 		return nil, err
 	}
 	e.sysctls, e.rates, e.state.Interface = o.sysctls, o.rates, o.ifname
+	e.egress, e.state.Egress = o.egress, o.egress.String()
 	for i := 0; e.state.Interface == "" || o.ifname == ""; i++ {
 		e.state.Interface = fmt.Sprintf("%s%d", nw.options.prefix, i)
 		if !used[e.state.Interface] {
@@ -326,7 +335,7 @@ func (a *attaching) furnishInside(rt *rtnl) error {
 	if err := a.plugAll(rt); err != nil {
 		return err
 	}
-	if !slices.ContainsFunc(a.holding.endpoints, func(e *endpoint) bool { return e.network.named() }) {
+	if !a.holding.needsNames() {
 		return nil
 	}
 	var err error
@@ -720,6 +729,7 @@ func (n *Networks) letGo(id string) error {
 	n.mu.Unlock()
 	err := errors.Join(n.closePorts(id, had.ports, true), n.dropLAN(had))
 	had.resolver.close() // its sockets are the last that keep the namespace
+	err = errors.Join(err, n.letOut(had.endpoints))
 	n.mu.Lock()
 	for _, e := range had.endpoints {
 		n.freeEndpoint(e)

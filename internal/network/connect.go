@@ -36,7 +36,11 @@ func (n *Networks) Connect(ctx context.Context, r ConnectRequest) (*Attachment, 
 	}
 	res, err := n.plugMore(r, h, e)
 	if err == nil {
-		err = n.addTo(h, e, res, r.NetNS)
+		if err = n.limit(e); err == nil {
+			err = n.addTo(h, e, res, r.NetNS)
+		} else {
+			res.close()
+		}
 	}
 	if err == nil {
 		if err = n.reroute(h, r.ContainerID, r.NetNS, r.Name, r.Ports); err == nil {
@@ -118,7 +122,7 @@ func (h *holding) on(networkID string) *endpoint {
 // plugMore makes the interface, and the name server where the container needs one now.
 func (n *Networks) plugMore(r ConnectRequest, h *holding, e *endpoint) (res *resolver, err error) {
 	n.mu.Lock()
-	hairpin, needs := len(h.ports) > 0, e.network.named() && h.resolver == nil
+	hairpin, needs := len(h.ports) > 0, (e.network.named() || e.egress != nil) && h.resolver == nil
 	n.mu.Unlock()
 	err = n.inNetNS(r.NetNS, func() error {
 		rt, err := openRTNL()
@@ -227,6 +231,7 @@ func (n *Networks) Disconnect(ctx context.Context, r DisconnectRequest) (*Attach
 	n.tell(r.ContainerID) // nobody shall be told an address that is going away
 	n.mu.Unlock()
 	err := n.unplug(e, r.NetNS)
+	err = errors.Join(err, n.letOut([]*endpoint{e}))
 	n.mu.Lock()
 	n.freeEndpoint(e)
 	n.mu.Unlock()

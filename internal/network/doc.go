@@ -75,6 +75,15 @@
 // links have theirs already. Containers with NET_ADMIN, which may be routers or have addresses that come and go, are not
 // guarded, nor are networks with the option berth.bridge.allow_spoofing=true. docs/network/guard.nft.txt shows the table.
 //
+// # Egress policies
+//
+// A policy says which connections the containers of a network, or one container, may open. One table of the family inet
+// has the rules, while there is any policy; they are constant, and what policies mean are elements of sets with ranges
+// that do not overlap. A domain's addresses are put there as our name server answers, before the container hears them
+// (learner): by the daemon, and by the keeper while there is none. Who is bound by a policy of its own is guarded in any
+// case, and asks our name server on the default network, too. A policy is in the kernel before the container's first
+// process starts, and goes before its addresses are free. docs/network/egress.md has the grammar.
+//
 // # Names
 //
 // A container on a network of the users' asks 127.0.0.11, where package dns answers with what its table lets the container

@@ -28,6 +28,7 @@ type endpointOptions struct {
 	ifname  string
 	sysctls []sysctl
 	rates   rates
+	egress  *egress
 }
 
 // parseEndpointOptions refuses what it does not know, as parseBridgeOptions does.
@@ -40,6 +41,8 @@ func parseEndpointOptions(options map[string]string) (o endpointOptions, err err
 			o.rates.receive, err = parseRate(options[key])
 		case optionSend:
 			o.rates.send, err = parseRate(options[key])
+		case OptionEgress:
+			o.egress, err = parseEgress(options[key])
 		case optionSysctls:
 			o.sysctls, err = parseEndpointSysctls(options[key])
 		default:

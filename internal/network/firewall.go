@@ -22,21 +22,22 @@ type firewall struct {
 	conn    *nftables.Conn
 	port    uint32    // of its socket: what the kernel calls whoever sends
 	applied *document // nil: unknown
+	// also queues what a table has beyond its document when that is written whole.
+	also func(d document)
 }
 
 // openFirewall opens a socket in the calling thread's network namespace.
 func openFirewall() (*firewall, error) {
-	conn, port, err := openRules(func(c *netlink.Conn) error {
-		return errors.Join(c.SetWriteBuffer(transactionBytes), c.SetReadBuffer(transactionBytes))
-	})
+	conn, port, err := openRules(transactionBytes)
 	if err != nil {
 		return nil, err
 	}
 	return &firewall{conn: conn, port: port}, nil
 }
 
-// openRules opens a socket for rules in the calling thread's network namespace. set, if there is one, sets its options.
-func openRules(set func(*netlink.Conn) error) (conn *nftables.Conn, port uint32, err error) {
+// openRules opens a socket for rules in the calling thread's network namespace, with room for transactions of some size. port is the
+// kernel's name for it.
+func openRules(bytes int) (conn *nftables.Conn, port uint32, err error) {
 	conn, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
 		raw, err := c.SyscallConn()
 		if err != nil {
@@ -49,10 +50,7 @@ func openRules(set func(*netlink.Conn) error) (conn *nftables.Conn, port uint32,
 				port = a.(*unix.SockaddrNetlink).Pid
 			}
 		})
-		if set != nil {
-			err = errors.Join(err, set(c))
-		}
-		return errors.Join(err, name)
+		return errors.Join(err, name, c.SetWriteBuffer(bytes), c.SetReadBuffer(bytes))
 	}))
 	if err != nil {
 		return nil, 0, noNFTables(err)
@@ -91,6 +89,9 @@ func (w *firewall) set(d document) error {
 			old = *w.applied
 		}
 		w.replace(old, d)
+		if w.also != nil {
+			w.also(d)
+		}
 	}
 	if err := w.conn.Flush(); err != nil {
 		w.applied = nil
@@ -114,12 +115,15 @@ func (w *firewall) forget() {
 	w.applied = nil
 }
 
-// remove deletes the tables.
-func (w *firewall) remove(table string) error {
+// remove deletes the tables of this name of these families; none named means those of IP.
+func (w *firewall) remove(table string, families ...family) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.applied = nil
-	for _, f := range []family{ip4, ip6} {
+	if len(families) == 0 {
+		families = []family{ip4, ip6}
+	}
+	for _, f := range families {
 		t := &nftables.Table{Family: nftables.TableFamily(f), Name: table}
 		w.conn.AddTable(t) // so that deleting it succeeds
 		w.conn.DelTable(t)
@@ -234,8 +238,8 @@ func difference(old, now []element) (gone, fresh []element) {
 	return gone, fresh
 }
 
-// elementsAtOnce keeps one message's list below the 64 KiB that a netlink attribute can have.
-const elementsAtOnce = 400
+// elementsAtOnce keeps one message's list below the 64 KiB that a netlink attribute can have, also with the longest keys.
+const elementsAtOnce = 300
 
 func (w *firewall) elements(ks *nftables.Set, s set, es []element, do func(*nftables.Set, []nftables.SetElement) error) {
 	for part := range slices.Chunk(es, elementsAtOnce) {
@@ -245,6 +249,7 @@ func (w *firewall) elements(ks *nftables.Set, s set, es []element, do func(*nfta
 
 func kernelSet(t *nftables.Table, s set, number int) *nftables.Set {
 	ks := &nftables.Set{Table: t, Name: s.name, ID: uint32(number + 1), Interval: s.interval, IsMap: s.data != nil,
+		HasTimeout: s.timeout, Timeout: s.lasts, Dynamic: s.dynamic, Size: s.size,
 		KeyType: concat(s.key), Concatenation: len(s.key) > 1, KeyByteOrder: binaryutil.BigEndian}
 	if s.key[0] == nftables.TypeIFName {
 		ks.KeyByteOrder = binaryutil.NativeEndian
@@ -265,12 +270,16 @@ func concat(types []nftables.SetDatatype) nftables.SetDatatype {
 func kernelElements(s set, es []element) []nftables.SetElement {
 	var kes []nftables.SetElement
 	for _, e := range es {
-		ke := nftables.SetElement{Key: partsBytes(e.key)}
+		ke := nftables.SetElement{Key: partsBytes(edge(e.key, false))}
+		ke.Timeout = e.lasts
+		if s.interval && len(s.key) > 1 {
+			ke.KeyEnd = partsBytes(edge(e.key, true))
+		}
 		if e.data != nil {
 			ke.Val = partsBytes(e.data)
 		}
 		kes = append(kes, ke)
-		if s.interval {
+		if s.interval && len(s.key) == 1 {
 			if after := lastAddr(prefixOf(e)).Next(); after.IsValid() {
 				kes = append(kes, nftables.SetElement{Key: after.AsSlice(), IntervalEnd: true})
 			}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/containerd/errdefs"
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
@@ -47,9 +48,12 @@ func (a rawAddr) String() string {
 	return fmt.Sprintf("0x%x", b[:])
 }
 
+// guardBytes is room for the messages about a thousand links.
+const guardBytes = 1 << 20
+
 // openGuard opens a socket in the calling thread's network namespace.
 func openGuard(table string) (*guard, error) {
-	conn, port, err := openRules(nil)
+	conn, port, err := openRules(guardBytes)
 	if err != nil {
 		return nil, err
 	}
@@ -91,9 +95,9 @@ func compileGuard(name string, links map[string]guarded) document {
 			when(link{dir: in, not: true, set: "guarded"}, accept()),
 			when(speaksFor{as4: true, set: "own4"}, accept()),
 			when(speaksFor{asARP: true, set: "own4"}, accept()),
-			when(icmp6{routerAdvertisement}, drop()).because("a container is nobody's router"),
-			when(icmp6{redirect}, drop()),
-			when(icmp6{neighbourAdvertisement}, foreignTarget{"targets"}, drop()).because("an address of somebody else's"),
+			when(icmp6{typ: routerAdvertisement}, drop()).because("a container is nobody's router"),
+			when(icmp6{typ: redirect}, drop()),
+			when(icmp6{typ: neighbourAdvertisement}, foreignTarget{"targets"}, drop()).because("an address of somebody else's"),
 			when(speaksFor{set: "own6"}, accept()),
 			when(drop()).because("not the link's own address, or neither IP nor ARP"),
 		}},
@@ -141,16 +145,27 @@ func isProtocol(etherType uint16) []expr.Any {
 		&expr.Cmp{Op: expr.CmpOpEq, Register: reg1, Data: []byte{byte(etherType >> 8), byte(etherType)}}}
 }
 
-// icmp6 matches ICMPv6 of a type (RFC 4861, 4).
-type icmp6 struct{ typ byte }
+// icmp6 matches ICMPv6 of a type (RFC 4861, 4); bare is without a look at the frame.
+type icmp6 struct {
+	typ  byte
+	bare bool
+}
 
 func (c icmp6) text(family) string {
-	return "meta protocol ip6 meta l4proto ipv6-icmp icmpv6 type " +
-		map[byte]string{134: "nd-router-advert", 136: "nd-neighbor-advert", 137: "nd-redirect"}[c.typ]
+	text := "icmpv6 type " + map[byte]string{134: "nd-router-advert", 135: "nd-neighbor-solicit", 136: "nd-neighbor-advert",
+		137: "nd-redirect"}[c.typ]
+	if c.bare {
+		return text
+	}
+	return "meta protocol ip6 meta l4proto ipv6-icmp " + text
 }
 
 func (c icmp6) exprs(family) []expr.Any {
-	return append(isProtocol(unix.ETH_P_IPV6),
+	first := isProtocol(unix.ETH_P_IPV6)
+	if c.bare {
+		first = version{ip6}.exprs(inet)
+	}
+	return append(first,
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: reg1, Data: []byte{unix.IPPROTO_ICMPV6}},
 		&expr.Payload{DestRegister: reg1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
@@ -254,6 +269,13 @@ func (g *guard) change(links map[string]guarded, do func(*nftables.Set, []nftabl
 	return g.write()
 }
 
+// there reports whether the rules are in the kernel.
+func (g *guard) there() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.on
+}
+
 // write puts the rules for all links in the place of whatever is there. Called with mu held.
 func (g *guard) write() error {
 	w := &firewall{conn: g.conn}
@@ -298,10 +320,10 @@ func (g *guard) remove() error {
 
 func (g *guard) Close() error { return g.conn.CloseLasting() }
 
-// guards reports whether an endpoint is one that must not speak for others. Without addresses of ours there is nothing
-// that could be compared.
+// guards reports whether an endpoint is one that must not speak for others; who is bound to a policy must not in any case,
+// for the policy is known by the sender's address. Without addresses of ours there is nothing that could be compared.
 func (n *Networks) guards(e *endpoint) bool {
-	return n.guard != nil && e.bridged() != nil && e.host != "" && !e.trusted && !e.network.options.spoofing &&
+	return n.guard != nil && e.bridged() != nil && e.host != "" && (!e.trusted && !e.network.options.spoofing || e.egress != nil) &&
 		(e.state.IPv4.IsValid() || e.state.IPv6.IsValid())
 }
 
@@ -335,6 +357,9 @@ func (n *Networks) watchLink(e *endpoint) error {
 	}
 	if err := n.guard.watch(e.host, e.says()); err != nil {
 		return fmt.Errorf("guard link %q: %w", e.host, err)
+	}
+	if e.egress != nil && !n.guard.there() {
+		return failf(errdefs.ErrNotImplemented, "a container cannot be kept to an egress policy: the kernel has no nftables rules for bridges (CONFIG_NF_TABLES_BRIDGE), so that it could pretend to be another")
 	}
 	return nil
 }

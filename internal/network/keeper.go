@@ -63,7 +63,22 @@ type keeperDocument struct {
 	Places    []dns.Place      `json:"places,omitempty"`
 	Servers   []netip.AddrPort `json:"servers,omitempty"` // to ask in the container's namespace; none means the host's
 	Sockets   []string         `json:"sockets,omitempty"` // of drop: none means all
+	// Bounds are where the container may go, and Table is where its names are put for that. Version 2 has them; a document
+	// without is of version 1.
+	Bounds []keptBound `json:"bounds,omitempty"`
+	Table  string      `json:"table,omitempty"`
 }
+
+// keptBound is a leash with its policies as they are written.
+type keptBound struct {
+	Link    string       `json:"link,omitempty"`
+	Addrs   []netip.Addr `json:"addrs,omitempty"`
+	Network string       `json:"network,omitempty"`
+	Own     string       `json:"own,omitempty"`
+}
+
+// boundsVersion is that of documents with bounds: who does not know them must not answer for them.
+const boundsVersion = 2
 
 // Names of sockets: these, and "tcp/0.0.0.0:80" for a port.
 const (
@@ -159,7 +174,7 @@ func receiveKeeper(fd int, buf []byte) (d keeperDocument, fds []int, err error) 
 	if err == nil {
 		err = json.Unmarshal(buf[:n], &d)
 	}
-	if err == nil && d.Version != keeperVersion {
+	if err == nil && d.Version != keeperVersion && d.Version != boundsVersion {
 		err = fmt.Errorf("the other side speaks version %d", d.Version)
 	}
 	if err == nil && d.Op != keepDrop && len(d.Sockets) != len(fds) {
@@ -182,6 +197,9 @@ var errKeeperMessage = errors.New("a message that is too long")
 
 func sendKeeper(socket int, d keeperDocument, fds ...int) error {
 	d.Version = keeperVersion
+	if len(d.Bounds) > 0 {
+		d.Version = boundsVersion
+	}
 	text, err := json.Marshal(d)
 	if err != nil {
 		return err
@@ -299,6 +317,10 @@ func (n *Networks) keepOne(id string) error {
 		return nil
 	}
 	d := keeperDocument{Op: keepSet, Container: id, Places: h.places()}
+	for _, b := range h.bounds() {
+		d.Bounds = append(d.Bounds, keptBound{b.link, b.addrs, b.network.String(), b.own.String()})
+		d.Table = n.tableName()
+	}
 	sockets := map[string]int{}
 	for _, p := range h.ports {
 		if p.fd >= 0 {

@@ -20,13 +20,16 @@ type keeping struct {
 	host    *Networks // for its way into namespaces, no more
 	kept    map[string]*keptContainer
 	table   dns.Table
-	retired sync.WaitGroup // servers that still answer what they have begun
+	retired sync.WaitGroup      // servers that still answer what they have begun
+	names   map[string]*learner // by table
 }
 
 type keptContainer struct {
 	servers []netip.AddrPort
 	sockets map[string]int
 	server  *dns.Server
+	bounds  []leash
+	table   string
 }
 
 // Descriptors that the keeper is started with.
@@ -45,7 +48,7 @@ func Keep(path string) int {
 	if err != nil {
 		return 1
 	}
-	k := &keeping{path: path, host: &Networks{hostNS: own}, kept: map[string]*keptContainer{}}
+	k := &keeping{path: path, host: &Networks{hostNS: own}, kept: map[string]*keptContainer{}, names: map[string]*learner{}}
 	if _, err := unix.Getpeername(keeperConn); err != nil {
 		return 2 // started by hand
 	}
@@ -61,6 +64,9 @@ func Keep(path string) int {
 			return 0
 		}
 		k.retire()
+		for _, l := range k.names {
+			l.reset()
+		}
 		if !k.handOver(conn) {
 			unix.Close(conn)
 		}
@@ -96,7 +102,10 @@ func (k *keeping) set(d keeperDocument, fds []int) {
 		c = &keptContainer{sockets: map[string]int{}}
 		k.kept[d.Container] = c
 	}
-	c.servers = d.Servers
+	c.servers, c.bounds, c.table = d.Servers, nil, d.Table
+	for _, b := range d.Bounds {
+		c.bounds = append(c.bounds, leash{b.Link, b.Addrs, keptPolicy(b.Network), keptPolicy(b.Own)})
+	}
 	for i, name := range d.Sockets {
 		if old, ok := c.sockets[name]; ok {
 			unix.Close(old)
@@ -104,6 +113,15 @@ func (k *keeping) set(d keeperDocument, fds []int) {
 		c.sockets[name] = fds[i]
 	}
 	k.table.Set(d.Container, d.Places)
+}
+
+// keptPolicy reads a policy; one that cannot be read allows nothing.
+func keptPolicy(text string) *egress {
+	p, err := parseEgress(text)
+	if err != nil {
+		return &egress{text: text}
+	}
+	return p
 }
 
 func (k *keeping) drop(d keeperDocument) {
@@ -140,13 +158,34 @@ func (k *keeping) serve() {
 			continue
 		}
 		o := dns.Options{Names: k.table.View(id), Servers: hostServers, External: func() bool { return k.table.Leaves(id) }}
+		bounded := len(c.bounds) > 0
 		if ns, ok := c.sockets[keptNetNS]; ok && len(c.servers) > 0 {
 			if fd, err := unix.FcntlInt(uintptr(ns), unix.F_DUPFD_CLOEXEC, 0); err == nil {
-				askInside(&o, k.host, os.NewFile(uintptr(fd), keptNetNS), c.servers)
+				askInside(&o, k.host, os.NewFile(uintptr(fd), keptNetNS), c.servers, func() bool { return bounded })
 			}
 		}
+		k.bind(&o, c)
 		c.server = dns.Serve(pc, l, o)
 	}
+}
+
+// bind makes a name server keep to the container's policies, as Networks.obeyEgress does. What it does not ask for it
+// tells nobody: there is no log while there is no daemon.
+func (k *keeping) bind(o *dns.Options, c *keptContainer) {
+	if len(c.bounds) == 0 {
+		return
+	}
+	bounds := c.bounds
+	o.Allowed = func(name string) bool { return mayResolve(bounds, name) }
+	names := k.names[c.table]
+	if names == nil {
+		var err error
+		if names, err = newLearner(c.table); err != nil {
+			return // the addresses stay closed
+		}
+		k.names[c.table] = names
+	}
+	o.Learned = func(name string, answers []dns.Resolved) { _ = names.learn(bounds, name, answers) }
 }
 
 // socketsOf makes connections of descriptors, which stay the caller's.

@@ -239,6 +239,9 @@ func (n *Networks) newRecord(r CreateRequest) (record, error) {
 	} else {
 		o, err = parseBridgeOptions(r.Options)
 	}
+	if err == nil && o.egress != nil && n.exits == nil {
+		err = failf(errdefs.ErrInvalidArgument, "option %q needs nftables rules, which are turned off (--iptables=false)", OptionEgress)
+	}
 	if err != nil {
 		return record{}, err
 	}

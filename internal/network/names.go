@@ -76,8 +76,9 @@ func (n *Networks) serveNames(pc net.PacketConn, l net.Listener, ns *os.File, co
 			return nil, fmt.Errorf("keep the container's namespace: %w", err)
 		}
 		r.ns = os.NewFile(uintptr(fd), ns.Name())
-		askInside(&o, n, r.ns, r.servers)
+		askInside(&o, n, r.ns, r.servers, func() bool { return len(n.boundsOf(container)) > 0 })
 	}
+	n.obeyEgress(&o, container)
 	r.server = dns.Serve(pc, l, o)
 	return r, nil
 }
@@ -93,10 +94,14 @@ func descriptor(c any) int {
 	return fd
 }
 
-// askInside makes the user's servers those to ask: they may be on a network that only the container can reach.
-func askInside(o *dns.Options, n *Networks, ns *os.File, servers []netip.AddrPort) {
+// askInside makes the user's servers those to ask: they may be on a network that only the container can reach. Where it is
+// bounded they are asked from the host, so that nobody needs to let the container reach them itself.
+func askInside(o *dns.Options, n *Networks, ns *os.File, servers []netip.AddrPort, bounded func() bool) {
 	o.Servers = func() []netip.AddrPort { return servers }
 	o.Dial = func(ctx context.Context, network, address string) (c net.Conn, err error) {
+		if bounded() {
+			return new(net.Dialer).DialContext(ctx, network, address)
+		}
 		err = n.inNetNS(ns, func() error {
 			c, err = new(net.Dialer).DialContext(ctx, network, address)
 			return err
@@ -218,7 +223,7 @@ func (n *Networks) tell(container string) {
 // places are where the container can be found, and what it can ask for; none where it is on no network with names.
 // Called with Networks.mu held.
 func (h *holding) places() []dns.Place {
-	if !slices.ContainsFunc(h.endpoints, func(e *endpoint) bool { return e.network.named() }) {
+	if !h.needsNames() {
 		return nil
 	}
 	var places []dns.Place

@@ -34,6 +34,7 @@ type Networks struct {
 	handle *netlink.Handle // everything else
 	wall   *firewall       // nil without IPTables
 	guard  *guard          // nil without IPTables
+	exits  *exits          // nil without IPTables
 	// changes is open while others' changes of the rules are watched, from Retain on.
 	changes *os.File
 	warm    *pool // namespaces on the default network
@@ -95,7 +96,9 @@ type endpoint struct {
 	host      string // the link on our side
 	sysctls   []sysctl
 	rates     rates
-	trusted   bool // may speak for others
+	egress    *egress // where the container may go by it; nil is everywhere
+	leaving   bool    // it has no policy any more, and soon no address
+	trusted   bool    // may speak for others
 }
 
 // identify gives the endpoint an ID, and from it its link on our side a name: by that a daemon knows the links of its
@@ -158,6 +161,9 @@ func Open(ctx context.Context, o Options) (*Networks, error) {
 			return nil, err
 		}
 		if n.guard, err = openGuard(n.tableName()); err != nil {
+			return nil, err
+		}
+		if n.exits, err = openExits(n.tableName(), o.OnRefused); err != nil {
 			return nil, err
 		}
 	}
@@ -424,7 +430,7 @@ func (n *Networks) Close() error {
 	if idle {
 		if n.wall != nil {
 			n.lookAround(false)
-			errs = append(errs, n.wall.remove(n.tableName()), n.closeGate(), n.guard.remove())
+			errs = append(errs, n.wall.remove(n.tableName()), n.exits.clear(), n.closeGate(), n.guard.remove())
 		}
 		for _, nw := range all {
 			errs = append(errs, n.removeBridge(nw))
@@ -468,6 +474,9 @@ func (n *Networks) release() {
 	}
 	if n.guard != nil {
 		_ = n.guard.Close()
+	}
+	if n.exits != nil {
+		_ = n.exits.Close()
 	}
 	n.keeper.leave(false)
 	if n.handle != nil {
@@ -537,7 +546,7 @@ func (n *Networks) settleRules() error {
 	if n.wall == nil {
 		return nil
 	}
-	if err := n.applyRules(); err != nil {
+	if err := errors.Join(n.applyRules(), n.applyEgress()); err != nil {
 		return err
 	}
 	n.lookAround(true)
@@ -593,6 +602,7 @@ func (n *Networks) reassert(touched bool) {
 	}
 	if touched {
 		n.assertGuard()
+		n.assertEgress()
 	}
 	n.lookAround(true)
 }

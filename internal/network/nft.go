@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -34,6 +35,8 @@ func (f family) String() string {
 		return "ip6"
 	case onBridges:
 		return "bridge"
+	case inet:
+		return "inet"
 	}
 	return "ip"
 }
@@ -58,16 +61,21 @@ type set struct {
 	key      []nftables.SetDatatype
 	data     []nftables.SetDatatype
 	interval bool
+	// timeout says that elements go by themselves, dynamic that rules add them, at most size of them, for the time lasts.
+	timeout, dynamic bool
+	size             uint32
+	lasts            time.Duration
 	// typeof is how the text names a type that nft cannot name otherwise.
 	typeof   string
 	elements []element
 }
 
-// element is one entry; each part is a netip.Addr, a rawAddr, a net.HardwareAddr, a netip.Prefix, a port (uint16), a protocol or
-// a link's name.
+// element is one entry; each part is a netip.Addr, a rawAddr, a net.HardwareAddr, a netip.Prefix, a port (uint16), a protocol,
+// a link's name, or a span of two of these.
 type element struct {
 	key, data []any
-	raw       string // the bytes of both, set by sortElements
+	lasts     time.Duration // 0: until it is deleted, or as the set says
+	raw       string        // the bytes of key and data, set by sortElements
 }
 
 type protocol byte
@@ -469,6 +477,8 @@ func (c verdict) text(family) string {
 		return "accept"
 	case expr.VerdictDrop:
 		return "drop"
+	case expr.VerdictReturn:
+		return "return"
 	default:
 		return "jump " + c.to
 	}
@@ -510,8 +520,23 @@ func (s set) write(b *strings.Builder) {
 	} else {
 		fmt.Fprintf(b, "\tmap %s {\n\t\ttype %s : %s\n", s.name, typeNames(s.key), typeNames(s.data))
 	}
-	if s.interval {
-		b.WriteString("\t\tflags interval\n")
+	if s.size > 0 {
+		fmt.Fprintf(b, "\t\tsize %d\n", s.size)
+	}
+	var flags []string
+	for _, f := range []struct {
+		on   bool
+		name string
+	}{{s.interval, "interval"}, {s.dynamic, "dynamic"}, {s.timeout, "timeout"}} {
+		if f.on {
+			flags = append(flags, f.name)
+		}
+	}
+	if len(flags) > 0 {
+		b.WriteString("\t\tflags " + strings.Join(flags, ",") + "\n")
+	}
+	if s.lasts > 0 {
+		fmt.Fprintf(b, "\t\ttimeout %ds\n", int(s.lasts.Seconds()))
 	}
 	if len(s.elements) > 0 {
 		b.WriteString("\t\telements = {\n")
@@ -618,7 +643,7 @@ func padded(name string) []byte {
 // sortElements gives equal sets equal texts.
 func sortElements(es []element) {
 	for i, e := range es {
-		es[i].raw = string(append(partsBytes(e.key), partsBytes(e.data)...))
+		es[i].raw = string(slices.Concat(partsBytes(edge(e.key, false)), partsBytes(edge(e.key, true)), partsBytes(e.data)))
 	}
 	slices.SortFunc(es, func(a, b element) int { return strings.Compare(a.raw, b.raw) })
 }

@@ -54,6 +54,9 @@ type Options struct {
 	// means that ports and names rest while the daemon is away.
 	Keeper []string
 
+	// OnRefused hears of what an egress policy refused, not of every packet; it must not block. nil is nobody.
+	OnRefused func(Refused)
+
 	Log *slog.Logger
 }
 

@@ -103,9 +103,10 @@ type ShapeRequest struct {
 	NetNS       *os.File // stays the caller's
 	Network     string   // name or ID
 	Options     map[string]string
+	DNS         []string // as in AttachRequest
 }
 
-// Shape changes the bounds of bandwidth. Only they may be among the options.
+// Shape changes the bounds of bandwidth and the egress policy to what the options say. Only they may be among the options.
 func (n *Networks) Shape(ctx context.Context, r ShapeRequest) error {
 	o, err := CheckShape(r.Options)
 	if err != nil {
@@ -113,7 +114,8 @@ func (n *Networks) Shape(ctx context.Context, r ShapeRequest) error {
 	}
 	n.mu.Lock()
 	var e *endpoint
-	if h := n.held[r.ContainerID]; h != nil {
+	h := n.held[r.ContainerID]
+	if h != nil {
 		for _, c := range h.endpoints {
 			if c.network.rec.ID == r.Network || c.network.rec.Name == r.Network {
 				e = c
@@ -124,18 +126,21 @@ func (n *Networks) Shape(ctx context.Context, r ShapeRequest) error {
 	if e == nil {
 		return failf(errdefs.ErrPermissionDenied, "container %s is not connected to network %s", r.ContainerID, r.Network)
 	}
-	return n.inNetNS(r.NetNS, func() error { return n.shape(e, o, true) })
+	if err := n.setEgress(h, e, o.egress, r.NetNS, r.DNS); err != nil {
+		return err
+	}
+	n.keep(r.ContainerID)
+	return n.inNetNS(r.NetNS, func() error { return n.shape(e, o.rates, true) })
 }
 
 // CheckShape refuses what Shape would refuse of options.
-func CheckShape(options map[string]string) (rates, error) {
+func CheckShape(options map[string]string) (endpointOptions, error) {
 	for _, key := range slices.Sorted(maps.Keys(options)) {
-		if key != optionReceive && key != optionSend {
-			return rates{}, failf(errdefs.ErrInvalidArgument, "option %q cannot be changed: only %s and %s can", key, optionReceive, optionSend)
+		if key != optionReceive && key != optionSend && key != OptionEgress {
+			return endpointOptions{}, failf(errdefs.ErrInvalidArgument, "option %q cannot be changed: only %s, %s and %s can", key, optionReceive, optionSend, OptionEgress)
 		}
 	}
-	o, err := parseEndpointOptions(options)
-	return o.rates, err
+	return parseEndpointOptions(options)
 }
 
 // PublishRequest asks for other published ports of a container that runs.

@@ -176,6 +176,7 @@ type bridgeOptions struct {
 	modes      map[family]gatewayMode
 	inhibit4   bool     // somebody else gives the bridge its IPv4 address
 	spoofing   bool     // containers may speak for others
+	egress     *egress  // where containers may go; nil is everywhere
 	trusted    []string // links of the host from which published ports are reached at the containers' own addresses
 }
 
@@ -248,6 +249,8 @@ func parseBridgeOptions(options map[string]string) (bridgeOptions, error) {
 				err = cmp.Or(err, checkLinkName(l))
 				o.trusted = append(o.trusted, l)
 			}
+		case OptionEgress:
+			o.egress, err = parseEgress(value)
 		case optionSpoofing:
 			o.spoofing, err = strconv.ParseBool(value)
 		case optionIPv4, optionIPv6:

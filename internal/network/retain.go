@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -40,12 +39,19 @@ func (n *Networks) Retain(ctx context.Context, live []Live) error {
 		n.keep(l.ContainerID)
 	}
 	n.sweepLinks()
+	if n.exits != nil {
+		n.exits.adopt()
+	}
 	if err := n.settleRules(); err != nil {
 		return err
 	}
 	if n.wall != nil {
+		own := []uint32{n.wall.port, n.guard.port}
+		if n.exits != nil {
+			own = append(own, n.exits.names.port)
+		}
 		var err error
-		if n.changes, err = watchRules(n.tableName(), []uint32{n.wall.port, n.guard.port}, n.reassert); err != nil {
+		if n.changes, err = watchRules(n.tableName(), own, n.reassert); err != nil {
 			return err
 		}
 	}
@@ -111,6 +117,11 @@ func (n *Networks) retain(l Live, kept map[string]int) error {
 			continue
 		}
 		e := &endpoint{state: s, network: nw, container: l.ContainerID, name: l.Name, host: cmp.Or(s.host, hostLink(s.EndpointID))}
+		var err error
+		if e.egress, err = parseEgress(s.Egress); err != nil { // closed is safer than open
+			errs = append(errs, fmt.Errorf("its egress policy: %w", err))
+			e.egress = &egress{text: s.Egress}
+		}
 		if isLAN(nw.rec.Driver) {
 			e.host = ""
 		} else if on, there := n.found[e.host]; there && on == nil { // the bridge was gone and is made anew
@@ -224,7 +235,7 @@ func (n *Networks) retainNames(l Live, kept map[string]int) error {
 	n.mu.Lock()
 	h := n.held[l.ContainerID]
 	n.mu.Unlock()
-	if l.Pid <= 0 || h == nil || !slices.ContainsFunc(h.endpoints, func(e *endpoint) bool { return e.network.named() }) {
+	if l.Pid <= 0 || h == nil || !h.needsNames() {
 		return nil
 	}
 	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", l.Pid))

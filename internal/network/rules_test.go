@@ -117,6 +117,14 @@ func documents() map[string]document {
 	for name, p := range policies() {
 		ds[name] = compile(p)
 	}
+	ds["egress"] = compileEgress(fence{table: "berth-berth0", group: 4096,
+		within: []policyNetwork{{link: "br-0123456789ab", subnets: prefixes("172.18.0.0/22", "fd00:1:2:3::/64")}},
+		who: []limited{
+			{link: "br-0123456789ab", policy: mustEgress("allow=10.0.0.0/8,allow=192.0.2.0/24:443/tcp,allow=*.example.com:443,deny=10.1.2.3")},
+			{link: "berth0", addrs: []netip.Addr{netip.MustParseAddr("172.17.0.2")}, policy: mustEgress("deny=169.254.0.0/16 deny=all:25/tcp")},
+			{link: "br-0123456789ab", addrs: []netip.Addr{netip.MustParseAddr("172.18.0.2"), netip.MustParseAddr("fd00:1:2:3::2")},
+				policy: mustEgress("allow=192.0.2.7:53 allow=[fd00:9::/32]:8000-8010/tcp allow=all/icmp")},
+		}})
 	return ds
 }
 

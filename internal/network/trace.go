@@ -91,7 +91,7 @@ type tracing struct {
 type kernelTable map[string]map[string]bool
 
 func (k kernelTable) has(set string, key []any) bool {
-	return k[set][hex.EncodeToString(partsBytes(key))]
+	return k[set][hex.EncodeToString(partsBytes(edge(key, false)))]
 }
 
 func (t *tracing) problem(format string, args ...any) {

@@ -132,6 +132,7 @@ type EndpointState struct {
 	GwPriority         int
 	LinkLocal          []netip.Prefix
 	Links              map[string]string
+	Egress             string // where the container may go by it; "" is everywhere
 
 	host string // the link on our side, where its name does not come from EndpointID
 }
