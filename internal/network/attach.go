@@ -623,7 +623,7 @@ func (n *Networks) portTaken(k portKey) bool {
 
 // openPorts makes the kernel translate the holding's ports.
 func (n *Networks) openPorts(h *holding) error {
-	if err := n.applyRules(); err != nil {
+	if err := n.applyPorts(h.endpoints[0].container, nil); err != nil {
 		return err
 	}
 	for _, e := range h.endpoints {
@@ -796,7 +796,7 @@ func (n *Networks) closePorts(id string, ports []heldPort, whole bool) error {
 		return nil
 	}
 	// The rules go before the sockets: who takes the port next must not be translated to us.
-	err := n.applyRules()
+	err := n.applyPorts(id, ports)
 	var kept []string
 	for _, p := range ports {
 		if !whole {

@@ -262,7 +262,7 @@ func (n *Networks) reroute(h *holding, id string, ns *os.File, name string, want
 		return err
 	}
 	if moved {
-		if err := n.openPorts(h); err != nil {
+		if err := errors.Join(n.applyRules(), n.openPorts(h)); err != nil {
 			return err
 		}
 	}

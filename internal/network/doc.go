@@ -58,12 +58,14 @@
 // exception: where forwarding was off and we turned it on, the hardware links there were keep not forwarding to each
 // other (Options.IPForwardNoDrop lifts that).
 //
-// A change is one transaction, and only of the elements that differ. Every published port is also bound by a socket, so
-// that no program of the host takes it and one of the host's own is not hidden; the socket drops what reaches it.
-// Translation happens in prerouting for others and in output for the host itself. For 127.0.0.1 the bridge must route
-// the loopback block; the chain "guard" keeps containers from reaching the host's loopback that way, and prerouting
-// never translates a loopback address, so a neighbour cannot reach what is published there. For ::1 a local route on the
-// bridge does the same, and the kernel itself keeps ::1 off the wire.
+// A change is one transaction, and only of the elements that differ. One of published ports looks at that container's
+// ports alone, however many others have; everything is compared where networks change, and written where somebody else
+// flushed it. Every published port is also bound by a socket, so that no program of the host takes it and one of the
+// host's own is not hidden; the socket drops what reaches it. Translation happens in prerouting for others and in output
+// for the host itself. For 127.0.0.1 the bridge must route the loopback block; the chain "guard" keeps containers from
+// reaching the host's loopback that way, and prerouting never translates a loopback address, so a neighbour cannot reach
+// what is published there. For ::1 a local route on the bridge does the same, and the kernel itself keeps ::1 off the
+// wire.
 //
 // # The guard
 //

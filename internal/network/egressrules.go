@@ -182,13 +182,18 @@ func (s span) String() string {
 	return partsText([]any{s.first}) + "-" + partsText([]any{s.last})
 }
 
-// edge is a key with each span's first or last.
+// edge is a key with the first or last of each span and block.
 func edge(key []any, last bool) []any {
 	parts := slices.Clone(key)
 	for i, p := range parts {
-		if s, ok := p.(span); ok {
-			if parts[i] = s.first; last {
-				parts[i] = s.last
+		switch p := p.(type) {
+		case span:
+			if parts[i] = p.first; last {
+				parts[i] = p.last
+			}
+		case netip.Prefix:
+			if parts[i] = p.Addr(); last {
+				parts[i] = lastAddr(p)
 			}
 		}
 	}

@@ -21,7 +21,9 @@ type firewall struct {
 	mu      sync.Mutex
 	conn    *nftables.Conn
 	port    uint32    // of its socket: what the kernel calls whoever sends
-	applied *document // nil: unknown
+	applied *standing // nil: unknown
+	// whole and changed count documents that were compared or written as a whole, and elements that were sent.
+	whole, changed int
 	// also queues what a table has beyond its document when that is written whole.
 	also func(d document)
 }
@@ -83,10 +85,12 @@ func (w *firewall) apply(want func() document) error {
 }
 
 func (w *firewall) set(d document) error {
-	if w.applied == nil || !w.update(*w.applied, d) {
+	w.whole++
+	now := stand(d)
+	if w.applied == nil || !w.update(w.applied, now) {
 		old := document{}
 		if w.applied != nil {
-			old = *w.applied
+			old = w.applied.document
 		}
 		w.replace(old, d)
 		if w.also != nil {
@@ -97,8 +101,127 @@ func (w *firewall) set(d document) error {
 		w.applied = nil
 		return noNFTables(err)
 	}
-	w.applied = &d
+	w.applied = now
 	return nil
+}
+
+// A standing is what the kernel has of a document as far as we know: sets hold the bytes of their elements.
+type standing struct {
+	document // without elements
+	shape    string
+	sets     map[place]map[string]struct{}
+}
+
+// place is a set's, by the numbers of its table and of itself.
+type place struct{ table, set int }
+
+func stand(d document) *standing {
+	st := &standing{document: document{tables: slices.Clone(d.tables)}, sets: map[place]map[string]struct{}{}}
+	for i, t := range d.tables {
+		sets := slices.Clone(t.sets)
+		for j := range sets {
+			m := make(map[string]struct{}, len(sets[j].elements))
+			for _, e := range sets[j].elements {
+				m[e.raw] = struct{}{}
+			}
+			st.sets[place{i, j}] = m
+			sets[j].elements = nil
+		}
+		st.tables[i].sets = sets
+	}
+	st.shape = st.document.String()
+	return st
+}
+
+// at is where a set stands, if there is one of this name in the table of the family.
+func (st *standing) at(f family, name string) (place, bool) {
+	i := slices.IndexFunc(st.tables, func(t table) bool { return t.family == f })
+	if i < 0 {
+		return place{}, false
+	}
+	j := slices.IndexFunc(st.tables[i].sets, func(s set) bool { return s.name == name })
+	return place{i, j}, j >= 0
+}
+
+// adjust makes the elements of some ports, and of no others, what they shall be: was are ports that may be there, want says
+// which shall. It costs what these ports cost, however many there are besides. It reports false where it cannot, and the whole
+// document must be applied.
+func (w *firewall) adjust(was []policyPort, want func() []policyPort) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.applied == nil {
+		return false
+	}
+	list := func(ports []policyPort) map[place]map[string]struct{} {
+		all := map[place]map[string]struct{}{}
+		for _, q := range ports {
+			for _, x := range q.elements() {
+				at, ok := w.applied.at(familyOf(q.to.Addr()), x.set)
+				if !ok {
+					continue
+				}
+				if all[at] == nil {
+					all[at] = map[string]struct{}{}
+				}
+				all[at][x.element.bytes()] = struct{}{}
+			}
+		}
+		return all
+	}
+	now, old := list(want()), list(was)
+	gone, fresh := map[place][]string{}, map[place][]string{}
+	for at, have := range w.applied.sets {
+		for raw := range old[at] {
+			_, there := have[raw]
+			if _, stays := now[at][raw]; there && !stays {
+				gone[at] = append(gone[at], raw)
+			}
+		}
+		for raw := range now[at] {
+			if _, there := have[raw]; !there {
+				fresh[at] = append(fresh[at], raw)
+			}
+		}
+	}
+	if len(gone)+len(fresh) == 0 {
+		return true
+	}
+	w.send(w.applied, gone, fresh)
+	if err := w.conn.Flush(); err != nil {
+		w.applied = nil
+		return false
+	}
+	for at, raws := range gone {
+		for _, raw := range raws {
+			delete(w.applied.sets[at], raw)
+		}
+	}
+	for at, raws := range fresh {
+		for _, raw := range raws {
+			w.applied.sets[at][raw] = struct{}{}
+		}
+	}
+	return true
+}
+
+// send queues elements that go and come.
+func (w *firewall) send(st *standing, gone, fresh map[place][]string) {
+	for i, t := range st.tables {
+		kt := &nftables.Table{Family: nftables.TableFamily(t.family), Name: t.name}
+		for j, s := range t.sets {
+			at := place{i, j}
+			for _, step := range []struct {
+				raws []string
+				do   func(*nftables.Set, []nftables.SetElement) error
+			}{{gone[at], w.conn.SetDeleteElements}, {fresh[at], w.conn.SetAddElements}} {
+				slices.Sort(step.raws)
+				w.changed += len(step.raws)
+				for part := range slices.Chunk(step.raws, elementsAtOnce) {
+					_ = step.do(kernelSet(kt, s, j), rawElements(s, part)) // errors come out of Flush
+				}
+			}
+		}
+	}
 }
 
 // written reports whether the kernel has our rules.
@@ -139,7 +262,7 @@ func (w *firewall) create(d document) error {
 	if err := w.conn.Flush(); err != nil {
 		return noNFTables(err)
 	}
-	w.applied = &d
+	w.applied = stand(d)
 	return nil
 }
 
@@ -191,51 +314,26 @@ func (r rule) exprs(f family) []expr.Any {
 	return es
 }
 
-// update queues the difference where old and d differ in the elements of their sets only, and reports whether it did.
-func (w *firewall) update(old, d document) bool {
-	if !sameShape(old, d) {
+// update queues the difference where old and now differ in the elements of their sets only, and reports whether it did.
+func (w *firewall) update(old, now *standing) bool {
+	if old.shape != now.shape {
 		return false
 	}
-	for i, t := range d.tables {
-		kt := &nftables.Table{Family: nftables.TableFamily(t.family), Name: t.name}
-		for j, s := range t.sets {
-			gone, fresh := difference(old.tables[i].sets[j].elements, s.elements)
-			ks := kernelSet(kt, s, j)
-			w.elements(ks, s, gone, w.conn.SetDeleteElements)
-			w.elements(ks, s, fresh, w.conn.SetAddElements)
-		}
-	}
-	return true
-}
-
-func sameShape(a, b document) bool {
-	shape := func(d document) string {
-		bare := document{tables: slices.Clone(d.tables)}
-		for i := range bare.tables {
-			sets := slices.Clone(bare.tables[i].sets)
-			for j := range sets {
-				sets[j].elements = nil
+	gone, fresh := map[place][]string{}, map[place][]string{}
+	for at, have := range old.sets {
+		for raw := range have {
+			if _, stays := now.sets[at][raw]; !stays {
+				gone[at] = append(gone[at], raw)
 			}
-			bare.tables[i].sets = sets
 		}
-		return bare.String()
-	}
-	return shape(a) == shape(b)
-}
-
-// difference is what must go and come; both lists are sorted. An element whose data changed goes and comes.
-func difference(old, now []element) (gone, fresh []element) {
-	for len(old) > 0 || len(now) > 0 {
-		switch {
-		case len(now) == 0 || len(old) > 0 && old[0].raw < now[0].raw:
-			gone, old = append(gone, old[0]), old[1:]
-		case len(old) == 0 || now[0].raw < old[0].raw:
-			fresh, now = append(fresh, now[0]), now[1:]
-		default:
-			old, now = old[1:], now[1:]
+		for raw := range now.sets[at] {
+			if _, there := have[raw]; !there {
+				fresh[at] = append(fresh[at], raw)
+			}
 		}
 	}
-	return gone, fresh
+	w.send(now, gone, fresh)
+	return true
 }
 
 // elementsAtOnce keeps one message's list below the 64 KiB that a netlink attribute can have, also with the longest keys.
@@ -270,23 +368,44 @@ func concat(types []nftables.SetDatatype) nftables.SetDatatype {
 func kernelElements(s set, es []element) []nftables.SetElement {
 	var kes []nftables.SetElement
 	for _, e := range es {
-		ke := nftables.SetElement{Key: partsBytes(edge(e.key, false))}
-		ke.Timeout = e.lasts
+		first := len(kes)
+		kes = append(kes, rawElements(s, []string{e.bytes()})...)
+		kes[first].Timeout = e.lasts
+	}
+	return kes
+}
+
+// rawElements makes of elements' bytes what the kernel is told.
+func rawElements(s set, raws []string) []nftables.SetElement {
+	kes := make([]nftables.SetElement, 0, len(raws))
+	size := keySize(s.key)
+	for _, raw := range raws {
+		b := []byte(raw)
+		ke := nftables.SetElement{Key: b[:size]}
 		if s.interval && len(s.key) > 1 {
-			ke.KeyEnd = partsBytes(edge(e.key, true))
+			ke.KeyEnd = b[size : 2*size]
 		}
-		if e.data != nil {
-			ke.Val = partsBytes(e.data)
+		if len(b) > 2*size {
+			ke.Val = b[2*size:]
 		}
 		kes = append(kes, ke)
 		if s.interval && len(s.key) == 1 {
-			if after := lastAddr(prefixOf(e)).Next(); after.IsValid() {
-				kes = append(kes, nftables.SetElement{Key: after.AsSlice(), IntervalEnd: true})
+			if last, _ := netip.AddrFromSlice(b[size : 2*size]); last.Next().IsValid() {
+				kes = append(kes, nftables.SetElement{Key: last.Next().AsSlice(), IntervalEnd: true})
 			}
 		}
 	}
 	return kes
 }
 
-// prefixOf is the block an element of an interval set stands for.
-func prefixOf(e element) netip.Prefix { return e.key[0].(netip.Prefix) }
+// keySize is how many bytes partsBytes makes of a key of these types.
+func keySize(types []nftables.SetDatatype) int {
+	if len(types) == 1 {
+		return int(types[0].Bytes)
+	}
+	size := 0
+	for _, t := range types {
+		size += int(t.Bytes+3) &^ 3
+	}
+	return size
+}

@@ -3,6 +3,7 @@ package network
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -151,18 +152,19 @@ func (w *firewall) intact() bool {
 	if w.applied == nil {
 		return false
 	}
-	kernel, err := w.elementsOf(*w.applied)
+	kernel, err := w.elementsOf(w.applied.document)
 	if err != nil {
 		return false
 	}
-	for _, t := range w.applied.tables {
+	for i, t := range w.applied.tables {
 		have, there := kernel[t.family]
 		if !there {
 			return false
 		}
-		for _, s := range t.sets {
-			for _, e := range s.elements {
-				if !have.has(s.name, e.key) {
+		for j, s := range t.sets {
+			size := keySize(s.key)
+			for raw := range w.applied.sets[place{i, j}] {
+				if !have[s.name][hex.EncodeToString([]byte(raw[:size]))] {
 					return false
 				}
 			}

@@ -28,6 +28,7 @@ type guard struct {
 	mu    sync.Mutex
 	conn  *nftables.Conn
 	on    bool // the rules are in the kernel
+	sent  int  // elements of sets
 	links map[string]guarded
 
 	goneMu sync.Mutex // below mu, and held for a moment only
@@ -259,6 +260,7 @@ func (g *guard) dropGone() error {
 func (g *guard) change(links map[string]guarded, do func(*nftables.Set, []nftables.SetElement) error) error {
 	t := &nftables.Table{Family: nftables.TableFamily(onBridges), Name: g.table}
 	for i, s := range guardSets(links) {
+		g.sent += len(s.elements)
 		for part := range slices.Chunk(s.elements, elementsAtOnce) {
 			_ = do(kernelSet(t, s, i), kernelElements(s, part)) // errors come out of Flush
 		}
@@ -290,7 +292,7 @@ func (g *guard) assert() error {
 	defer g.mu.Unlock()
 	if g.on {
 		d := compileGuard(g.table, g.links)
-		w := &firewall{conn: g.conn, applied: &d}
+		w := &firewall{conn: g.conn, applied: stand(d)}
 		if w.intact() {
 			return nil
 		}

@@ -267,7 +267,7 @@ func TestGuardKept(t *testing.T) {
 		n.guard.mu.Lock()
 		defer n.guard.mu.Unlock()
 		d := compileGuard(n.guard.table, map[string]guarded{link: n.guard.links[link]})
-		return len(n.guard.links[link].addrs) > 0 && (&firewall{conn: n.guard.conn, applied: &d}).intact()
+		return len(n.guard.links[link].addrs) > 0 && (&firewall{conn: n.guard.conn, applied: stand(d)}).intact()
 	}
 	link := hostLink(a.Endpoints[0].EndpointID)
 	if !inKernel(n, link) {

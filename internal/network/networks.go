@@ -526,11 +526,40 @@ func (n *Networks) policy() policy {
 	}
 	slices.SortFunc(p.networks, func(a, b policyNetwork) int { return strings.Compare(a.link, b.link) })
 	for _, h := range n.held {
-		for _, port := range h.ports {
-			p.ports = append(p.ports, policyPort{host: port.host, proto: port.proto, to: port.to, direct: h.direct(port)})
-		}
+		p.ports = append(p.ports, h.policyPorts()...)
 	}
 	return p
+}
+
+// policyPorts are the holding's ports as the rules need them. Called with Networks.mu held.
+func (h *holding) policyPorts() []policyPort {
+	ports := make([]policyPort, 0, len(h.ports))
+	for _, p := range h.ports {
+		ports = append(ports, policyPort{host: p.host, proto: p.proto, to: p.to, direct: h.direct(p)})
+	}
+	return ports
+}
+
+// applyPorts makes the kernel's rules agree with the ports a container has, and without those that it had.
+func (n *Networks) applyPorts(id string, had []heldPort) error {
+	if n.wall == nil {
+		return nil
+	}
+	var was []policyPort
+	for _, p := range had {
+		was = append(was, policyPort{host: p.host, proto: p.proto, to: p.to, direct: true})
+	}
+	if n.wall.adjust(was, func() []policyPort {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if h := n.held[id]; h != nil {
+			return h.policyPorts()
+		}
+		return nil
+	}) {
+		return nil
+	}
+	return n.applyRules()
 }
 
 // applyRules makes the kernel's rules agree with the networks and published ports of this moment.

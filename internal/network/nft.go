@@ -75,7 +75,7 @@ type set struct {
 type element struct {
 	key, data []any
 	lasts     time.Duration // 0: until it is deleted, or as the set says
-	raw       string        // the bytes of key and data, set by sortElements
+	raw       string        // bytes, set by sortElements
 }
 
 type protocol byte
@@ -640,10 +640,15 @@ func padded(name string) []byte {
 	return b
 }
 
+// bytes are the key's first and last values and the data: equal ones are the same element.
+func (e element) bytes() string {
+	return string(slices.Concat(partsBytes(edge(e.key, false)), partsBytes(edge(e.key, true)), partsBytes(e.data)))
+}
+
 // sortElements gives equal sets equal texts.
 func sortElements(es []element) {
 	for i, e := range es {
-		es[i].raw = string(slices.Concat(partsBytes(edge(e.key, false)), partsBytes(edge(e.key, true)), partsBytes(e.data)))
+		es[i].raw = e.bytes()
 	}
 	slices.SortFunc(es, func(a, b element) int { return strings.Compare(a.raw, b.raw) })
 }

@@ -36,6 +36,29 @@ type policyPort struct {
 	direct bool
 }
 
+// placed is an element of a set, where there is such a set.
+type placed struct {
+	set     string
+	element element
+}
+
+// elements are the port's in all sets there may be.
+func (q policyPort) elements() []placed {
+	to := []any{q.to.Addr(), q.to.Port()}
+	var list []placed
+	if q.direct {
+		list = append(list, placed{"direct", element{key: []any{q.to.Addr(), q.proto, q.to.Port()}}})
+	}
+	if q.host.Port() == 0 {
+		return list
+	}
+	if key := []any{q.proto, q.host.Port()}; q.host.Addr().IsUnspecified() {
+		return append(list, placed{"published", element{key: key, data: to}}, placed{"asked", element{key: key}})
+	}
+	key := []any{q.host.Addr(), q.proto, q.host.Port()}
+	return append(list, placed{"published_at", element{key: key, data: to}}, placed{"asked_at", element{key: key}})
+}
+
 // compile makes the rules of the whole daemon. It is a pure function: equal policies give equal documents, and the
 // number of rules does not depend on how many networks, containers and ports there are.
 func compile(p policy) document {
@@ -107,35 +130,23 @@ func (p policy) compile(f family) table {
 			}
 		}
 	}
+	byName := map[string][]element{} // of ports
 	for _, q := range p.ports {
 		if familyOf(q.to.Addr()) != f {
 			continue
 		}
-		to := []any{q.to.Addr(), q.to.Port()}
-		if q.direct {
-			direct.elements = append(direct.elements, element{key: []any{q.to.Addr(), q.proto, q.to.Port()}})
-		}
-		if q.host.Port() == 0 {
-			continue
-		}
-		if q.host.Addr().IsUnspecified() {
-			published.elements = append(published.elements, element{key: []any{q.proto, q.host.Port()}, data: to})
-		} else {
-			publishedAt.elements = append(publishedAt.elements, element{key: []any{q.host.Addr(), q.proto, q.host.Port()}, data: to})
+		for _, x := range q.elements() {
+			byName[x.set] = append(byName[x.set], x.element)
 		}
 	}
+	published.elements, publishedAt.elements, direct.elements = byName[published.name], byName[publishedAt.name], byName[direct.name]
 	sets := []set{links, same, internal, subnets, hidden, published, publishedAt}
 	if p.reachesInside(f) { // most hosts have no such network
 		sets = append(sets, routed, trusted, open, direct)
 	}
 	if p.gate.out != "" {
 		asked, askedAt := set{name: "asked", key: published.key}, set{name: "asked_at", key: publishedAt.key}
-		for _, e := range published.elements {
-			asked.elements = append(asked.elements, element{key: e.key})
-		}
-		for _, e := range publishedAt.elements {
-			askedAt.elements = append(askedAt.elements, element{key: e.key})
-		}
+		asked.elements, askedAt.elements = byName[asked.name], byName[askedAt.name]
 		sets = append(sets, asked, askedAt)
 	}
 	if len(p.closed[f]) > 0 {
