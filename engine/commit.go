@@ -10,6 +10,7 @@ import (
 	"github.com/berth-engine/berth/internal/container"
 	"github.com/berth-engine/berth/internal/image"
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 )
 
 // Commit makes an image of a container's image and of what the container changed in its files, without volumes and
@@ -67,19 +68,7 @@ func (e *Engine) packWhole(ctx context.Context, rec container.Record, w io.Write
 
 // packLayer writes what a container has changed as the archive of a layer.
 func (e *Engine) packLayer(ctx context.Context, rec container.Record, w io.Writer) error {
-	dir, _ := e.store.Layer(rec.ID)
-	upper, err := confine.Open(dir)
-	if err != nil {
-		return fmt.Errorf("open the layer of container %q: %w", rec.Name, err)
-	}
-	defer upper.Close()
-	all, err := archive.Changes(ctx, dir, func() (*confine.Root, error) {
-		lower, err := e.mountLower(ctx, rec)
-		if err != nil {
-			return nil, err
-		}
-		return confine.FromFile(lower), nil
-	})
+	all, err := e.store.Changes(ctx, rec.ID, digest.Digest(rec.Chain))
 	if err != nil {
 		return err
 	}
@@ -90,7 +79,7 @@ func (e *Engine) packLayer(ctx context.Context, rec container.Record, w io.Write
 	for _, c := range withoutMountPoints(all, rec) {
 		delete(skip, c.Path)
 	}
-	if err := archive.PackLayer(ctx, upper, w, func(path string) bool { return skip[path] }); err != nil {
+	if err := e.store.PackLayer(ctx, rec.ID, all, w, func(path string) bool { return skip[path] }); err != nil {
 		return fmt.Errorf("container %q: %w", rec.Name, err)
 	}
 	// Had it been removed meanwhile, a part of it would be missing.

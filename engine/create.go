@@ -47,7 +47,7 @@ func (e *Engine) Create(ctx context.Context, o CreateOptions) (CreateResult, err
 	if cfg.Hostname == "" && cfg.Security.UTSMode != "host" && cfg.Net.Mode != "host" {
 		cfg.Hostname = name.ID[:12]
 	}
-	if _, _, err := e.store.NewLayer(name.ID, img.Chain); err != nil {
+	if err := e.store.NewLayer(ctx, name.ID, img.Chain); err != nil {
 		return CreateResult{}, err
 	}
 	undo.add(func() { _ = e.store.RemoveLayer(name.ID) })

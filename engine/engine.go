@@ -32,7 +32,9 @@ type Options struct {
 	RuntimePath string // the berth-runtime program; required
 	CgroupRoot  string // parent group of containers, default "/berth"
 	Network     network.Options
-	Image       image.Options
+
+	StorageDriver store.Driver // "" chooses what works on the data root's file system
+	Image         image.Options
 
 	LogDriver      string // default "json-file"
 	LogOptions     map[string]string
@@ -135,6 +137,9 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 		return nil, err
 	}
 	undo.add(func() { _ = e.store.Close() })
+	if err = e.store.Use(o.StorageDriver); err != nil {
+		return nil, err
+	}
 	o.Image.Grown = e.grown
 	if e.Images, err = image.Open(e.store, o.Image); err != nil {
 		return nil, err

@@ -18,6 +18,7 @@ import (
 	"github.com/berth-engine/berth/internal/decompress"
 	"github.com/berth-engine/berth/internal/linux"
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -259,14 +260,7 @@ func (f *Files) Changes(ctx context.Context, ref string) ([]archive.Change, erro
 	if err != nil {
 		return nil, err
 	}
-	upper, _ := f.e.store.Layer(rec.ID)
-	all, err := archive.Changes(ctx, upper, func() (*confine.Root, error) {
-		lower, err := f.e.mountLower(ctx, rec)
-		if err != nil {
-			return nil, err
-		}
-		return confine.FromFile(lower), nil
-	})
+	all, err := f.e.store.Changes(ctx, rec.ID, digest.Digest(rec.Chain))
 	if err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/berth-engine/berth/internal/container"
 	"github.com/berth-engine/berth/internal/volume"
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -90,15 +91,15 @@ func (e *Engine) claimVolume(ctx context.Context, id string, rec *container.Reco
 	if _, _, _, isDevice := v.Device(); isDevice || m.NoCopy || m.Subpath != "" {
 		return nil
 	}
-	return e.fillVolume(ctx, *rec, v.Name, m.Target)
+	return e.fillVolume(ctx, id, rec.Chain, v.Name, m.Target)
 }
 
 // fillVolume copies what the image has at the mount's place into a volume that is empty, with its owner and mode.
-func (e *Engine) fillVolume(ctx context.Context, rec container.Record, name, target string) error {
+func (e *Engine) fillVolume(ctx context.Context, id, chain, name, target string) error {
 	return e.Volumes.Fill(ctx, name, func(dir string) error {
-		lower, err := e.mountLower(ctx, rec)
+		lower, err := e.store.MountNew(ctx, id, digest.Digest(chain))
 		if err != nil {
-			return err
+			return fmt.Errorf("mount the image: %w", err)
 		}
 		root := confine.FromFile(lower)
 		defer root.Close()

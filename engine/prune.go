@@ -4,7 +4,9 @@ import (
 	"context"
 
 	"github.com/berth-engine/berth/internal/container"
+	"github.com/berth-engine/berth/internal/store"
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 )
 
 // Prune removes the containers that do not run and that choose picks.
@@ -33,16 +35,31 @@ func (e *Engine) Prune(ctx context.Context, choose func(container.Record) bool) 
 
 // LayerSize is how many bytes the container has written into its own layer; 0 where that cannot be told.
 func (e *Engine) LayerSize(rec container.Record) int64 {
-	size, err := e.store.LayerSize(e.ctx, rec.ID)
+	size, err := e.store.LayerSize(e.ctx, rec.ID, digest.Digest(rec.Chain))
 	if err != nil {
 		e.log.Warn("measure a container's layer", "container", rec.ID, "error", err)
 	}
 	return size
 }
 
-// Storage names the file system that layers lie on, and tells whether --storage-opt size works on it.
-func (e *Engine) Storage() (filesystem string, sized bool) {
-	return e.store.Filesystem(), e.store.SizeLimits() == nil
+// StorageFacts is how containers' files are kept.
+type StorageFacts struct {
+	Driver     store.Driver // of new containers
+	Why        string
+	Filesystem string // that the data root lies on
+	NoLimits   string // why --storage-opt size does not work; "" says that it does
+}
+
+// Storage tells how new containers' files are kept.
+func (e *Engine) Storage() StorageFacts {
+	d, why := e.store.Driver()
+	return StorageFacts{d, why, e.store.Filesystem(), e.store.SizeLimits()}
+}
+
+// LayerDriver tells how a container's files are kept, and where.
+func (e *Engine) LayerDriver(id string) (d store.Driver, upper, work string) {
+	upper, work = e.store.Layer(id)
+	return e.store.MadeBy(id), upper, work
 }
 
 // mergeLimits writes the fields of change that are set over l.

@@ -245,54 +245,20 @@ func (e *Engine) apparmorProfile(sec container.Security) string {
 	return sec.AppArmor
 }
 
-// mountRoot puts the image's layers and the container's own on each other, as a mount that stands nowhere.
+// mountRoot makes the container's root file system, as a mount that stands nowhere.
 func (e *Engine) mountRoot(ctx context.Context, rec container.Record) (*os.File, error) {
-	lowers, err := e.store.Lowers(ctx, digest.Digest(rec.Chain))
-	if err != nil {
-		return nil, fmt.Errorf("container %q: its image's layers: %w", rec.Name, err)
-	}
-	upper, work := e.store.Layer(rec.ID)
-	var f *os.File
-	mount := func() (err error) {
-		f, err = linux.OverlayMount(lowers, upper, work)
-		return err
-	}
-	if len(rec.Config.Extra.StorageOpt) == 0 {
-		err = mount()
-	} else {
-		// ext4 lets those who have it write beyond a quota.
-		err = linux.WithoutCapability(unix.CAP_SYS_RESOURCE, mount)
-	}
+	f, err := e.store.MountLayer(ctx, rec.ID, digest.Digest(rec.Chain), len(rec.Config.Extra.StorageOpt) > 0)
 	if err != nil {
 		return nil, fmt.Errorf("mount the root file system of container %q: %w", rec.Name, err)
 	}
 	return f, nil
 }
 
-// mountToRead is the same to be read only, while the container may run: mounting its layer for writing a second time would
-// take the work directory from the first.
+// mountToRead is the same to be read only, while the container may run.
 func (e *Engine) mountToRead(ctx context.Context, rec container.Record) (*os.File, error) {
-	lowers, err := e.store.Lowers(ctx, digest.Digest(rec.Chain))
-	if err != nil {
-		return nil, fmt.Errorf("container %q: its image's layers: %w", rec.Name, err)
-	}
-	upper, _ := e.store.Layer(rec.ID)
-	f, err := linux.OverlayMount(append([]string{upper}, lowers...), "", "")
+	f, err := e.store.MountToRead(ctx, rec.ID, digest.Digest(rec.Chain))
 	if err != nil {
 		return nil, fmt.Errorf("mount the file system of container %q for reading: %w", rec.Name, err)
-	}
-	return f, nil
-}
-
-// mountLower is the same without the container's own layer.
-func (e *Engine) mountLower(ctx context.Context, rec container.Record) (*os.File, error) {
-	lowers, err := e.store.Lowers(ctx, digest.Digest(rec.Chain))
-	if err != nil {
-		return nil, fmt.Errorf("container %q: its image's layers: %w", rec.Name, err)
-	}
-	f, err := linux.OverlayMount(lowers, "", "")
-	if err != nil {
-		return nil, fmt.Errorf("mount the image of container %q: %w", rec.Name, err)
 	}
 	return f, nil
 }

@@ -260,7 +260,7 @@ func TestChanges(t *testing.T) {
 		os.WriteFile(filepath.Join(lower, "gone"), nil, 0o644),
 		os.MkdirAll(filepath.Join(upper, "etc"), 0o755), os.WriteFile(filepath.Join(upper, "etc/a"), []byte("x"), 0o644),
 		os.WriteFile(filepath.Join(upper, "etc/new"), nil, 0o644), unix.Mknod(filepath.Join(upper, "gone"), unix.S_IFCHR, 0))
-	got, err := Changes(ctx, upper, func() (*confine.Root, error) { return confine.Open(lower) })
+	got, err := Changes(ctx, upper, false, func() (*confine.Root, error) { return confine.Open(lower) })
 	must(t, err)
 	want := []Change{{"/etc", Modified}, {"/etc/a", Modified}, {"/etc/new", Added}, {"/gone", Deleted}}
 	if len(got) != len(want) {

@@ -7,6 +7,7 @@ import (
 	"path"
 	"path/filepath"
 	"sort"
+	"strings"
 
 	"github.com/berth-engine/berth/internal/confine"
 	"golang.org/x/sys/unix"
@@ -29,8 +30,9 @@ type Change struct {
 }
 
 // Changes compares an overlay's upper directory with what lies below it. lower is opened only if something changed. A
-// whiteout (a 0:0 character device, kernel documentation overlayfs.rst) is a deletion.
-func Changes(ctx context.Context, upper string, lower func() (*confine.Root, error)) ([]Change, error) {
+// whiteout (a 0:0 character device, kernel documentation overlayfs.rst) is a deletion. With fuse it was written by
+// fuse-overlayfs, which may hide a name by an empty file ".wh.name" as well; containers cannot make such files then.
+func Changes(ctx context.Context, upper string, fuse bool, lower func() (*confine.Root, error)) ([]Change, error) {
 	var out []Change
 	var below *confine.Root
 	defer func() {
@@ -53,6 +55,13 @@ func Changes(ctx context.Context, upper string, lower func() (*confine.Root, err
 			return err
 		}
 		name := path.Join("/", rel)
+		hides := false
+		if base, ok := strings.CutPrefix(path.Base(name), whiteoutPrefix); ok && fuse {
+			if path.Base(name) == whiteoutOpaque || path.Base(name) == fuseOpaque {
+				return nil
+			}
+			name, hides = path.Join(path.Dir(name), base), true
+		}
 		if below == nil {
 			if below, err = lower(); err != nil {
 				return err
@@ -68,7 +77,7 @@ func Changes(ctx context.Context, upper string, lower func() (*confine.Root, err
 			return nil
 		}
 		switch {
-		case st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0:
+		case hides || isWhiteout(&st):
 			if there {
 				out = append(out, Change{name, Deleted})
 			}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/berth-engine/berth/internal/confine"
 	"golang.org/x/sys/unix"
@@ -15,6 +16,9 @@ import (
 const (
 	whiteoutPrefix = ".wh."
 	whiteoutOpaque = ".wh..wh..opq"
+
+	// fuseOpaque is a whiteout that fuse-overlayfs makes in an opaque directory beside whiteoutOpaque.
+	fuseOpaque = ".wh..opq"
 )
 
 // PackLayer writes an overlay's upper directory as the archive of a layer: what the kernel keeps as a 0:0 character
@@ -23,6 +27,27 @@ const (
 func PackLayer(ctx context.Context, upper *confine.Root, w io.Writer, skip func(path string) bool) error {
 	p := packer{ctx: ctx, tw: tar.NewWriter(w), links: map[inode]string{}, layer: true, skip: skip}
 	if err := p.add(int(upper.File().Fd()), ".", ".", false, 0); err != nil {
+		return fmt.Errorf("read the layer: %w", err)
+	}
+	return p.tw.Close()
+}
+
+// PackChanges writes the archive of a layer from a whole file system of which changed tells how it differs from what lies
+// below. Paths for which skip is true are left out.
+func PackChanges(ctx context.Context, root *confine.Root, w io.Writer, changed []Change, skip func(path string) bool) error {
+	keep := map[string]bool{}
+	p := packer{ctx: ctx, tw: tar.NewWriter(w), links: map[inode]string{}, skip: func(path string) bool { return !keep[path] }}
+	for _, c := range changed {
+		switch {
+		case c.Kind != Deleted:
+			keep[c.Path] = !skip(c.Path)
+		case !skip(c.Path):
+			if err := p.whiteout(strings.TrimPrefix(c.Path, "/")); err != nil {
+				return err
+			}
+		}
+	}
+	if err := p.add(int(root.File().Fd()), ".", ".", true, 0); err != nil {
 		return fmt.Errorf("read the layer: %w", err)
 	}
 	return p.tw.Close()

@@ -135,18 +135,25 @@ func (p *packer) addDir(dirfd int, name string, h *tar.Header, contents bool, de
 	}
 	dir := os.NewFile(uintptr(fd), h.Name)
 	defer dir.Close()
-	as := h.Name
-	if !contents || depth > 0 {
-		h.Typeflag, h.Name = tar.TypeDir, as+"/"
-		if err := p.dirHeader(fd, h); err != nil {
-			return err
-		}
-	}
 	names, err := dir.Readdirnames(-1)
 	if err != nil {
 		return err
 	}
 	slices.Sort(names)
+	hides := false // fuse-overlayfs's way to hide what lies below the directory
+	if p.layer {
+		names = slices.DeleteFunc(names, func(n string) bool {
+			hides = hides || n == whiteoutOpaque
+			return n == whiteoutOpaque || n == fuseOpaque
+		})
+	}
+	as := h.Name
+	if !contents || depth > 0 {
+		h.Typeflag, h.Name = tar.TypeDir, as+"/"
+		if err := p.dirHeader(fd, h, hides); err != nil {
+			return err
+		}
+	}
 	for _, n := range names {
 		child := as + "/" + n
 		if (contents || p.layer) && depth == 0 {
@@ -160,13 +167,13 @@ func (p *packer) addDir(dirfd int, name string, h *tar.Header, contents bool, de
 }
 
 // dirHeader writes the entry of a directory.
-func (p *packer) dirHeader(fd int, h *tar.Header) error {
-	opaque := false
+func (p *packer) dirHeader(fd int, h *tar.Header, opaque bool) error {
 	if p.layer {
-		var err error
-		if opaque, err = overlayState(fd, h.Name); err != nil {
+		marked, err := overlayState(fd, h.Name)
+		if err != nil {
 			return err
 		}
+		opaque = opaque || marked
 	}
 	if p.skips(h.Name) && !opaque {
 		return nil
@@ -246,7 +253,7 @@ func attributes(fd int, h *tar.Header) error {
 		return nil
 	}
 	for name := range strings.SplitSeq(string(list[:n]), "\x00") {
-		if name != "security.capability" && !strings.HasPrefix(name, "user.") {
+		if name != "security.capability" && !strings.HasPrefix(name, "user.") || strings.HasPrefix(name, "user.fuseoverlayfs.") {
 			continue
 		}
 		size, err := unix.Fgetxattr(fd, name, nil)

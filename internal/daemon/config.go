@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/berth-engine/berth/internal/image"
+	"github.com/berth-engine/berth/internal/store"
 )
 
 // maxConfigFile bounds what is read of the configuration file.
@@ -37,6 +38,9 @@ func Load(args []string) (*Config, error) {
 	}
 	if err := applyFile(&c, data, given); err != nil {
 		return nil, fmt.Errorf("configuration file %q: %w", c.ConfigFile, err)
+	}
+	if c.StorageDriver == "" {
+		c.StorageDriver = os.Getenv("DOCKER_DRIVER") // as dockerd
 	}
 	if c.PidFile == "" {
 		c.PidFile = filepath.Join(c.ExecRoot, "berthd.pid")
@@ -216,6 +220,9 @@ func (c *Config) check() error {
 	}
 	if filepath.Clean(c.DataRoot) == filepath.Clean(c.ExecRoot) {
 		return fmt.Errorf("data-root and exec-root must not be the same directory, %q", c.DataRoot)
+	}
+	if _, err := store.ParseDriver(c.StorageDriver); err != nil {
+		return fmt.Errorf("storage-driver: %w", err)
 	}
 	for _, host := range c.Hosts {
 		if _, err := parseHost(host); err != nil {

@@ -87,7 +87,7 @@ func TestRefusals(t *testing.T) {
 		{`{"log-opts":{"max-size":[1]}}`, "", `the value of "max-size" must be a string`},
 		{`{"live-restore":false}`, "", `"live-restore": it can only be true: containers always outlive the daemon`},
 		{`{"userland-proxy":true}`, "", `"userland-proxy": it can only be false`},
-		{`{"storage-driver":"vfs"}`, "", `"storage-driver": it can only be overlay2`},
+		{`{"storage-driver":"aufs"}`, "", `"aufs" is no storage driver: overlay2, fuse-overlayfs, btrfs and vfs are`},
 		{`{"default-ulimits":{"nope":{"Soft":1,"Hard":1}}}`, "", "invalid ulimit name"},
 		{`{"debug":true}`, "-D", "both as a flag and in the configuration file: debug: (from flag: true, from file: true)"},
 		{`{"hosts":["unix:///a"]}`, "-H unix:///b", "hosts: (from flag: unix:///b, from file: [\"unix:///a\"])"},

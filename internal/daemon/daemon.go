@@ -27,6 +27,7 @@ import (
 	"github.com/berth-engine/berth/internal/image"
 	"github.com/berth-engine/berth/internal/network"
 	"github.com/berth-engine/berth/internal/registry"
+	"github.com/berth-engine/berth/internal/store"
 )
 
 // Build is what the program knows of its own making.
@@ -213,8 +214,10 @@ func (d *daemon) openEngine(c *Config, runtimePath string) (*engine.Engine, erro
 	if err != nil {
 		return nil, err
 	}
+	driver, _ := store.ParseDriver(c.StorageDriver) // checked by Load
 	return engine.Open(context.Background(), engine.Options{
-		DataRoot: c.DataRoot, ExecRoot: c.ExecRoot, RuntimePath: runtimePath, CgroupRoot: c.CgroupParent,
+		StorageDriver: driver,
+		DataRoot:      c.DataRoot, ExecRoot: c.ExecRoot, RuntimePath: runtimePath, CgroupRoot: c.CgroupParent,
 		Network: n, Image: image.Options{
 			Registry: registry.Options{Mirrors: c.Mirrors, Insecure: c.Insecure, UserAgent: "berth/" + d.build.Version},
 			Parallel: c.Downloads, Policy: policy,

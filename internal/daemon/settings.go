@@ -43,7 +43,8 @@ type Config struct {
 
 	Ulimits        map[string]container.Ulimit
 	Init           bool
-	ShmSize        int64 // bytes
+	StorageDriver  string // "" chooses what works
+	ShmSize        int64  // bytes
 	Seccomp        string
 	NoNewPrivs     bool
 	CgroupParent   string
@@ -220,10 +221,9 @@ func settings() []setting {
 			func(*Config) any {
 				return only{"true", "rules for IPv6 come and go with --iptables"}
 			}},
-		{"storage-driver", "s", "storage-driver", "NAME", "How layers are kept: overlay2", false,
-			func(*Config) any {
-				return only{"overlay2", "layers are always kept with overlayfs"}
-			}},
+		{"storage-driver", "s", "storage-driver", "NAME",
+			"How containers' files are kept: overlay2, fuse-overlayfs, btrfs or vfs (default DOCKER_DRIVER, or what works)", false,
+			func(c *Config) any { return &c.StorageDriver }},
 		{"firewall-backend", "", "firewall-backend", "NAME", "What makes firewall rules: nftables", false,
 			func(*Config) any {
 				return only{"nftables", "firewall rules are always made with nftables"}
@@ -335,7 +335,7 @@ func (o only) check(text string) error {
 	if b, err := strconv.ParseBool(text); err == nil && (o.want == "true" || o.want == "false") {
 		text = strconv.FormatBool(b)
 	}
-	if text == o.want || o.want == "overlay2" && text == "overlayfs" {
+	if text == o.want {
 		return nil
 	}
 	return fmt.Errorf("it can only be %s: %s", o.want, o.why)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/berth-engine/berth/internal/container"
+	"github.com/berth-engine/berth/internal/store"
 	"github.com/moby/moby/api/types/blkiodev"
 	api "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
@@ -18,7 +19,8 @@ import (
 	"github.com/moby/moby/api/types/storage"
 )
 
-// storageDriver is the name of what keeps images and layers; the containerd snapshotter's, as Docker 29 shows it.
+// storageDriver is the name of what keeps images' layers, and containers' unless another driver was asked for; the
+// containerd snapshotter's, as Docker 29 shows it.
 const storageDriver = "overlayfs"
 
 func (s *Server) containerInspect(c *call) error {
@@ -45,6 +47,7 @@ func (s *Server) inspect(rec container.Record) *api.InspectResponse {
 	if len(argv) > 0 {
 		program, args = argv[0], append(args, argv[1:]...)
 	}
+	driver, upper, work := s.engine.LayerDriver(rec.ID)
 	etc := filepath.Join(s.o.ExecRoot, "containers", rec.ID, "etc")
 	r := &api.InspectResponse{
 		ID:              rec.ID,
@@ -59,21 +62,21 @@ func (s *Server) inspect(rec container.Record) *api.InspectResponse {
 		LogPath:         s.engine.LogPath(rec),
 		Name:            "/" + rec.Name,
 		RestartCount:    rec.State.Restarts,
-		Driver:          storageDriver,
+		Driver:          shownDriver(driver),
 		Platform:        "linux",
 		AppArmorProfile: cfg.Security.AppArmor,
 		ExecIDs:         s.engine.Execs.List(rec.ID),
 		HostConfig:      hostConfigOf(cfg),
-		GraphDriver: &storage.DriverData{Name: storageDriver, Data: map[string]string{
-			"UpperDir": filepath.Join(s.o.DataRoot, "layers", rec.ID, "upper"),
-			"WorkDir":  filepath.Join(s.o.DataRoot, "layers", rec.ID, "work"),
-		}},
+		GraphDriver:     &storage.DriverData{Name: shownDriver(driver), Data: map[string]string{"UpperDir": upper, "WorkDir": work}},
 		Storage: &storage.Storage{RootFS: &storage.RootFSStorage{
-			Snapshot: &storage.RootFSStorageSnapshot{Name: storageDriver},
+			Snapshot: &storage.RootFSStorageSnapshot{Name: shownDriver(driver)},
 		}},
 		Mounts:          s.mountPoints(rec),
 		Config:          configOf(cfg),
 		NetworkSettings: networkSettingsOf(rec),
+	}
+	if driver == store.VFS || driver == store.Btrfs {
+		r.GraphDriver.Data = map[string]string{"dir": upper}
 	}
 	r.HostConfig.Links = s.engine.Links(rec)
 	if lc := &r.HostConfig.LogConfig; lc.Type == "" { // the daemon's default, of which there are two

@@ -10,7 +10,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/berth-engine/berth/engine"
 	"github.com/berth-engine/berth/internal/container"
+	"github.com/berth-engine/berth/internal/store"
 	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/api/types/system"
@@ -54,8 +56,9 @@ func (s *Server) versionInfo(c *call) error {
 
 func (s *Server) info(c *call) error {
 	f := s.o.Facts()
+	storage := s.engine.Storage()
 	r := &system.Info{
-		ID: f.ID, Driver: storageDriver, DriverStatus: s.storageStatus(),
+		ID: f.ID, Driver: shownDriver(storage.Driver), DriverStatus: storageStatus(storage),
 		Plugins: system.PluginsInfo{
 			Volume: []string{"local"}, Network: []string{"bridge", "host", "null"}, Log: []string{"json-file", "none"},
 		},
@@ -107,13 +110,21 @@ func (s *Server) info(c *call) error {
 }
 
 // storageStatus tells what layers lie on and what that makes possible.
-func (s *Server) storageStatus() [][2]string {
-	on, sized := s.engine.Storage()
+func storageStatus(f engine.StorageFacts) [][2]string {
 	size := "true"
-	if !sized {
-		size = "false (" + on + " without project quotas)"
+	if f.NoLimits != "" {
+		size = "false (" + f.NoLimits + ")"
 	}
-	return [][2]string{{"driver-type", "io.containerd.snapshotter.v1"}, {"Backing Filesystem", on}, {"Supports size limits", size}}
+	return [][2]string{{"driver-type", "io.containerd.snapshotter.v1"}, {"Backing Filesystem", f.Filesystem}, {"Supports size limits", size},
+		{"Chosen because", f.Why}}
+}
+
+// shownDriver is a storage driver's name for clients: overlay2 is called as Docker 29 calls it, by containerd's name.
+func shownDriver(d store.Driver) string {
+	if d == store.Overlay {
+		return storageDriver
+	}
+	return string(d)
 }
 
 // machine is the processor's name as the kernel gives it.

@@ -118,7 +118,7 @@ func OverlayMount(lower []string, upper, work string, options ...FsOption) (*os.
 		return nil, fmt.Errorf("an overlay needs at least one lower layer: %w", unix.EINVAL)
 	}
 	if upper == "" && len(lower) == 1 {
-		return readOnlyBind(lower[0]) // an overlay of a single layer is refused
+		return BindMount(lower[0], true) // an overlay of a single layer is refused
 	}
 	attrs := unix.MOUNT_ATTR_RDONLY
 	if upper != "" {
@@ -155,12 +155,19 @@ func overlayEscape(path string) string {
 	return strings.NewReplacer(`\`, `\\`, ":", `\:`).Replace(path)
 }
 
-func readOnlyBind(dir string) (*os.File, error) {
+// BindMount makes a mount of a directory that stands nowhere. Whether devices and set-user-ID programs work on it does not
+// depend on the mount that the directory lies on.
+func BindMount(dir string, readOnly bool) (*os.File, error) {
 	f, err := OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE)
 	if err != nil {
 		return nil, err
 	}
-	if err := MountSetattr(f, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}, false); err != nil {
+	a := unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC,
+		Propagation: unix.MS_PRIVATE}
+	if readOnly {
+		a.Attr_set = unix.MOUNT_ATTR_RDONLY
+	}
+	if err := MountSetattr(f, &a, false); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil

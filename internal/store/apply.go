@@ -64,6 +64,7 @@ var zeros [longRun]byte
 // The directory starts empty, so whatever is met there came out of the same archive.
 type applier struct {
 	root   *os.File
+	plain  bool // names are hidden in the plain form, see Store.probePlain
 	bottom bool
 
 	parents map[string]int // open directories by cleaned path
@@ -83,8 +84,8 @@ type dirTime struct {
 
 type pendingLink struct{ path, target string }
 
-func newApplier(root *os.File) *applier {
-	return &applier{root: root, parents: map[string]int{}, implied: map[string]struct{}{ownDirectory: {}}}
+func newApplier(root *os.File, plain bool) *applier {
+	return &applier{root: root, plain: plain, parents: map[string]int{}, implied: map[string]struct{}{ownDirectory: {}}}
 }
 
 func (a *applier) close() error {
@@ -277,6 +278,8 @@ func (a *applier) imply(dir string, depth int) error {
 	var st unix.Stat_t
 	err = unix.Fstatat(at, base, &st, unix.AT_SYMLINK_NOFOLLOW)
 	switch {
+	case errors.Is(err, unix.ENOENT) && a.plain && hiddenPlain(at, base):
+		return a.mkdir(at, base)
 	case errors.Is(err, unix.ENOENT):
 	case err != nil:
 		return &os.PathError{Op: "stat", Path: dir, Err: err}
@@ -320,6 +323,9 @@ func (a *applier) imply(dir string, depth int) error {
 // have.
 func (a *applier) mkdir(at int, base string) error {
 	err := unix.Mkdirat(at, base, 0o755)
+	if err == nil && a.plain && unix.Unlinkat(at, whiteoutPrefix+base, 0) == nil {
+		return a.setOpaque(at, base)
+	}
 	if !errors.Is(err, unix.EEXIST) {
 		return wrap("mkdir", base, err)
 	}
@@ -338,7 +344,7 @@ func (a *applier) mkdir(at int, base string) error {
 		return wrap("mkdir", base, err)
 	}
 	if isWhiteout(&st) {
-		return setOpaque(at, base)
+		return a.setOpaque(at, base)
 	}
 	return nil
 }
@@ -346,6 +352,9 @@ func (a *applier) mkdir(at int, base string) error {
 // create runs make and, when the name is taken, once more after removing what has it.
 func (a *applier) create(at int, base string, make func() error) error {
 	err := make()
+	if err == nil && a.plain {
+		_ = unix.Unlinkat(at, whiteoutPrefix+base, 0) // it hides nothing any more: the new one does
+	}
 	if !errors.Is(err, unix.EEXIST) {
 		return wrap("create", base, err)
 	}
@@ -524,7 +533,7 @@ func (a *applier) whiteout(at int, base string) error {
 		if a.bottom {
 			return nil
 		}
-		return setOpaque(at, "")
+		return a.setOpaque(at, ".")
 	case strings.HasPrefix(base, whiteoutMeta):
 		return nil // AUFS kept its own things under such names
 	case name == "" || name == "." || name == "..":
@@ -536,12 +545,15 @@ func (a *applier) whiteout(at int, base string) error {
 	err := unix.Fstatat(at, name, &st, unix.AT_SYMLINK_NOFOLLOW)
 	switch {
 	case errors.Is(err, unix.ENOENT):
+		if a.plain {
+			return wrap("hide", name, touch(at, whiteoutPrefix+name))
+		}
 		return wrap("hide", name, unix.Mknodat(at, name, unix.S_IFCHR, 0))
 	case err != nil:
 		return wrap("stat", name, err)
 	case st.Mode&unix.S_IFMT == unix.S_IFDIR:
 		// The layer has a directory of its own by that name: it stays, and only what is below it goes.
-		return setOpaque(at, name)
+		return a.setOpaque(at, name)
 	}
 	return nil
 }
@@ -642,8 +654,40 @@ func isWhiteout(st *unix.Stat_t) bool {
 	return st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0
 }
 
-func setOpaque(at int, base string) error {
-	return wrap("hide the content of", base, unix.Setxattr(procPath(at, base), opaqueXattr, []byte{'y'}, 0))
+// setOpaque hides what the layers below have in a directory.
+func (a *applier) setOpaque(at int, base string) error {
+	if !a.plain {
+		return wrap("hide the content of", base, unix.Setxattr(procPath(at, base), opaqueXattr, []byte{'y'}, 0))
+	}
+	fd, err := unix.Openat(at, base, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err == nil {
+		err = errors.Join(touch(fd, whiteoutOpaque), unix.Close(fd))
+	}
+	return wrap("hide the content of", base, err)
+}
+
+// isOpaque tells whether a directory hides what the layers below have in it, in either form.
+func isOpaque(dir int) bool {
+	var y [1]byte
+	n, err := unix.Getxattr(magicLink(dir), opaqueXattr, y[:])
+	return err == nil && n == 1 && y[0] == 'y' || hasName(dir, whiteoutOpaque)
+}
+
+// hiddenPlain tells whether a directory hides a name in the plain form.
+func hiddenPlain(dir int, name string) bool { return hasName(dir, whiteoutPrefix+name) }
+
+func hasName(dir int, name string) bool {
+	var st unix.Stat_t
+	return unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil
+}
+
+// touch makes an empty file, or leaves the one that is there.
+func touch(at int, name string) error {
+	fd, err := unix.Openat(at, name, unix.O_WRONLY|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return err
+	}
+	return unix.Close(fd)
 }
 
 // procPath names an entry of an open directory for the calls that have no variant with a directory.

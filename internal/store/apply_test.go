@@ -474,18 +474,24 @@ func FuzzApply(f *testing.F) {
 		if len(data) > 64<<10 {
 			return
 		}
-		top := t.TempDir()
-		must(t, os.Mkdir(filepath.Join(top, "root"), 0o755))
-		d, err := os.Open(filepath.Join(top, "root"))
-		must(t, err)
-		a := newApplier(d)
-		if err := a.apply(t.Context(), bytes.NewReader(data), false); err == nil {
-			_ = a.seal(t.Context(), []string{lower})
-		}
-		must(t, a.close())
-		left, err := os.ReadDir(top)
-		if err != nil || len(left) != 1 {
-			t.Errorf("outside of the root: %v, %v", left, err)
+		for _, plain := range []bool{false, true} {
+			fuzzApply(t, data, lower, plain)
 		}
 	})
+}
+
+func fuzzApply(t *testing.T, data []byte, lower string, plain bool) {
+	top := t.TempDir()
+	must(t, os.Mkdir(filepath.Join(top, "root"), 0o755))
+	d, err := os.Open(filepath.Join(top, "root"))
+	must(t, err)
+	a := newApplier(d, plain)
+	if err := a.apply(t.Context(), bytes.NewReader(data), false); err == nil {
+		_ = a.seal(t.Context(), []string{lower})
+	}
+	must(t, a.close())
+	left, err := os.ReadDir(top)
+	if err != nil || len(left) != 1 {
+		t.Errorf("outside of the root: %v, %v", left, err)
+	}
 }

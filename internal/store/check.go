@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/berth-engine/berth/internal/linux"
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
@@ -301,6 +302,12 @@ func (s *Store) strays(ctx context.Context) ([]stray, error) {
 	for _, path := range unknown {
 		orphan(path, "is the directory of a layer that the database does not know", func() error { return os.RemoveAll(path) })
 	}
+	if unknown, err = s.strayTrees(false); err != nil {
+		return nil, err
+	}
+	for _, path := range unknown {
+		orphan(path, "is an image put together for btrfs that the database does not know", func() error { return linux.RemoveSubvolume(path) })
+	}
 	if unknown, err = s.strayIngests(); err != nil {
 		return nil, err
 	}
@@ -419,7 +426,7 @@ func (s *Store) Refill(ctx context.Context, chain digest.Digest, fill func(st *S
 	if err != nil {
 		return fmt.Errorf("make a directory for layer %s: %w", chain, err)
 	}
-	st := &Staged{s: s, key: "refill-" + uniqueName(), a: newApplier(f)}
+	st := &Staged{s: s, key: "refill-" + uniqueName(), a: newApplier(f, s.plain)}
 	defer func() {
 		if err = errors.Join(err, st.a.close()); err != nil {
 			_ = os.RemoveAll(next)

@@ -11,7 +11,9 @@
 //	snapshots/metadata.db   bbolt: parents and sizes of layers (written by the snapshotter)
 //	snapshots/snapshots/N/  fs/ is one unpacked layer, an overlay lower directory
 //	snapshots/empty/        the lower directory of an image without layers
-//	layers/<id>/            upper/ and work/ of one container
+//	layers/<id>/            upper/ and work/ of one container, or what its driver has instead, see driver.go
+//	trees/<chain>           an image put together for btrfs, see whole.go
+//	plain-whiteouts         layers hide names as archives do, see probePlain
 //	unsynced                layers whose files may not be on the disk yet, see settle.go
 //
 // Everything but the root itself is 0700, so nobody without privileges reaches a set-user-ID program of an image.
@@ -35,6 +37,7 @@
 //
 //	NewLayer ─▶ layers/<id>/{upper,work} ──RemoveLayer──▶ gone
 //
+// That is with overlay2. Layers of images are the same for every driver; a container keeps the one it was made with.
 // Two directories and no database commit, because they are made while somebody waits for a container to start. The
 // container's record is what makes them worth keeping: SweepLayers removes those without one.
 //

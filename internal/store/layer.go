@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/berth-engine/berth/internal/linux"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 )
@@ -22,46 +23,56 @@ const removedPrefix = ".removed-"
 // directory gets the mode and the owner that the image gives to its own. Without a chain they are 0755 and root's.
 // The error wraps errdefs.ErrAlreadyExists when id has a layer.
 //
-// Nothing is synced: without the container's record the layer is worth nothing.
-func (s *Store) NewLayer(id string, chain ...digest.Digest) (upper, work string, err error) {
+// Nothing of an overlay is synced: without the container's record the layer is worth nothing.
+func (s *Store) NewLayer(ctx context.Context, id string, chain digest.Digest) (err error) {
 	if !validID(id) {
-		return "", "", fmt.Errorf("%q cannot name a layer: %w", id, errdefs.ErrInvalidArgument)
+		return fmt.Errorf("%q cannot name a layer: %w", id, errdefs.ErrInvalidArgument)
 	}
+	dir := filepath.Join(s.root, "layers", id)
+	if err := syscall.Mkdir(dir, 0o700); err != nil {
+		if errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("layer %q: %w", id, errdefs.ErrAlreadyExists)
+		}
+		return fmt.Errorf("make layer %q: %w", id, err)
+	}
+	if s.driver.whole() {
+		err = s.newWhole(ctx, s.driver, id, chain)
+	} else {
+		err = s.newUpper(ctx, dir, chain)
+	}
+	if err != nil {
+		_ = removeAll(dir)
+		return fmt.Errorf("make layer %q: %w", id, err)
+	}
+	return nil
+}
+
+// newUpper makes the directories of an overlay.
+func (s *Store) newUpper(ctx context.Context, dir string, chain digest.Digest) error {
 	perm, uid, gid := uint32(0o755), -1, -1
-	if len(chain) > 0 {
-		lowers, err := s.Lowers(context.Background(), chain[0])
+	if chain != "" {
+		lowers, err := s.Lowers(ctx, chain)
 		if err != nil {
-			return "", "", err
+			return err
 		}
 		var st syscall.Stat_t
 		if err := syscall.Stat(lowers[0], &st); err != nil {
-			return "", "", fmt.Errorf("look at the image's root directory: %w", err)
+			return fmt.Errorf("look at the image's root directory: %w", err)
 		}
 		perm, uid, gid = st.Mode&0o7777, int(st.Uid), int(st.Gid)
 	}
-	dir := filepath.Join(s.root, "layers", id)
-	upper, work = s.Layer(id)
-	if err := syscall.Mkdir(dir, 0o700); err != nil {
-		if errors.Is(err, fs.ErrExist) {
-			return "", "", fmt.Errorf("layer %q: %w", id, errdefs.ErrAlreadyExists)
-		}
-		return "", "", fmt.Errorf("make layer %q: %w", id, err)
-	}
-	err = errors.Join(syscall.Mkdir(work, 0o700), syscall.Mkdir(upper, 0o700), syscall.Chmod(upper, perm))
+	upper, work := filepath.Join(dir, s.driver.directory()), filepath.Join(dir, "work")
+	err := errors.Join(syscall.Mkdir(work, 0o700), syscall.Mkdir(upper, 0o700), syscall.Chmod(upper, perm))
 	if err == nil && uid > 0 || gid > 0 {
 		err = errors.Join(syscall.Chown(upper, uid, gid), syscall.Chmod(upper, perm))
 	}
-	if err != nil {
-		_ = os.RemoveAll(dir)
-		return "", "", fmt.Errorf("make layer %q: %w", id, err)
-	}
-	return upper, work, nil
+	return err
 }
 
 // Layer tells where the directories of a container's layer are, whether they exist or not.
 func (s *Store) Layer(id string) (upper, work string) {
 	dir := filepath.Join(s.root, "layers", id)
-	return filepath.Join(dir, "upper"), filepath.Join(dir, "work")
+	return filepath.Join(dir, s.MadeBy(id).directory()), filepath.Join(dir, "work")
 }
 
 // RemoveLayer removes a container's layer. The name is free when it returns; the space is freed soon after. It is no
@@ -131,17 +142,20 @@ func (s *Store) SweepLayers(keep func(id string) bool) error {
 	return errors.Join(errs...)
 }
 
-// LayerSize is the space a container's layer takes on the disk, in bytes. Files that go away meanwhile do not count.
-func (s *Store) LayerSize(ctx context.Context, id string) (int64, error) {
-	if !validID(id) {
-		return 0, fmt.Errorf("%q cannot name a layer: %w", id, errdefs.ErrInvalidArgument)
+// removeAll removes a layer's directory, of which a part may be a subvolume.
+func removeAll(dir string) error {
+	sub := filepath.Join(dir, Btrfs.directory())
+	if !linux.IsSubvolume(sub) {
+		return os.RemoveAll(dir)
 	}
-	upper, _ := s.Layer(id)
-	size, err := usage(ctx, upper)
-	if err != nil {
-		return 0, fmt.Errorf("measure layer %q: %w", id, err)
+	group, err := linux.SubvolumeID(sub)
+	if rerr := linux.RemoveSubvolume(sub); rerr != nil {
+		return rerr
 	}
-	return size, nil
+	if err == nil {
+		_ = linux.DropQuotaGroup(dir, group) // newer kernels have done so, and most have none
+	}
+	return os.RemoveAll(dir)
 }
 
 // usage adds up the blocks of everything below dir, hard links once. The directory itself does not count.

@@ -14,10 +14,22 @@ import (
 const firstProject = 0x6272_0000
 
 // LimitLayer bounds what a container can write into its layer, in bytes: the layer becomes a project of its own, to which the
-// file system gives no more. The error wraps errdefs.ErrInvalidArgument where it has no project quotas.
+// file system gives no more, or on btrfs a limited quota group. The error wraps errdefs.ErrInvalidArgument where there is no
+// such thing.
 func (s *Store) LimitLayer(id string, bytes int64) error {
 	if !validID(id) {
 		return fmt.Errorf("%q cannot name a layer: %w", id, errdefs.ErrInvalidArgument)
+	}
+	switch d := s.MadeBy(id); d {
+	case VFS, FuseOverlay:
+		return &noQuota{fmt.Errorf("--storage-opt size is not possible here: the storage driver %s cannot bound what a container writes; "+
+			"overlay2 on XFS or ext4 with prjquota and btrfs can", d)}
+	case Btrfs:
+		dir, _ := s.Layer(id)
+		if err := linux.LimitSubvolume(dir, bytes); err != nil {
+			return fmt.Errorf("limit layer %q: %w", id, err)
+		}
+		return nil
 	}
 	project, err := s.newProject()
 	if err != nil {
@@ -70,14 +82,25 @@ func (s *Store) newProject() (uint32, error) {
 // removeLimited removes a layer that nobody can reach any more, and its limit.
 func (s *Store) removeLimited(gone string) {
 	project, err := linux.Project(gone)
-	if os.RemoveAll(gone) == nil && err == nil && project > firstProject {
+	if removeAll(gone) == nil && err == nil && project > firstProject {
 		// Where this fails, the limit of a number without files is left.
 		_ = linux.SetProjectLimit(s.root, project, 0)
 	}
 }
 
-// SizeLimits tells whether LimitLayer works here; nil says yes.
-func (s *Store) SizeLimits() error { return linux.ProjectQuotas(s.root) }
+// SizeLimits tells why LimitLayer does not work for new containers, in words; "" says that it does.
+func (s *Store) SizeLimits() string {
+	switch s.driver {
+	case Btrfs:
+		return ""
+	case VFS, FuseOverlay:
+		return "not with " + string(s.driver)
+	}
+	if linux.ProjectQuotas(s.root) != nil {
+		return s.Filesystem() + " without project quotas"
+	}
+	return ""
+}
 
 // Filesystem names what the data root lies on, with Docker's names.
 func (s *Store) Filesystem() string {

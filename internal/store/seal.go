@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"errors"
-	"io"
 	"os"
 	"path"
 	"slices"
@@ -133,7 +132,7 @@ func copyUp(from int, st *unix.Stat_t, at int, base string) error {
 		return err
 	}
 	dst := os.NewFile(uintptr(fd), base)
-	_, err = io.Copy(dst, src)
+	err = clone(dst, src, st.Size)
 	if err == nil {
 		err = unix.Fchown(fd, int(st.Uid), int(st.Gid))
 	}
@@ -227,6 +226,9 @@ func lookup(root int, name string) (_ int, _ *unix.Stat_t, last bool, err error)
 		if part == "" {
 			part = "."
 		}
+		if part != "." && hiddenPlain(fd, part) {
+			last = true // in this directory the name may stand beside it
+		}
 		next, err := unix.Openat(fd, part, flags, 0)
 		drop()
 		fd = root
@@ -248,10 +250,8 @@ func lookup(root int, name string) (_ int, _ *unix.Stat_t, last bool, err error)
 			drop()
 			return -1, nil, true, nil
 		}
-		var y [1]byte
 		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-			n, err := unix.Getxattr(magicLink(fd), opaqueXattr, y[:])
-			last = last || err == nil && n == 1 && y[0] == 'y'
+			last = last || isOpaque(fd)
 		}
 	}
 	return fd, &st, last, nil

@@ -44,7 +44,7 @@ func (s *Store) Stage(ctx context.Context) (*Staged, error) {
 		st.Abort(ctx)
 		return nil, fmt.Errorf("make a directory for a layer: %w", err)
 	}
-	st.a = newApplier(dir)
+	st.a = newApplier(dir, s.plain)
 	return st, nil
 }
 

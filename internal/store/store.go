@@ -57,6 +57,10 @@ type Store struct {
 	snapshotter snapshots.Snapshotter
 	leases      leases.Manager
 
+	driver Driver // of new containers, see Use
+	why    string
+	plain  bool // see probePlain
+
 	removals sync.WaitGroup // work behind the caller's back: directories being removed, files being synced
 	closed   sync.Once
 	closing  chan struct{} // closed by Close: what waits for a better time does so no longer
@@ -77,7 +81,8 @@ type Store struct {
 	kept     map[string]*kept         // leases in use that outlive the process, see kept.go
 }
 
-// Open takes the data root, making it if it is absent. The error wraps errdefs.ErrConflict when another process has it.
+// Open takes the data root, making it if it is absent. New containers are made by overlay2 until Use says otherwise. The
+// error wraps errdefs.ErrConflict when another process has it.
 func Open(ctx context.Context, root string) (_ *Store, err error) {
 	root, err = filepath.Abs(root)
 	if err != nil {
@@ -89,7 +94,7 @@ func Open(ctx context.Context, root string) (_ *Store, err error) {
 	// The libraries write what they think of the file system to the standard error through a logger of their own. What
 	// matters of it comes back as an error as well.
 	_ = log.SetLevel("error")
-	s := &Store{root: root, lowers: map[digest.Digest][]string{}, busy: map[string]chan struct{}{},
+	s := &Store{root: root, driver: Overlay, lowers: map[digest.Digest][]string{}, busy: map[string]chan struct{}{},
 		kept: map[string]*kept{}, closing: make(chan struct{})}
 	var undo []func() error
 	defer func() {
@@ -115,6 +120,9 @@ func Open(ctx context.Context, root string) (_ *Store, err error) {
 	}
 	if err := os.Chmod(filepath.Join(root, "snapshots/empty"), 0o755); err != nil {
 		return nil, fmt.Errorf("data root %q: %w", root, err)
+	}
+	if err := s.probePlain(); err != nil {
+		return nil, fmt.Errorf("try what the file system of %q can do: %w", root, err)
 	}
 	// The lock is ours, so a database that is locked all the same is opened by a stranger: do not wait for it.
 	o := bolt.Options{Timeout: time.Second, NoFreelistSync: true, FreelistType: bolt.FreelistMapType,
@@ -160,6 +168,9 @@ func Open(ctx context.Context, root string) (_ *Store, err error) {
 	}
 	if err := s.dropUnsynced(s.Context(ctx)); err != nil {
 		return nil, fmt.Errorf("drop the layers that were not written before the machine went down: %w", err)
+	}
+	if err := s.sweepTrees(ctx, true); err != nil {
+		return nil, fmt.Errorf("clean up after an earlier daemon: %w", err)
 	}
 	return s, nil
 }
@@ -239,6 +250,9 @@ func (s *Store) GC(ctx context.Context) error {
 // collect is GC with the lock held.
 func (s *Store) collect(ctx context.Context) error {
 	if _, err := s.db.GarbageCollect(ctx); err != nil {
+		return fmt.Errorf("collect garbage: %w", err)
+	}
+	if err := s.sweepTrees(ctx, false); err != nil {
 		return fmt.Errorf("collect garbage: %w", err)
 	}
 	s.mu.Lock()

@@ -136,29 +136,28 @@ func TestNothingIsReachableForOthers(t *testing.T) {
 
 func TestLayersOfContainers(t *testing.T) {
 	s := open(t)
-	upper, work, err := s.NewLayer("c1")
-	must(t, err)
+	must(t, s.NewLayer(t.Context(), "c1", ""))
+	upper, work := s.Layer("c1")
+	if !strings.HasSuffix(upper, "/layers/c1/upper") || !strings.HasSuffix(work, "/layers/c1/work") {
+		t.Errorf("Layer gives %q, %q", upper, work)
+	}
 	must(t, os.WriteFile(filepath.Join(upper, "x"), make([]byte, 8192), 0o600))
 	must(t, os.Link(filepath.Join(upper, "x"), filepath.Join(upper, "y")))
-	if u, w := s.Layer("c1"); u != upper || w != work {
-		t.Errorf("Layer gives %q, %q", u, w)
-	}
-	if size, err := s.LayerSize(t.Context(), "c1"); err != nil || size != 8192 {
+	if size, err := s.LayerSize(t.Context(), "c1", ""); err != nil || size != 8192 {
 		t.Errorf("size %d, %v", size, err)
 	}
-	if _, _, err := s.NewLayer("c1"); !errdefs.IsAlreadyExists(err) {
+	if err := s.NewLayer(t.Context(), "c1", ""); !errdefs.IsAlreadyExists(err) {
 		t.Errorf("made twice: %v", err)
 	}
 	for _, id := range []string{"", ".", "..", "a/b", "../x", ".hidden", strings.Repeat("a", 200)} {
-		if _, _, err := s.NewLayer(id); !errdefs.IsInvalidArgument(err) {
+		if err := s.NewLayer(t.Context(), id, ""); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("NewLayer(%q): %v", id, err)
 		}
 		if err := s.RemoveLayer(id); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("RemoveLayer(%q): %v", id, err)
 		}
 	}
-	_, _, err = s.NewLayer("c2")
-	must(t, err)
+	must(t, s.NewLayer(t.Context(), "c2", ""))
 	must(t, os.MkdirAll(filepath.Join(s.Root(), "layers", removedPrefix+"old", "upper"), 0o700))
 	must(t, s.SweepLayers(func(id string) bool { return id == "c2" }))
 	must(t, s.RemoveLayer("c2"))
@@ -178,8 +177,8 @@ func TestLayerTakesTheModeOfTheImagesRoot(t *testing.T) {
 	root.Uid, root.Gid = 12, 34
 	chain, err := stack(ctx, s, archive(t, root, file("a", "a")), archive(t, file("b", "b")))
 	must(t, err)
-	upper, _, err := s.NewLayer("c", chain)
-	must(t, err)
+	must(t, s.NewLayer(ctx, "c", chain))
+	upper, _ := s.Layer("c")
 	var st syscall.Stat_t
 	must(t, syscall.Stat(upper, &st))
 	if st.Mode&0o7777 != 0o1751 || st.Uid != 12 || st.Gid != 34 {

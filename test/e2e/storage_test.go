@@ -1,12 +1,15 @@
 package e2e
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/berth-engine/berth/test/harness"
 )
@@ -119,4 +122,117 @@ func layerSize(t *testing.T, at, shown string) {
 	d.Shell(b, `$D start -a first`).Exits(0)
 	d.Shell(b, `$D inspect -f '{{.HostConfig.StorageOpt.size}}' first`).Prints("8m\n")
 	d.Shell(b, `$D system check`).Exits(0)
+}
+
+// TestStorageDrivers: everyday commands, and all that has to do with containers' files, whatever makes them.
+func TestStorageDrivers(t *testing.T) {
+	harness.Need(t)
+	harness.Tool(t, "mkfs.btrfs", "fuse-overlayfs")
+	for _, c := range []struct{ name, mount, driver, limits string }{
+		{"btrfs", "mkfs.btrfs -q disk && mount -o loop disk $AT", "btrfs", "true"},
+		{"vfs", "", "vfs", "false (not with vfs)"},
+		{"fuse-overlayfs", "", "fuse-overlayfs", "false (not with fuse-overlayfs)"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			at := filepath.Join(dir, "at")
+			if err := os.Mkdir(at, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if c.mount != "" {
+				cmd := exec.Command("sh", "-c", "truncate -s 512M disk && "+c.mount)
+				cmd.Dir, cmd.Env = dir, append(os.Environ(), "AT="+at)
+				if out, err := cmd.CombinedOutput(); err != nil {
+					t.Fatalf("%v: %s", err, out)
+				}
+				t.Cleanup(func() { umount(t, at) })
+			}
+			d := harness.Start(t, harness.Options{DataRoot: filepath.Join(at, "data"), Args: []string{"--storage-driver", c.driver}})
+			d.Shell(d.Berth(), `$D info`).Shows("Storage Driver: "+c.driver, "Supports size limits: "+c.limits, "Chosen because: it was asked for")
+			for _, part := range [][]step{runSteps(), fileSteps(), copySteps(), imageSteps(), driverSteps(c.driver), pruneSteps()} {
+				obey(t, d, d.Berth(), part)
+				d.Must("$D ps -aq | xargs -r $D rm -f -v >/dev/null")
+			}
+			if c.driver == "btrfs" {
+				obey(t, d, d.Berth(), []step{
+					{line: `$D run --rm --storage-opt size=8m berth/box sh -c 'dd if=/dev/zero of=/big bs=1M count=30 2>&1; stat -c %s /big' | tail -1`,
+						out: "~^[4-8][0-9]{6}\n$"},
+					{line: `$D run --rm berth/box sh -c 'dd if=/dev/zero of=/big bs=1M count=30 2>/dev/null; stat -c %s /big'`, out: "31457280\n"},
+				})
+			} else {
+				d.Shell(d.Berth(), `$D create --storage-opt size=8m berth/box`).Exits(1).Complains("the storage driver " + c.driver + " cannot bound")
+			}
+			// The daemon goes, and comes back with another driver: what runs goes on, and what is there stays with its own.
+			d.Must(`$D run -d --name on berth/box sh -c 'echo kept >/f; sleep 1000' && $D run --name off berth/box sh -c 'echo kept >/f'`)
+			d.Kill()
+			if err := d.Launch(); err != nil {
+				t.Fatal(err)
+			}
+			d.Shell(d.Berth(), `$D exec on cat /f && $D cp off:/f - | tar xO && $D diff off`).Prints("kept\nkept\nA /f\n")
+			d.Stop()
+			d.Args("--storage-driver", "overlay2")
+			if err := d.Launch(); err != nil {
+				t.Fatal(err)
+			}
+			d.Shell(d.Berth(), `$D info`).Shows("Storage Driver: overlayfs")
+			d.Shell(d.Berth(), `$D exec on cat /f && $D restart -t 0 on && $D exec on cat /f`).Prints("kept\non\nkept\n")
+			d.Shell(d.Berth(), `$D inspect -f '{{.Driver}}' off`).Prints(c.driver + "\n")
+			d.Shell(d.Berth(), `$D commit off kept && $D run --rm kept cat /f`).Shows("kept\n")
+			d.Shell(d.Berth(), `$D system check`).Exits(0)
+		})
+	}
+}
+
+// driverSteps are about what a container has changed.
+func driverSteps(driver string) []step {
+	return []step{
+		{line: `$D run --name cc berth/box sh -c 'echo a >/a; rm /etc/group; mkdir /new; echo x >>/etc/passwd; ln /etc/passwd /hard; chmod 700 /tmp'`},
+		{line: `$D diff cc`, out: "A /a\nC /etc\nD /etc/group\nC /etc/passwd\nA /hard\nA /new\nC /tmp\n"},
+		{line: `$D diff cc | sort | sha256sum | wc -l`, out: "1\n"},
+		{line: `$D ps -as --format '{{.Size}}' | cut -d' ' -f1`, out: "~^[0-9.]+k?B\n$"},
+		{line: `$D commit cc made | wc -c; $D run --rm made sh -c 'cat /a; ls /etc/group; stat -c %h /hard; stat -c %a /tmp'`, code: 0, out: "~^72\na\n2\n700\n$"},
+		{line: `$D history -q made | wc -l`, out: "~^[2-9]"},
+		{line: `$D commit cc squashed >/dev/null; $D export cc | $D import - flat >/dev/null; $D run --rm flat /bin/sh -c 'cat /a; ls /etc/group'`, code: 1, out: "a\n"},
+		{line: `$D create --name ss made true | wc -c; echo y >y; $D cp y ss:/y; $D cp ss:/y - | tar xO; $D diff ss`, out: "65\ny\nA /y\n"},
+		{line: `$D rm cc ss; $D rmi made squashed flat | grep -c Deleted`, out: "~^cc\nss\n[0-9]+\n$"},
+		{line: `$D inspect -f '{{.Driver}}' $($D create --name ii berth/box true)`, out: driver + "\n"},
+		{line: `$D system check >/dev/null`},
+	}
+}
+
+// TestDriverIsChosen: where overlayfs cannot work another driver is taken, and info says why; the one that cannot work and is
+// asked for is refused.
+func TestDriverIsChosen(t *testing.T) {
+	harness.Need(t)
+	dir := t.TempDir()
+	cmd := exec.Command("sh", "-c", "mkdir l u w at && mount -t overlay -o lowerdir=l,upperdir=u,workdir=w overlay at")
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	at := filepath.Join(dir, "at")
+	t.Cleanup(func() { umount(t, at) })
+	d := harness.Start(t, harness.Options{DataRoot: filepath.Join(at, "data")})
+	d.Shell(d.Berth(), `$D info`).Shows("Chosen because: overlay2 does not work: overlayfs can not hold what overlayfs hides files with")
+	d.Shell(d.Berth(), `$D run --rm berth/box echo hi`).Prints("hi\n")
+	d.Stop()
+	d.Args("--storage-driver", "btrfs")
+	if err := d.Launch(); err == nil || !strings.Contains(err.Error(), "the storage driver btrfs does not work with the data root") ||
+		!strings.Contains(err.Error(), "lies on overlayfs and not on btrfs") {
+		t.Errorf("btrfs on an overlay: %v", err)
+	}
+	d.Args("--storage-driver", "vfs")
+	if err := d.Launch(); err != nil {
+		t.Fatal(err)
+	}
+	obey(t, d, d.Berth(), driverSteps("vfs"))
+}
+
+// umount waits for what ends by itself, a fuse-overlayfs whose mount is gone for instance.
+func umount(t *testing.T, at string) {
+	t.Helper()
+	harness.Eventually(t, time.Minute, "unmount "+at, func() bool {
+		err := syscall.Unmount(at, 0)
+		return err == nil || errors.Is(err, syscall.EINVAL)
+	})
 }

@@ -226,6 +226,9 @@ func (d *Daemon) LogFrom(offset int64) string {
 	return string(data[offset:])
 }
 
+// Args gives the daemon more flags from its next start on.
+func (d *Daemon) Args(more ...string) { d.args = append(d.args, more...) }
+
 // Kill ends the daemon with SIGKILL, as a crash would, and waits for its end.
 func (d *Daemon) Kill() { d.signal(syscall.SIGKILL) }
 
