@@ -28,6 +28,7 @@ type verb struct {
 // verbs is the table of commands.
 func verbs() []verb {
 	return []verb{
+		{"checkpoint", "ID", "save a container's processes to files, with criu", checkpoint},
 		{"create", "ID", "make a container whose process waits for start", create},
 		{"delete", "ID", "remove what a container that has ended leaves", remove},
 		{"events", "ID", "print a container's counters and its lacks of memory, as JSON", events},
@@ -38,18 +39,13 @@ func verbs() []verb {
 		{"pause", "ID", "stop all processes of a container", pause},
 		{"ps", "ID [PS-OPTIONS]", "show the processes of a container", ps},
 		{"resume", "ID", "let the processes of a paused container go on", resume},
+		{"restore", "ID", "make a container from a checkpoint, with criu", restore},
 		{"run", "ID", "create and start a container", runContainer},
 		{"spec", "", "write a config.json to begin with", writeSpec},
 		{"start", "ID", "let a created container's process go on into its program", start},
 		{"state", "ID", "tell a container's state, as JSON", state},
 		{"update", "ID", "change a container's limits", update},
-		{"checkpoint", "ID", "not there yet", unavailable("checkpoint")},
-		{"restore", "ID", "not there yet", unavailable("restore")},
 	}
-}
-
-func unavailable(name string) func(*cli, []string) error {
-	return func(*cli, []string) error { return fmt.Errorf("%s: %w", name, errdefs.ErrNotImplemented) }
 }
 
 // cli is one run of the command: the global flags.

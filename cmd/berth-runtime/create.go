@@ -30,17 +30,24 @@ type creation struct {
 	id, dir string
 	spec    *specs.Spec
 	options ocirun.StartOptions
+	begin   func(context.Context, ocirun.StartOptions) (*ocirun.Process, error) // ocirun.Start, or what takes its place
 }
 
 func (n *creation) flags(name string) *flags {
 	f := newFlags("berth-runtime "+name, "[FLAGS] ID")
+	n.place(f)
+	f.BoolVar(&n.noNewKeyring, "no-new-keyring", false, "keep the caller's session keyring")
+	f.IntVar(&n.preserve, "preserve-fds", 0, "how many descriptors after 2 the process gets")
+	n.begin = ocirun.Start
+	return f
+}
+
+// place defines the flags about where a container is.
+func (n *creation) place(f *flags) {
 	f.both(&n.bundle, "bundle", "b", ".", "directory of config.json and the root file system")
 	f.StringVar(&n.consoleSocket, "console-socket", "", "unix socket that gets the terminal's master")
 	f.StringVar(&n.pidFile, "pid-file", "", "file for the process's number")
-	f.BoolVar(&n.noPivot, "no-pivot", false, "do not use pivot_root(2), for hosts that run from an initramfs")
-	f.BoolVar(&n.noNewKeyring, "no-new-keyring", false, "keep the caller's session keyring")
-	f.IntVar(&n.preserve, "preserve-fds", 0, "how many descriptors after 2 the process gets")
-	return f
+	f.BoolVar(&n.noPivot, "no-pivot", false, "for hosts that run from an initramfs, which pivot_root(2) cannot leave")
 }
 
 // create makes a container and leaves its process waiting.
@@ -105,7 +112,7 @@ func (n *creation) make(id string, held bool) (_ *ocirun.Process, err error) {
 	if o.Cgroup != nil {
 		undo = append(undo, func() { _ = o.Cgroup.Delete(); _ = stopUnit(n.dir) })
 	}
-	p, err := ocirun.Start(context.Background(), *o)
+	p, err := n.begin(context.Background(), *o)
 	if err != nil {
 		return nil, err
 	}

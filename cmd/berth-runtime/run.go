@@ -13,7 +13,7 @@ import (
 )
 
 // runContainer creates and starts a container and, in the foreground, stays with it to its end.
-func runContainer(c *cli, args []string) (err error) {
+func runContainer(c *cli, args []string) error {
 	n := &creation{c: c}
 	f := n.flags("run")
 	var detach, keep bool
@@ -24,6 +24,12 @@ func runContainer(c *cli, args []string) (err error) {
 	if err != nil {
 		return err
 	}
+	return n.inForeground(id, detach, keep)
+}
+
+// inForeground makes a container and, unless detach is set, stays with it to its end and then removes it, unless keep is set.
+func (n *creation) inForeground(id string, detach, keep bool) (err error) {
+	c := n.c
 	if detach {
 		// As after create, somebody else must hold the terminal.
 		if err := n.load(id); err != nil {

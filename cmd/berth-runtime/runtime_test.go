@@ -388,7 +388,7 @@ func TestBadInput(t *testing.T) {
 	for _, id := range []string{"../c", "a/b", "..", ".", "", "a b", strings.Repeat("x", 256)} {
 		b.fails("cannot be a container's id", "run", id)
 	}
-	b.fails("not implemented", "checkpoint", "c")
+	b.fails("container does not exist", "checkpoint", "c")
 	b.fails("neither text nor json", "--log-format", "xml", "list")
 	for text, want := range map[string]string{"": "cannot be understood", "{": "cannot be understood", `{"ociVersion": 3}`: "cannot be understood",
 		"{}": "no process", `{"process":{}}`: `spec version "" is not one of 1.x`} {

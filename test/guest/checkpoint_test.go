@@ -1,0 +1,58 @@
+package guest
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestCheckpoint runs berth-runtime's checkpoints with Debian's criu on Debian's kernel: criu has to know the kernel it runs on, and the
+// one of Debian 12 knows none from 6.13 on, where the vDSO has one more mapping ("Unexpected rt vDSO area bounds").
+func TestCheckpoint(t *testing.T) {
+	if testing.Short() {
+		t.Skip("boots a virtual machine")
+	}
+	files := map[string]string{}
+	for _, name := range []string{"criu", "tar", "gzip", "ip"} {
+		if !addProgram(t, files, name) {
+			return
+		}
+	}
+	program := Program{Package: "github.com/berth-engine/berth/cmd/berth-runtime", Files: files,
+		Args:    []string{"-test.run=Checkpoint|PreDump|LazyPages|RestoreInTheForeground", "-test.timeout=8m"},
+		Env:     []string{"BERTH_CRIU=1", "PATH=/criu:/usr/bin:/bin"},
+		Modules: []string{"unix_diag", "inet_diag", "tcp_diag", "udp_diag", "raw_diag", "netlink_diag", "af_packet_diag", "nf_tables", "nft_ct", "nf_conntrack", "tun"}}
+	second := program
+	program.Name, second.Name, second.Before = "cgroup v2", "cgroup v1 with joint controllers", joint
+	Run(t, []Program{program, second})
+}
+
+// addProgram adds a program of the host's with the libraries it is linked with.
+func addProgram(t *testing.T, files map[string]string, name string) bool {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		path, err = exec.LookPath(filepath.Join("/usr/sbin", name))
+	}
+	if err != nil && os.Getenv("CI") != "" {
+		t.Fatalf("there is no %s; install it: apt-get install criu tar gzip iproute2", name)
+	}
+	if err != nil {
+		t.Skipf("there is no %s", name)
+	}
+	files["/criu/"+name] = path
+	out, err := exec.Command("ldd", path).Output()
+	if err != nil {
+		t.Fatalf("ldd %s: %v", path, err)
+	}
+	for line := range strings.Lines(string(out)) {
+		for _, word := range strings.Fields(line) {
+			if filepath.IsAbs(word) {
+				files[word] = word
+			}
+		}
+	}
+	return true
+}
