@@ -99,7 +99,7 @@ func execute(c *cli, args []string) error {
 		if err != nil {
 			return err
 		}
-		o.Seccomp, o.SeccompFlags = filter.Prog, filter.Flags
+		o.Seccomp, o.SeccompFlags, o.Listener = filter.Prog, filter.Flags, ocirun.ListenerOf(filter, spec.Linux.Seccomp, st)
 	}
 	if st.CgroupPath != "" {
 		if o.Cgroup, err = group(st); err != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/berth-engine/berth/internal/cgroup"
 	"github.com/berth-engine/berth/internal/confine"
 	"github.com/berth-engine/berth/internal/linux"
+	"github.com/berth-engine/berth/internal/seccomp"
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -29,6 +30,8 @@ type ExecOptions struct {
 	Seccomp     []byte // compiled filter; nil for none
 	// SeccompFlags are those of seccomp(2).
 	SeccompFlags uint32
+	// Listener is who a filter with SECCOMP_FILTER_FLAG_NEW_LISTENER asks; nil for one without.
+	Listener *Listener
 	// File is the program's file, in the container; "" for the process's first argument.
 	File string
 	// The rest is as in StartOptions.
@@ -46,8 +49,8 @@ func Exec(ctx context.Context, o ExecOptions) (*Process, error) {
 	if err := checkProcess(o.Process); err != nil {
 		return nil, err
 	}
-	if o.SeccompFlags&unix.SECCOMP_FILTER_FLAG_NEW_LISTENER != 0 {
-		return nil, missingFeature("a process executed under a seccomp profile with a listener")
+	if o.SeccompFlags&unix.SECCOMP_FILTER_FLAG_NEW_LISTENER != 0 && o.Listener == nil {
+		return nil, missingFeature("a process executed under a seccomp profile whose listener is not known")
 	}
 	pidfd := o.Pidfd
 	if pidfd == nil {
@@ -62,6 +65,16 @@ func Exec(ctx context.Context, o ExecOptions) (*Process, error) {
 		keepKeyring: o.NoNewKeyring, stdio: [3]*os.File{o.Stdin, o.Stdout, o.Stderr}, shield: exposed(), sibling: true,
 		file: o.File, nested: linux.InUserNamespace()}
 	defer j.close()
+	if o.Listener != nil {
+		var err error
+		if j.exec.listener, err = newListener(&seccomp.Filter{Prog: o.Seccomp}, o.Listener.Path, o.Listener.Metadata); err != nil {
+			return nil, err
+		}
+		defer j.exec.listener.close()
+		if err := errors.Join(j.exec.mayPass(), j.exec.listener.connect()); err != nil {
+			return nil, err
+		}
+	}
 	if err := linux.SetDumpable(false); err != nil {
 		return nil, err
 	}

@@ -284,7 +284,7 @@ func StartHooks(ctx context.Context, st *State) error {
 		if err != nil {
 			return fmt.Errorf("seccomp profile: %w", err)
 		}
-		o.Seccomp, o.SeccompFlags = f.Prog, f.Flags
+		o.Seccomp, o.SeccompFlags, o.Listener = f.Prog, f.Flags, ListenerOf(f, st.Seccomp, st)
 	}
 	if st.CgroupPath != "" {
 		host, err := cgroup.Detect()

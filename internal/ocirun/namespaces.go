@@ -84,6 +84,11 @@ func (s *setup) enterNamespaces() error {
 				continue
 			}
 			s.exec.pidNS, s.exec.sibling = join, true
+			if s.exec.listener != nil {
+				if err := s.exec.mayPass(); err != nil {
+					return err
+				}
+			}
 		case join != nil && ns.flag == unix.CLONE_NEWTIME:
 			s.exec.timeNS = join
 		case join != nil:

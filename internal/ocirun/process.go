@@ -528,6 +528,17 @@ func (e *execution) last(p *linux.Program, before, caps capSets) {
 		e.ambient(p, caps)
 	}
 	switch {
+	case e.sibling && e.listener != nil:
+		e.loadFilter(p)
+		e.notify(p)
+		p.Call(unix.SYS_CLOSE, linux.N(e.listenerNumber()))
+		if e.lateDeadline() {
+			e.enter(p)
+			finish()
+			return
+		}
+		finish()
+		e.enter(p)
 	case e.listener != nil:
 		e.loadFilter(p)
 		e.notify(p)

@@ -25,6 +25,9 @@ func (e *execution) enter(p *linux.Program) {
 	p.Sibling()
 	e.session(p)
 	e.takeTerminal(p)
+	if e.listener != nil {
+		e.notify(p)
+	}
 	e.wait(p)
 	_ = e.affinity(p, finalCPUs) // checked already
 	if e.lastLimit != nil {
@@ -46,8 +49,14 @@ func (e *execution) lateDeadline() bool {
 // passes says whether the profile allows what is left to do once it is loaded, so that it can be loaded, with the right that
 // takes, by the first child.
 func (e *execution) passes() bool {
+	_, ok := e.forbidden()
+	return ok
+}
+
+// forbidden is the number of a call among them that the profile does not allow, if there is one.
+func (e *execution) forbidden() (nr int32, ok bool) {
 	if len(e.filter) == 0 {
-		return true
+		return 0, true
 	}
 	f := seccomp.Filter{Prog: e.filter}
 	for _, c := range [...]struct {
@@ -58,13 +67,21 @@ func (e *execution) passes() bool {
 		{unix.SYS_MADVISE, [2]uint64{}}, {unix.SYS_CLONE, [2]uint64{unix.CLONE_PARENT | unix.CLONE_PARENT_SETTID | uint64(unix.SIGCHLD)}},
 		{unix.SYS_EXIT_GROUP, [2]uint64{}}, {unix.SYS_SETSID, [2]uint64{}}, {unix.SYS_IOCTL, [2]uint64{0, unix.TIOCSCTTY}},
 		{unix.SYS_WRITE, [2]uint64{}}, {unix.SYS_READ, [2]uint64{}}, {unix.SYS_PRLIMIT64, [2]uint64{0, unix.RLIMIT_NPROC}},
-		{unix.SYS_SCHED_SETATTR, [2]uint64{}}, {unix.SYS_SCHED_SETAFFINITY, [2]uint64{}},
+		{unix.SYS_SCHED_SETATTR, [2]uint64{}}, {unix.SYS_SCHED_SETAFFINITY, [2]uint64{}}, {unix.SYS_CLOSE, [2]uint64{}},
 	} {
 		if f.Simulate(nativeAudit(), c.nr, [6]uint64{c.arg[0], c.arg[1]}) != unix.SECCOMP_RET_ALLOW {
-			return false
+			return c.nr, false
 		}
 	}
-	return true
+	return 0, true
+}
+
+// mayPass refuses a profile with a listener under which the second child would not come to be.
+func (e *execution) mayPass() error {
+	if nr, ok := e.forbidden(); !ok {
+		return invalid("a seccomp profile with a listener that does not allow system call %d, which joining a pid namespace needs", nr)
+	}
+	return nil
 }
 
 // launch makes the child and waits until it has become its program. A group that is one process short of its limit has no
@@ -113,6 +130,12 @@ func (j *joining) attempt() error {
 	}
 	if j.child, err = p.Fork(o); err != nil {
 		return err
+	}
+	if e.listener != nil {
+		if err := e.pass(j.child, func(int) *specs.State { return &j.o.Listener.State }); err != nil {
+			_ = linux.PidfdSendSignal(j.child.Pidfd, unix.SIGKILL)
+			return errors.Join(err, j.child.Wait())
+		}
 	}
 	if e.moved {
 		err = j.child.WaitMark()

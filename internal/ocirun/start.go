@@ -180,7 +180,7 @@ func Start(ctx context.Context, o StartOptions) (_ *Process, err error) {
 			return nil, err
 		}
 		if f.Notifies() {
-			if s.exec.listener, err = newListener(f, s.lin.Seccomp); err != nil {
+			if s.exec.listener, err = newListener(f, s.lin.Seccomp.ListenerPath, s.lin.Seccomp.ListenerMetadata); err != nil {
 				return nil, err
 			}
 			defer s.exec.listener.close()
@@ -249,10 +249,15 @@ func (s *setup) finish(ctx context.Context) (*Process, error) {
 		}
 	}
 	if s.exec.listener != nil {
-		if err = s.after(p, s.child.WaitMark()); err == nil {
-			err = s.passListener(p)
-		}
+		err = s.exec.listener.connect()
 		if err != nil {
+			return nil, errors.Join(err, p.discard())
+		}
+		err = s.exec.pass(s.child, func(pid int) *specs.State {
+			p.Pid = pid
+			return hookState(NewState(s.o, p), specs.StateCreating)
+		})
+		if err = s.after(p, err); err != nil {
 			return nil, errors.Join(err, p.discard())
 		}
 	}
