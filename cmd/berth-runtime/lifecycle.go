@@ -295,7 +295,7 @@ func removeRemains(dir string) error {
 	} else {
 		errs = append(errs, endWaiting(filepath.Join(dir, startFile)))
 	}
-	if err := errors.Join(append(errs, stopUnit(dir))...); err != nil {
+	if err := errors.Join(append(errs, ocirun.RemoveRdt(dir), stopUnit(dir))...); err != nil {
 		return err // the directory knows what is left, so that it can be tried again
 	}
 	return os.RemoveAll(dir)

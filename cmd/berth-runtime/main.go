@@ -20,6 +20,7 @@
 //	ROOT/ID/report       why a process could not become its program after "start"
 //	ROOT/@filters        compiled seccomp filters (ocirun.CompileFilter)
 //	ROOT/ID/cgroup       a link whose text is the name of the group made for it; "cgroup.making" before it is known to be its own
+//	ROOT/ID/rdt          a link whose text is the class of the Intel RDT made for it; "rdt.group" the group that counts
 //	ROOT/ID/unit         a link whose text is the name of systemd's unit, where systemd made the group
 //
 // An ordinary user's command is executed again in the user namespace of his container: see rootless.go. His --root is below

@@ -29,6 +29,35 @@ type Rdt struct {
 
 const resctrlRoot = "/sys/fs/resctrl"
 
+// What is made for a container is noted in its directory before it is made, as links whose texts are the directories' names: a create
+// that is killed leaves no state that tells.
+const (
+	rdtClassNote = "rdt"
+	rdtGroupNote = "rdt.group"
+)
+
+// RemoveRdt removes what the notes in a container's directory tell of, where no process is in it. The container's have been killed.
+func RemoveRdt(dir string) error {
+	t := &Rdt{}
+	var err error
+	if t.Group, err = os.Readlink(filepath.Join(dir, rdtGroupNote)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if t.Dir, err = os.Readlink(filepath.Join(dir, rdtClassNote)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	// It may not have been made, and be somebody else's by now.
+	if t.Made = t.Dir != "" && unusedRdt(t.Dir); t.Group != "" && !unusedRdt(t.Group) {
+		t.Group = ""
+	}
+	return t.Delete()
+}
+
+func unusedRdt(dir string) bool {
+	tasks, err := os.ReadFile(filepath.Join(dir, "tasks"))
+	return len(tasks) == 0 && (err == nil || errors.Is(err, fs.ErrNotExist))
+}
+
 func checkRdt(r *specs.LinuxIntelRdt) error {
 	if r == nil {
 		return nil
@@ -58,8 +87,14 @@ func rdtLines(r *specs.LinuxIntelRdt) (lines []string) {
 }
 
 // makeRdt makes or finds the class of a container and the group that counts. root is "" but in tests, whose directories are ordinary
-// ones: the kernel's have their files from the beginning.
-func makeRdt(root, id string, r *specs.LinuxIntelRdt) (_ *Rdt, err error) {
+// ones: the kernel's have their files from the beginning. notes is the container's directory, "" for none.
+func makeRdt(root, id, notes string, r *specs.LinuxIntelRdt) (_ *Rdt, err error) {
+	note := func(name, text string) error {
+		if notes == "" {
+			return nil
+		}
+		return os.Symlink(text, filepath.Join(notes, name))
+	}
 	if root == "" {
 		const magic = 0x7655821 // RDTGROUP_SUPER_MAGIC
 		var sfs unix.Statfs_t
@@ -90,6 +125,11 @@ func makeRdt(root, id string, r *specs.LinuxIntelRdt) (_ *Rdt, err error) {
 	case !there && r.ClosID != "" && len(lines) == 0:
 		return nil, fmt.Errorf("it is not there, and nothing is said of what it shall have: %w", errdefs.ErrNotFound)
 	case !there:
+		if r.ClosID == "" {
+			if err := note(rdtClassNote, t.Dir); err != nil {
+				return nil, err
+			}
+		}
 		if err := os.Mkdir(t.Dir, 0o755); err != nil {
 			return nil, err
 		}
@@ -107,6 +147,9 @@ func makeRdt(root, id string, r *specs.LinuxIntelRdt) (_ *Rdt, err error) {
 	}
 	if r.EnableMonitoring {
 		group := filepath.Join(t.Dir, "mon_groups", id)
+		if err := note(rdtGroupNote, group); err != nil {
+			return nil, err
+		}
 		if err := os.Mkdir(group, 0o755); err != nil {
 			return nil, err
 		}

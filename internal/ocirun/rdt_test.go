@@ -68,7 +68,7 @@ func TestIntelRdt(t *testing.T) {
 func TestIntelRdtClasses(t *testing.T) {
 	root := fakeResctrl(t)
 	// One of its own, which goes with the container.
-	r, err := makeRdt(root, "own", &specs.LinuxIntelRdt{L3CacheSchema: "L3:0=f", MemBwSchema: "MB:0=20", Schemata: []string{"L2:0=3"}})
+	r, err := makeRdt(root, "own", "", &specs.LinuxIntelRdt{L3CacheSchema: "L3:0=f", MemBwSchema: "MB:0=20", Schemata: []string{"L2:0=3"}})
 	if err != nil || !r.Made || content(t, root+"/own/schemata") != "L3:0=f\nMB:0=20\nL2:0=3\n" {
 		t.Fatal(r, err)
 	}
@@ -82,10 +82,10 @@ func TestIntelRdtClasses(t *testing.T) {
 		t.Error(err)
 	}
 	// One with a name is made and stays; the default one is the root.
-	if r, err = makeRdt(root, "c", &specs.LinuxIntelRdt{ClosID: "silver", Schemata: []string{"L3:0=3"}}); err != nil || r.Made {
+	if r, err = makeRdt(root, "c", "", &specs.LinuxIntelRdt{ClosID: "silver", Schemata: []string{"L3:0=3"}}); err != nil || r.Made {
 		t.Error(r, err)
 	}
-	if r, err = makeRdt(root, "c", &specs.LinuxIntelRdt{ClosID: "/"}); err != nil || r.Dir != filepath.Clean(root) || r.Made {
+	if r, err = makeRdt(root, "c", "", &specs.LinuxIntelRdt{ClosID: "/"}); err != nil || r.Dir != filepath.Clean(root) || r.Made {
 		t.Error(r, err)
 	}
 	for name, c := range map[string]struct {
@@ -99,7 +99,7 @@ func TestIntelRdtClasses(t *testing.T) {
 		"somebody's":     {specs.LinuxIntelRdt{}, errdefs.IsAlreadyExists, "somebody's"},
 		"no such memory": {specs.LinuxIntelRdt{ClosID: "gold", MemBwSchema: "MB:1=99"}, errdefs.IsFailedPrecondition, "does not have"},
 	} {
-		if _, err := makeRdt(root, "gold", &c.rdt); !c.is(err) || !strings.Contains(err.Error(), c.text) {
+		if _, err := makeRdt(root, "gold", "", &c.rdt); !c.is(err) || !strings.Contains(err.Error(), c.text) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -112,7 +112,7 @@ func TestIntelRdtClasses(t *testing.T) {
 		}
 	}
 	if _, err := os.Stat(resctrlRoot + "/schemata"); err != nil {
-		if _, err := makeRdt("", "c", &specs.LinuxIntelRdt{}); !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "no resctrl file system") {
+		if _, err := makeRdt("", "c", "", &specs.LinuxIntelRdt{}); !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "no resctrl file system") {
 			t.Error(err)
 		}
 	}
@@ -158,5 +158,39 @@ func TestExecPersonality(t *testing.T) {
 	}
 	if _, _, err := execIn(t, p, ExecOptions{Process: &proc, Personality: &specs.LinuxPersonality{Domain: "LINUX31"}}); !errdefs.IsInvalidArgument(err) {
 		t.Error(err)
+	}
+}
+
+// TestRdtOfAKilledCreate: what was made, or was to be made, is known without a state, and what is somebody else's is left alone.
+func TestRdtOfAKilledCreate(t *testing.T) {
+	root, dir := fakeResctrl(t), t.TempDir()
+	is := func(name string) bool { _, err := os.Lstat(name); return err == nil }
+	// A class of its own; the kernel makes mon_groups.
+	if _, err := makeRdt(root, "c", dir, &specs.LinuxIntelRdt{}); err != nil || !is(root+"/c") {
+		t.Fatal(err)
+	}
+	write(t, root+"/c/tasks", "7\n")
+	if err := RemoveRdt(dir); err != nil || !is(root+"/c") {
+		t.Error("a class with a process was removed", err)
+	}
+	if err := os.Remove(root + "/c/tasks"); err != nil {
+		t.Fatal(err)
+	}
+	if err := RemoveRdt(dir); err != nil || is(root+"/c") {
+		t.Error("the class is left", err)
+	}
+	if err := RemoveRdt(dir); err != nil {
+		t.Error("twice: ", err)
+	}
+	// A group that counts, in a class that stays.
+	dir = t.TempDir()
+	if _, err := makeRdt(root, "d", dir, &specs.LinuxIntelRdt{ClosID: "gold", EnableMonitoring: true}); err != nil || !is(root+"/gold/mon_groups/d") {
+		t.Fatal(err)
+	}
+	if err := RemoveRdt(dir); err != nil || is(root+"/gold/mon_groups/d") || !is(root+"/gold") {
+		t.Error("the group is left, or the class is not", err)
+	}
+	if err := RemoveRdt(t.TempDir()); err != nil {
+		t.Error("nothing: ", err)
 	}
 }

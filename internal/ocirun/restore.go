@@ -55,7 +55,7 @@ func Restore(ctx context.Context, o RestoreOptions) (_ *Process, err error) {
 	r := &restoration{o: &o, s: &setup{o: &o.StartOptions, spec: o.Spec, lin: linuxOf(o.Spec)}}
 	defer r.s.close()
 	if rdt := r.s.lin.IntelRdt; rdt != nil {
-		if r.s.rdt, err = makeRdt(o.Resctrl, o.ID, rdt); err != nil {
+		if r.s.rdt, err = makeRdt(o.Resctrl, o.ID, o.StateDir, rdt); err != nil {
 			return nil, err
 		}
 		defer func() {

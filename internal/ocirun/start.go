@@ -159,7 +159,7 @@ func Start(ctx context.Context, o StartOptions) (_ *Process, err error) {
 		s.devs.close()
 	}()
 	if r := s.lin.IntelRdt; r != nil {
-		if s.rdt, err = makeRdt(o.Resctrl, o.ID, r); err != nil {
+		if s.rdt, err = makeRdt(o.Resctrl, o.ID, o.StateDir, r); err != nil {
 			return nil, err
 		}
 		defer func() {
