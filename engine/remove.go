@@ -86,6 +86,9 @@ func (e *Engine) erase(ctx context.Context, l *live, rec container.Record, volum
 	if err := os.RemoveAll(e.runDir(rec.ID)); err != nil {
 		e.log.Error("remove the run directory", "container", rec.ID, "error", err)
 	}
+	if rec.Config.Limits.CgroupParent != "" { // the daemon's own is kept for the next container
+		e.cgroups.Open(e.cgroupPath(rec)).PruneParents()
+	}
 	e.forgetLive(rec.ID)
 	e.publish(rec, "destroy", nil)
 	e.Images.Touch(rec.Config.ImageID)

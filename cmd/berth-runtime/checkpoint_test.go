@@ -51,6 +51,14 @@ func newCounter(t *testing.T) *bundle {
 	t.Helper()
 	needCriu(t)
 	b := newBundle(t, "sh", "-c", counting)
+	t.Cleanup(func() {
+		logs, _ := filepath.Glob(b.dir + "/*/*.log")
+		for _, name := range logs {
+			if text, err := os.ReadFile(name); err == nil && t.Failed() {
+				t.Logf("the end of %s:\n%s", name, text[max(0, len(text)-3000):])
+			}
+		}
+	})
 	b.spec.Root.Readonly = false
 	b.write()
 	for _, name := range []string{"mv", "mount", "hostname", "stty", "nc"} {
@@ -212,7 +220,7 @@ func TestPreDump(t *testing.T) {
 	b.countsBeyond(b.count())
 	b.ok("checkpoint", "--pre-dump", "--image-path", b.images("two"), "--parent-path", "../one", "c")
 	b.countsBeyond(b.count())
-	b.fails("is absolute", "checkpoint", "--image-path", b.images("three"), "--parent-path", b.images("two"), "c")
+	b.fails("cannot be absolute", "checkpoint", "--image-path", b.images("three"), "--parent-path", b.images("two"), "c")
 	b.fails("not there", "checkpoint", "--image-path", b.images("three"), "--parent-path", "../nothing", "c")
 	b.ok("checkpoint", "--auto-dedup", "--image-path", b.images("three"), "--parent-path", "../two", "c")
 	b.gone()

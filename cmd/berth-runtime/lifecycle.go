@@ -285,12 +285,15 @@ func removeRemains(dir string) error {
 	}
 	var errs []error
 	if name, err := os.Readlink(filepath.Join(dir, groupMade)); err == nil {
-		errs = append(errs, endGroup(host.Open(name)))
+		g := host.Open(name)
+		errs = append(errs, endGroup(g))
+		g.PruneParents()
 	} else if name, err := os.Readlink(filepath.Join(dir, groupMaking)); err == nil {
 		// Whether the group was found empty is not known: one that has processes is somebody else's, and stays.
 		g := host.Open(name)
 		if pids, err := g.Pids(); err == nil && len(pids) == 0 {
 			errs = append(errs, g.Delete())
+			g.PruneParents()
 		}
 	} else {
 		errs = append(errs, endWaiting(filepath.Join(dir, startFile)))
@@ -362,7 +365,12 @@ func (c *cli) destroy(st *ocirun.State, dir string) error {
 	if err != nil {
 		return errors.Join(err, c.destroyIn(st, dir, nil))
 	}
-	return c.destroyIn(st, dir, g)
+	if err := c.destroyIn(st, dir, g); err != nil {
+		return err
+	}
+	// Not by run, whose next start would have to make them again.
+	g.PruneParents()
+	return nil
 }
 
 // destroyIn is destroy of a container whose group is at hand; nil for none.

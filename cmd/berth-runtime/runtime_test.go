@@ -465,6 +465,33 @@ func TestSpecAndFeatures(t *testing.T) {
 	}
 }
 
+// TestParentsOfGroupsGo: what was made only to hold a container's group goes with the last one, when it is deleted.
+func TestParentsOfGroupsGo(t *testing.T) {
+	b := newBundle(t, "sleep", "1000")
+	top := fmt.Sprintf("/berth-test-parents-%d", os.Getpid())
+	b.spec.Linux.CgroupsPath = top + "/below/c"
+	b.write()
+	there := func() []string {
+		found, _ := filepath.Glob("/sys/fs/cgroup/*" + top)
+		more, _ := filepath.Glob("/sys/fs/cgroup" + top)
+		return append(found, more...)
+	}
+	b.detached("run", "-d", "c")
+	if len(there()) == 0 {
+		t.Error("the group is not where it is looked for")
+	}
+	b.ok("delete", "--force", "c")
+	if left := there(); len(left) > 0 {
+		t.Error("left behind:", left)
+	}
+	b.spec.Process.Args = []string{"nothing"}
+	b.write()
+	b.fails("not found", "create", "c")
+	if left := there(); len(left) > 0 {
+		t.Error("left behind by a create that failed:", left)
+	}
+}
+
 func TestSignalNames(t *testing.T) {
 	for name, want := range map[string]unix.Signal{"KILL": 9, "SIGKILL": 9, "kill": 9, "9": 9, "SIGRTMIN": 34, "RTMIN+3": 37,
 		"SIGRTMAX-1": 63, "HUP": 1} {

@@ -159,6 +159,7 @@ func (h *Host) makeParents(t *tree, parent string) error {
 		if err != nil {
 			return err
 		}
+		_ = unix.Lsetxattr(dir, madeMark, []byte("1"), 0) // without it the group stays
 		if t.has("cpuset") && !t.v2 {
 			if err := inheritCpuset(t, parent[:end]); err != nil {
 				return err

@@ -574,6 +574,45 @@ func TestDeleteRemovesGroupsBelow(t *testing.T) {
 	wantAbsent(t, g)
 }
 
+// TestPruneParents: parents that were made on the way to a group go with it when they are empty, and no others.
+func TestPruneParents(t *testing.T) {
+	h := host(t)
+	top := newPath(t, h)
+	var st unix.Stat_t
+	is := func(path string) bool { return unix.Stat(h.trees[0].dir+path, &st) == nil }
+	theirs, _, err := h.Create(top+"-theirs", nil) // a group of its own, as one made by somebody else
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer theirs.Delete()
+	for _, name := range []string{top + "/a/b/one", top + "/a/two", theirs.Path() + "/made/three"} {
+		if _, _, err := h.Create(name, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remove := func(name string) {
+		t.Helper()
+		g := h.Open(name)
+		if err := g.Delete(); err != nil {
+			t.Fatal(err)
+		}
+		g.PruneParents()
+	}
+	remove(top + "/a/b/one")
+	if is(top+"/a/b") || !is(top+"/a/two") {
+		t.Error("the empty parent is left, or the other group is not")
+	}
+	remove(top + "/a/two")
+	if is(top + "/a") {
+		t.Error("the empty parent is left")
+	}
+	remove(theirs.Path() + "/made/three")
+	if is(theirs.Path()+"/made") || !is(theirs.Path()) {
+		t.Error("the parent that was made is left, or the one that was there is not")
+	}
+	h.Open(top + "/nothing/there").PruneParents()
+}
+
 func TestPidsSeesGroupsBelow(t *testing.T) {
 	h := host(t)
 	g := create(t, h, nil)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"time"
 
@@ -136,6 +137,22 @@ func (g *Group) Prune() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// madeMark is set on a group that was made only because one below it was wanted.
+const madeMark = "trusted.berth.made"
+
+// PruneParents removes the groups above this one that Create made on its way to it, or to others, and in which nothing is left. Those
+// that somebody else made stay, as does what cannot be told from them.
+func (g *Group) PruneParents() {
+	for _, t := range g.host.all() {
+		for parent := path.Dir(g.path); parent != "/"; parent = path.Dir(parent) {
+			dir := t.dir + parent
+			if n, err := unix.Lgetxattr(dir, madeMark, nil); err != nil || n == 0 || unix.Rmdir(dir) != nil {
+				break
+			}
+		}
+	}
 }
 
 // waitEmpty waits for the end of the processes of a v1 group, which has no event of its own.

@@ -59,6 +59,22 @@ func TestLimits(t *testing.T) {
 			d.Must("$D rm -f " + id)
 		})
 	}
+	t.Run("a parent of one's own", func(t *testing.T) {
+		top := d.Cgroup + "-own"
+		there := func() bool {
+			return fileExists(filepath.Join("/sys/fs/cgroup/pids", top)) || fileExists(filepath.Join("/sys/fs/cgroup", top))
+		}
+		ids := d.Must("$D run -d --cgroup-parent " + top + "/below berth/box sleep 100; $D run -d --cgroup-parent " + top + "/below berth/box sleep 100")
+		first, second, _ := strings.Cut(ids, "\n")
+		d.Must("$D rm -f " + first)
+		if !there() {
+			t.Error("the parent is gone while a container is in it")
+		}
+		d.Must("$D rm -f " + second)
+		if there() {
+			t.Error("the parent that was made for the containers is left behind")
+		}
+	})
 	b := d.Berth()
 	t.Run("out of memory", func(t *testing.T) {
 		d.ShellT(t, b, `$D run --name oom -m 16m berth/box sh -c 'x=$(yes | head -c 300000000); echo no'`).Exits(137)

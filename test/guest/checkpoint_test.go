@@ -23,7 +23,7 @@ func TestCheckpoint(t *testing.T) {
 	program := Program{Package: "github.com/berth-engine/berth/cmd/berth-runtime", Files: files,
 		Args:    []string{"-test.run=Checkpoint|PreDump|LazyPages|RestoreInTheForeground", "-test.timeout=8m"},
 		Env:     []string{"BERTH_CRIU=1", "PATH=/criu:/usr/bin:/bin"},
-		Modules: []string{"crc32c_generic", "unix_diag", "inet_diag", "tcp_diag", "udp_diag", "raw_diag", "netlink_diag", "af_packet_diag", "nf_tables", "nft_ct", "nf_conntrack", "tun"}}
+		Modules: []string{"crc32c_generic", "unix_diag", "inet_diag", "tcp_diag", "udp_diag", "raw_diag", "netlink_diag", "af_packet_diag", "nf_tables", "nft_ct", "nf_conntrack", "nf_conntrack_netlink", "tun"}}
 	second := program
 	program.Name, second.Name, second.Before = "cgroup v2", "cgroup v1 with joint controllers", joint
 	Run(t, []Program{program, second})
