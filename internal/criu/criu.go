@@ -196,7 +196,8 @@ func (c *Conversation) Ask(ctx context.Context, kind Kind, o *Options) (*Respons
 	for _, f := range []struct {
 		from *os.File
 		to   func(*os.File)
-	}{{c.Stdin, func(f *os.File) { cmd.Stdin = f }}, {c.Stdout, func(f *os.File) { cmd.Stdout = f }}, {c.Stderr, func(f *os.File) { cmd.Stderr = f }}} {
+	}{{c.Stdin, func(f *os.File) { cmd.Stdin = f }}, {c.Stdout, func(f *os.File) { cmd.Stdout = f }},
+		{c.Stderr, func(f *os.File) { cmd.Stderr = f }}} {
 		if f.from != nil {
 			f.to(f.from)
 		}

@@ -310,7 +310,8 @@ func (r *restoration) standardFiles() error {
 	}
 	c := &r.o.Criu
 	for i, f := range [...]*os.File{r.o.Stdin, r.o.Stdout, r.o.Stderr} {
-		if i >= len(names) || !external(names[i]) || slices.ContainsFunc(c.Inherit, func(in criu.Inherit) bool { return in.Key == names[i] }) {
+		if i >= len(names) || !external(names[i]) ||
+			slices.ContainsFunc(c.Inherit, func(in criu.Inherit) bool { return in.Key == names[i] }) {
 			continue
 		}
 		if f == nil {
