@@ -457,11 +457,15 @@ func TestRootlessRefuses(t *testing.T) {
 	b.fails("is not a command", enteredVerb, "run", "c")
 }
 
-// A create that is killed leaves nothing that "delete --force" does not take away.
+// A create or a run that is killed leaves nothing that "delete --force" does not take away.
 func TestRootlessCreateIsKilled(t *testing.T) {
 	b := newUserBundle(t, nobodys(), "sleep", "1002")
-	for i := range 15 {
+	for i := range 30 {
 		cmd := b.command("create", "c")
+		if i >= 15 {
+			i -= 15
+			cmd = b.command("run", "-d", "c")
+		}
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}

@@ -134,11 +134,15 @@ func Start(ctx context.Context, o StartOptions) (_ *Process, err error) {
 	}
 	hooks := hooksOf(o.Spec)
 	s := &setup{o: &o, spec: o.Spec, lin: o.Spec.Linux, latePivot: hooksBeforePivot(hooks)}
-	through := !o.Hold && len(hooks.StartContainer)+len(hooks.Poststart) > 0
-	o.Hold = o.Hold || through
 	if s.lin == nil {
 		s.lin = &specs.Linux{}
 	}
+	through := !o.Hold && len(hooks.StartContainer)+len(hooks.Poststart) > 0
+	if o.Cgroup == nil && s.lin.CgroupsPath == "" && o.StateDir != "" {
+		// Should we be killed there is no group to find its processes in: it runs when the state has its number.
+		through = !o.Hold
+	}
+	o.Hold = o.Hold || through
 	defer s.close()
 	if o.Cgroup == nil && s.lin.CgroupsPath != "" {
 		undo, groupErr := s.makeCgroup()
