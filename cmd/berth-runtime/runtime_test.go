@@ -147,12 +147,18 @@ func (b *bundle) fails(want string, args ...string) {
 	}
 }
 
+// state reads what the command of that name says.
+func (b *bundle) state(st *specs.State) {
+	b.t.Helper()
+	if err := json.Unmarshal([]byte(b.ok("state", "c")), st); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
 func (b *bundle) status() string {
 	b.t.Helper()
 	var st specs.State
-	if err := json.Unmarshal([]byte(b.ok("state", "c")), &st); err != nil {
-		b.t.Fatal(err)
-	}
+	b.state(&st)
 	if (st.Pid == 0) != (st.Status == specs.StateStopped) || st.ID != "c" || st.Bundle != b.dir {
 		b.t.Errorf("%+v", st)
 	}

@@ -660,6 +660,31 @@ func TestSysctlsAndNames(t *testing.T) {
 	}
 }
 
+// TestDecoysInProc: what the runtime writes goes to the kernel, whatever is mounted over the container's procfs (CVE-2025-52881).
+func TestDecoysInProc(t *testing.T) {
+	decoy := t.TempDir()
+	if err := os.MkdirAll(decoy+"/ipv4", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write(t, decoy+"/ipv4/ip_unprivileged_port_start", "decoy")
+	score := 77
+	out := sh(t, "cat /proc/sys/net/ipv4/ip_unprivileged_port_start; echo; umount /proc/sys/net && cat /proc/sys/net/ipv4/ip_unprivileged_port_start; cat /proc/self/oom_score_adj",
+		func(o *StartOptions) {
+			o.Spec.Mounts = append(o.Spec.Mounts, specs.Mount{Destination: "/proc/sys/net", Type: "bind", Source: decoy, Options: []string{"bind"}})
+			o.Spec.Linux.Sysctl = map[string]string{"net.ipv4.ip_unprivileged_port_start": "7"}
+			o.Spec.Linux.ReadonlyPaths, o.Spec.Linux.MaskedPaths = nil, nil
+			o.Spec.Process.OOMScoreAdj = &score
+			caps := []string{"CAP_SYS_ADMIN"}
+			o.Spec.Process.Capabilities = &specs.LinuxCapabilities{Bounding: caps, Permitted: caps, Effective: caps}
+		})
+	if out != "decoy\n7\n77\n" {
+		t.Errorf("%q", out)
+	}
+	if text, err := os.ReadFile(decoy + "/ipv4/ip_unprivileged_port_start"); err != nil || string(text) != "decoy" {
+		t.Errorf("%q, %v", text, err)
+	}
+}
+
 func TestHostNamespaces(t *testing.T) {
 	own := func(kind string) string {
 		link, err := os.Readlink("/proc/self/ns/" + kind)

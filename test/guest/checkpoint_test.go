@@ -20,12 +20,23 @@ func TestCheckpoint(t *testing.T) {
 			return
 		}
 	}
+	// What keeps packets from connections while they are saved: the rules are in the kernel's older tables.
+	for name, path := range map[string]string{"/criu/iptables-restore": "/usr/sbin/xtables-legacy-multi", "/criu/ip6tables-restore": "/usr/sbin/xtables-legacy-multi"} {
+		files[name] = path
+	}
+	for _, plugin := range []string{"libxt_mark.so", "libxt_standard.so"} {
+		path := "/usr/lib/x86_64-linux-gnu/xtables/" + plugin
+		files[path] = path
+	}
+	libraries(t, files, "/usr/sbin/xtables-legacy-multi")
 	program := Program{Package: "github.com/berth-engine/berth/cmd/berth-runtime", Files: files,
-		Args:    []string{"-test.run=Checkpoint|PreDump|LazyPages|RestoreInTheForeground", "-test.timeout=8m"},
-		Env:     []string{"BERTH_CRIU=1", "PATH=/criu:/usr/bin:/bin"},
-		Modules: []string{"crc32c_generic", "unix_diag", "inet_diag", "tcp_diag", "udp_diag", "raw_diag", "netlink_diag", "af_packet_diag", "nf_tables", "nft_ct", "nf_conntrack", "nf_conntrack_netlink", "tun"}}
+		Args: []string{"-test.run=Checkpoint|PreDump|LazyPages|RestoreInTheForeground", "-test.timeout=8m"},
+		Env:  []string{"BERTH_CRIU=1", "PATH=/criu:/usr/bin:/bin"},
+		Modules: []string{"crc32c_generic", "unix_diag", "inet_diag", "tcp_diag", "udp_diag", "raw_diag", "netlink_diag", "af_packet_diag", "nf_tables", "nft_ct", "nf_conntrack", "nf_conntrack_netlink", "tun",
+			"ip_tables", "iptable_filter", "ip6_tables", "ip6table_filter", "xt_mark"}}
 	second := program
 	program.Name, second.Name, second.Before = "cgroup v2", "cgroup v1 with joint controllers", joint
+	second.Args = []string{"-test.run=^TestCheckpoint$", "-test.timeout=8m"}
 	Run(t, []Program{program, second})
 }
 
@@ -43,6 +54,12 @@ func addProgram(t *testing.T, files map[string]string, name string) bool {
 		t.Skipf("there is no %s", name)
 	}
 	files["/criu/"+name] = path
+	libraries(t, files, path)
+	return true
+}
+
+func libraries(t *testing.T, files map[string]string, path string) {
+	t.Helper()
 	out, err := exec.Command("ldd", path).Output()
 	if err != nil {
 		t.Fatalf("ldd %s: %v", path, err)
@@ -54,5 +71,4 @@ func addProgram(t *testing.T, files map[string]string, name string) bool {
 			}
 		}
 	}
-	return true
 }
