@@ -11,6 +11,7 @@
 //	POST      /berth/images/collect                   → Collection
 //	POST      /berth/images/{name}/pin, …/unpin       → Pinned
 //	GET /berth/images/{name}/explore?layer=2&path=/etc&platform=linux/arm64    → Exploration
+//	GET, POST, DELETE /berth/registry                  ← RegistrySettings (POST), → Registry
 //	GET /berth/layers                                  → []SharedLayer, those that several images have
 //
 // Fields are only ever added. These paths carry no API version: a client of another release reads the fields it knows.
@@ -250,4 +251,34 @@ type SharedLayer struct {
 	Chain  string   // of the layer and those below it
 	Size   int64    // bytes on the disk
 	Images []string // IDs
+}
+
+// RegistryPath is where the daemon's registry is: GET tells how it is, POST starts it, DELETE stops it.
+const RegistryPath = Prefix + "/registry"
+
+// RegistrySettings are those of `berth registry serve`.
+type RegistrySettings struct {
+	Listen      string `json:",omitempty"` // "" is 127.0.0.1:5000
+	Root        string `json:",omitempty"` // "" is /var/lib/berth-registry
+	Htpasswd    string `json:",omitempty"`
+	TLSCert     string `json:",omitempty"`
+	TLSKey      string `json:",omitempty"`
+	Mirror      string `json:",omitempty"` // without a password when it is told
+	AllowDelete bool   `json:",omitempty"`
+	ReadOnly    bool   `json:",omitempty"`
+	Insecure    bool   `json:",omitempty"`
+}
+
+// Registry is how the daemon's registry is.
+type Registry struct {
+	On       bool // it was started and not stopped
+	Running  bool // it answers
+	Fixed    bool // daemon.json says what it is
+	URL      string
+	Pid      int
+	Since    time.Time
+	Settings RegistrySettings
+	Log      string // the file
+	Failure  string // why it does not run, or ended last
+	Restarts int
 }

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"strings"
 
+	"github.com/berth-engine/berth/internal/berthapi"
 	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/system"
 	"github.com/moby/moby/client"
@@ -31,6 +33,14 @@ func newInfo(a *app) *cobra.Command {
 				a.build.Version, a.global.debug)
 			if failure == nil {
 				writeInfo(&b, &result.Info)
+				var r berthapi.Registry
+				if a.askOwn(ctx, http.MethodGet, berthapi.RegistryPath, nil, &r) == nil && r.On {
+					state := ""
+					if !r.Running {
+						state = " (does not run)"
+					}
+					fmt.Fprintf(&b, " Registry Service: %s%s\n", r.URL, state)
+				}
 			}
 			if _, err := io.WriteString(a.Out, b.String()); err != nil {
 				return err

@@ -100,6 +100,8 @@ func tree() []node {
 		{name: "registry", section: management, short: "Serve images to others", children: []node{
 			{name: "gc", make: newRegistryGC},
 			{name: "serve", make: newRegistryServe},
+			{name: "status", make: newRegistryStatus},
+			{name: "stop", make: newRegistryStop},
 		}},
 		{name: "system", section: management, short: "Manage the daemon", children: []node{
 			{name: "check", make: newSystemCheck},

@@ -221,6 +221,11 @@ func (c *Config) check() error {
 	if filepath.Clean(c.DataRoot) == filepath.Clean(c.ExecRoot) {
 		return fmt.Errorf("data-root and exec-root must not be the same directory, %q", c.DataRoot)
 	}
+	if c.Registry != nil {
+		if err := c.Registry.Check(); err != nil {
+			return fmt.Errorf("\"registry\": %w", err)
+		}
+	}
 	if _, err := store.ParseDriver(c.StorageDriver); err != nil {
 		return fmt.Errorf("storage-driver: %w", err)
 	}

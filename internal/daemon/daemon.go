@@ -27,6 +27,7 @@ import (
 	"github.com/berth-engine/berth/internal/image"
 	"github.com/berth-engine/berth/internal/network"
 	"github.com/berth-engine/berth/internal/registry"
+	"github.com/berth-engine/berth/internal/registryd"
 	"github.com/berth-engine/berth/internal/store"
 )
 
@@ -79,8 +80,9 @@ type daemon struct {
 	log   *slog.Logger
 	level *slog.LevelVar
 	// now is the configuration in force: a reload replaces it.
-	now    atomic.Pointer[Config]
-	engine *engine.Engine
+	now      atomic.Pointer[Config]
+	engine   *engine.Engine
+	registry *registryd.Service
 }
 
 func (d *daemon) run(c *Config, stderr io.Writer) (err error) {
@@ -122,6 +124,13 @@ func (d *daemon) run(c *Config, stderr io.Writer) (err error) {
 		defer cancel()
 		err = errors.Join(err, d.engine.Close(ctx))
 	}()
+	d.registry = registryd.Open(registryd.Options{Dir: c.DataRoot, Run: c.ExecRoot, Log: d.log,
+		Program: func() (string, error) { return findProgram("berth-registry") }})
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.Background(), closeTime)
+		defer cancel()
+		d.registry.Close(ctx)
+	}()
 	sockets, err := listen(c)
 	if err != nil {
 		return err
@@ -132,6 +141,9 @@ func (d *daemon) run(c *Config, stderr io.Writer) (err error) {
 	}
 	defer os.Remove(c.PidFile)
 
+	if err := d.registry.Resume(c.Registry); err != nil {
+		d.log.Error("start the registry", "error", err)
+	}
 	server, idle := d.server(c, runtimePath)
 	defer idle.stop()
 	served := make(chan error, len(sockets.all))
@@ -232,7 +244,7 @@ func (d *daemon) openEngine(c *Config, runtimePath string) (*engine.Engine, erro
 func (d *daemon) server(c *Config, runtimePath string) (*http.Server, *idler) {
 	least, _ := minVersion(c.MinAPIVersion) // checked by Load
 	api := dockerapi.New(dockerapi.Options{
-		Engine: d.engine, Log: d.log, ExecRoot: c.ExecRoot, DataRoot: c.DataRoot,
+		Engine: d.engine, Registry: d.registry, Log: d.log, ExecRoot: c.ExecRoot, DataRoot: c.DataRoot,
 		Version: d.build.Version, Commit: d.build.Commit, BuildTime: d.build.Time,
 		Facts: func() dockerapi.Facts { return d.facts(runtimePath) }, DefaultInit: c.Init, MinVersion: least,
 	})
@@ -305,6 +317,11 @@ func deref(p any) any {
 		return *p
 	case *[]string:
 		return *p
+	case **registryd.Settings:
+		if *p != nil {
+			return **p
+		}
+		return nil
 	case proxies:
 		return [...]string{p.c.HTTPProxy, p.c.HTTPSProxy, p.c.NoProxy}
 	}
@@ -350,15 +367,23 @@ func writePidFile(path string) error {
 	return nil
 }
 
-// findRuntime looks for berth-runtime where it was named, else beside this program, in PATH and in libexec.
+// findRuntime looks for berth-runtime where it was named, else where programs of ours are.
 func findRuntime(path string) (string, error) {
-	const name = "berth-runtime"
 	if path != "" {
 		if _, err := exec.LookPath(path); err != nil {
 			return "", fmt.Errorf("runtime-path: %w", err)
 		}
 		return path, nil
 	}
+	found, err := findProgram("berth-runtime")
+	if err != nil {
+		return "", fmt.Errorf("%w: name it with --runtime-path", err)
+	}
+	return found, nil
+}
+
+// findProgram looks for a program of ours beside this one, in PATH and in libexec.
+func findProgram(name string) (string, error) {
 	if self, err := os.Executable(); err == nil {
 		if p, err := exec.LookPath(filepath.Join(filepath.Dir(self), name)); err == nil {
 			return p, nil
@@ -372,7 +397,7 @@ func findRuntime(path string) (string, error) {
 			return p, nil
 		}
 	}
-	return "", errors.New("berth-runtime is neither beside berthd nor in PATH: name it with --runtime-path")
+	return "", fmt.Errorf("%s is neither beside berthd nor in PATH", name)
 }
 
 func seccompProfile(path string) (string, error) {

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/berth-engine/berth/internal/container"
+	"github.com/berth-engine/berth/internal/registryd"
 	"github.com/docker/go-units"
 )
 
@@ -56,6 +57,8 @@ type Config struct {
 	LogLevel, LogFormat            string
 	ShutdownTimeout                int // seconds
 	HTTPProxy, HTTPSProxy, NoProxy string
+
+	Registry *registryd.Settings // nil: `berth registry serve -d` says
 
 	Validate, Version, Help bool
 }
@@ -207,6 +210,7 @@ func settings() []setting {
 			func(c *Config) any { return &c.HTTPSProxy }},
 		{"no-proxy", "", "", "HOSTS", "Hosts to be reached without a proxy", false,
 			func(c *Config) any { return &c.NoProxy }},
+		{"", "", "registry", "", "", false, func(c *Config) any { return &c.Registry }},
 		{"", "", "proxies", "", "", false, func(c *Config) any { return proxies{c} }},
 
 		{"live-restore", "", "live-restore", "", "Containers outlive the daemon: always", false,

@@ -88,6 +88,9 @@ func routes() []route {
 		{"POST", "/berth/images/{name...}/unpin", 0, (*Server).imagePin},
 		{"GET", "/berth/images/{name...}/explore", 0, (*Server).imageExplore},
 		{"GET", "/berth/layers", 0, (*Server).sharedLayers},
+		{"GET", "/berth/registry", 0, (*Server).registryService},
+		{"POST", "/berth/registry", 0, (*Server).registryService},
+		{"DELETE", "/berth/registry", 0, (*Server).registryService},
 
 		// Volumes.
 		{"GET", "/volumes", 0, (*Server).volumeList},

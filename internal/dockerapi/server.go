@@ -11,13 +11,15 @@ import (
 	"strings"
 
 	"github.com/berth-engine/berth/engine"
+	"github.com/berth-engine/berth/internal/registryd"
 	"github.com/containerd/errdefs"
 )
 
 // Options are what the face needs to know besides the engine.
 type Options struct {
-	Engine *engine.Engine
-	Log    *slog.Logger
+	Engine   *engine.Engine
+	Registry *registryd.Service
+	Log      *slog.Logger
 	// ExecRoot and DataRoot are the engine's, for the paths that inspect shows.
 	ExecRoot, DataRoot string
 

@@ -9,7 +9,7 @@
 //
 // # The directory
 //
-// One process has it at a time, which flock(2) of the file "lock" in it sees to: a collection while somebody pushes
+// One process has it at a time, which flock(2) of the file "lock" in it sees to; its pid is in the file. A collection while somebody pushes
 // would take blobs away whose manifest is still to come. Everything else in it is distribution's format, and Debian's
 // docker-registry reads it.
 //
@@ -82,8 +82,13 @@ func serve(args []string, errOut io.Writer) error {
 	f.BoolVar(&o.remove, "allow-delete", false, "")
 	f.BoolVar(&o.readOnly, "read-only", false, "")
 	f.BoolVar(&o.insecure, "insecure", false, "")
+	var service string // by whom and with what it was started; others find it by this
+	f.StringVar(&service, "service", "", "")
 	if err := f.Parse(args); err != nil {
 		return err
+	}
+	if service != "" {
+		o.mirror = os.Getenv("BERTH_REGISTRY_MIRROR") // it may have a password in it
 	}
 	if f.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", f.Arg(0))
@@ -97,6 +102,17 @@ func serve(args []string, errOut io.Writer) error {
 		return err
 	}
 	defer unlock()
+	if service != "" {
+		// Distribution opens its socket itself and tells nobody. Who answers could be somebody else, if the address were taken.
+		l, err := net.Listen("tcp", o.listen)
+		if err != nil {
+			return err
+		}
+		if err := l.Close(); err != nil {
+			return err
+		}
+		go tellReady(o.listen, os.NewFile(3, "ready"))
+	}
 	// Distribution reads settings of exporters from the environment; none are wanted.
 	for _, name := range []string{"OTEL_TRACES_EXPORTER", "OTEL_METRICS_EXPORTER", "OTEL_LOGS_EXPORTER"} {
 		if err := os.Setenv(name, "none"); err != nil {
@@ -108,6 +124,23 @@ func serve(args []string, errOut io.Writer) error {
 		return err
 	}
 	return r.ListenAndServe()
+}
+
+// tellReady writes a line when the registry answers.
+func tellReady(address string, ready *os.File) {
+	defer ready.Close()
+	host, port, _ := net.SplitHostPort(address) // checked by config
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "localhost"
+	}
+	for {
+		if c, err := net.Dial("tcp", net.JoinHostPort(host, port)); err == nil {
+			_ = c.Close()
+			_, _ = io.WriteString(ready, "ready\n") // who has gone meanwhile finds out by the lock
+			return
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
 }
 
 // config checks the options and writes them in distribution's words.
@@ -216,6 +249,12 @@ func lock(root string) (func(), error) {
 			return nil, fmt.Errorf("%q is in use by another berth-registry: stop it first", root)
 		}
 		return nil, err
+	}
+	if err = f.Truncate(0); err == nil {
+		_, err = fmt.Fprintln(f, os.Getpid())
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
 	return func() { _ = f.Close() }, nil
 }
