@@ -138,3 +138,102 @@ func TestRegistry(t *testing.T) {
 
 	d.Shell(b, "$D registry serve --listen 0.0.0.0:0 --root "+root).Exits(1).Complains("open to other machines")
 }
+
+// TestRegistryService: the daemon keeps a registry running: a team pushes to it and pulls from it, it outlives a killed daemon,
+// and is off when it was stopped.
+func TestRegistryService(t *testing.T) {
+	harness.Need(t)
+	harness.Tool(t, "podman", "openssl")
+	d := harness.Start(t)
+	b := d.Berth()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	host := l.Addr().String()
+	l.Close()
+	root := filepath.Join(d.Dir, "images")
+	ref := host + "/team/app:1"
+	stopped := false
+	t.Cleanup(func() {
+		if !stopped {
+			d.Shell(b, "$D registry stop")
+		}
+	})
+	pid := func() string {
+		t.Helper()
+		return d.Must("$D registry status --format '{{.Pid}}'")
+	}
+	d.Shell(b, "$D registry status").Prints("The registry is off.\n")
+	d.Shell(b, "$D registry stop").Exits(1).Complains("the registry is not on")
+	d.Shell(b, "$D registry serve -d --listen 0.0.0.0:5000 --root "+root).Exits(1).Complains("is open to other machines")
+	d.Shell(b, "$D registry serve -d --root "+root+" --listen "+host+" --htpasswd /nonexistent").Exits(1).Complains("no such file")
+	d.Shell(b, "$D registry status").Prints("The registry is off.\n")
+
+	d.Shell(b, "$D registry serve -d --allow-delete --root "+root+" --listen "+host).Prints("http://" + host + "\n")
+	d.Shell(b, "$D registry serve -d --root "+root).Exits(1).Complains("the registry is on already, at http://" + host)
+	d.Shell(b, "$D registry status").Shows("The registry answers at http://"+host, root, "registry.log")
+	d.Shell(b, "$D info").Shows("Registry Service: http://" + host)
+	d.Shell(b, "$D tag berth/box "+ref+" && $D push -q "+ref+" && $D rmi "+ref+" && $D pull -q "+ref).Exits(0)
+	d.Shell(b, "env -u DOCKER_CONFIG podman --root $DIR/podman --runroot $DIR/podman-run --storage-driver vfs pull -q --tls-verify=false "+ref).Exits(0)
+	d.Shell(b, "env -u DOCKER_CONFIG podman --root $DIR/podman --runroot $DIR/podman-run --storage-driver vfs push -q --tls-verify=false "+ref+" "+host+"/team/podman:1").Exits(0)
+	d.Shell(b, "$D run --rm "+host+"/team/podman:1 echo pulled").Shows("pulled\n")
+
+	// A killed daemon leaves it, and the next has it.
+	first := pid()
+	d.Kill()
+	if c, err := net.Dial("tcp", host); err != nil {
+		t.Errorf("without the daemon: %v", err)
+	} else {
+		c.Close()
+	}
+	if err := d.Launch(); err != nil {
+		t.Fatal(err)
+	}
+	harness.Eventually(t, time.Minute, "the registry was taken back", func() bool { return pid() == first })
+	// One that is killed comes back; one whose daemon stops in order comes with the next.
+	d.Must("kill -9 " + first)
+	harness.Eventually(t, time.Minute, "the registry runs again", func() bool {
+		p := pid()
+		return p != first && p != "0"
+	})
+	d.Shell(b, "$D registry status").Shows("restarts")
+	d.Stop()
+	if c, err := net.Dial("tcp", host); err == nil {
+		c.Close()
+		t.Error("the registry outlives its daemon")
+	}
+	if err := d.Launch(); err != nil {
+		t.Fatal(err)
+	}
+	harness.Eventually(t, time.Minute, "the registry runs again", func() bool { return pid() != "0" })
+	d.Shell(b, "$D pull -q "+ref).Exits(0)
+	d.Shell(b, "$D registry stop && $D registry status").Prints("The registry is off.\n")
+	stopped = true
+	d.Shell(b, "$D registry gc --untagged --root "+root).Exits(0)
+
+	// The same by daemon.json, with TLS, accounts and nothing but pulls.
+	dir := t.TempDir()
+	d.Shell(b, "openssl req -x509 -newkey rsa:2048 -nodes -keyout "+dir+"/key -out "+dir+"/cert -days 2 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1").Exits(0)
+	config := `{"registry":{"listen":"` + host + `","root":"` + root + `","htpasswd":"` + dir + `/htpasswd","tls-cert":"` + dir +
+		`/cert","tls-key":"` + dir + `/key","read-only":true}}`
+	for name, text := range map[string]string{"htpasswd": account, "daemon.json": config} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.Stop()
+	d.Args("--config-file", filepath.Join(dir, "daemon.json"))
+	if err := d.Launch(); err != nil {
+		t.Fatal(err)
+	}
+	harness.Eventually(t, time.Minute, "the registry of daemon.json runs", func() bool { return pid() != "0" })
+	d.Shell(b, "$D registry status").Shows("https://"+host, "daemon.json", "only be pulled from", "htpasswd")
+	d.Shell(b, "$D registry serve -d").Exits(1).Complains("the registry is on already")
+	curl := "curl -s --cacert " + dir + "/cert https://" + host + "/v2/team/app/tags/list"
+	d.Shell(b, curl).Shows("UNAUTHORIZED")
+	d.Shell(b, curl+" -u ann:secret").Shows(`"tags":["1"]`)
+	d.Shell(b, "curl -s -o out -w '%{http_code}' --cacert "+dir+"/cert -u ann:secret -X POST https://"+host+"/v2/team/app/blobs/uploads/").Prints("405")
+	d.Must("$D registry stop")
+	d.Shell(b, "$D registry serve -d").Exits(1).Complains("daemon.json says what the registry is")
+}
