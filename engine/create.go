@@ -242,7 +242,7 @@ func (e *Engine) check(cfg *container.Config) ([]string, error) {
 		}
 	}
 	if cfg.Security.Seccomp != "" && cfg.Security.Seccomp != "unconfined" {
-		if _, err := e.seccomp.filter(cfg.Security, defaultCaps[:]); err != nil {
+		if _, err := e.seccomp.filter(cfg.Security, defaultCaps[:], false); err != nil {
 			return nil, err
 		}
 	}

@@ -196,7 +196,7 @@ func (x *Execs) process(ctx context.Context, rec container.Record, c *monitor.Cl
 	if err != nil {
 		return nil, filter{}, err
 	}
-	load, err := x.e.seccomp.filter(sec, caps)
+	load, err := x.e.seccomp.filter(sec, caps, len(rec.Config.Extra.StorageOpt) > 0)
 	if err != nil {
 		return nil, filter{}, err
 	}

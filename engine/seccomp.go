@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 	profile "github.com/moby/profiles/seccomp"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // seccompCache keeps compiled filters: a profile gives the same one for the same capabilities.
@@ -35,8 +37,8 @@ func newSeccompCache(standard string) *seccompCache {
 	return &seccompCache{standard: standard, done: map[string]filter{}}
 }
 
-// filter is what to load for a container.
-func (s *seccompCache) filter(sec container.Security, caps []string) (filter, error) {
+// filter is what to load for a container. bounded says that --storage-opt size bounds what it writes.
+func (s *seccompCache) filter(sec container.Security, caps []string, bounded bool) (filter, error) {
 	text := sec.Seccomp
 	if text == "" && sec.Privileged {
 		return filter{}, nil
@@ -47,13 +49,13 @@ func (s *seccompCache) filter(sec container.Security, caps []string) (filter, er
 	if text == "unconfined" {
 		return filter{}, nil
 	}
-	key := strings.Join(caps, ",") + "\n" + text
+	key := fmt.Sprint(bounded, strings.Join(caps, ","), "\n", text)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if f, there := s.done[key]; there {
 		return f, nil
 	}
-	f, err := compile(text, caps)
+	f, err := compile(text, caps, bounded)
 	if err != nil {
 		return filter{}, err
 	}
@@ -64,7 +66,7 @@ func (s *seccompCache) filter(sec container.Security, caps []string) (filter, er
 	return f, nil
 }
 
-func compile(text string, caps []string) (filter, error) {
+func compile(text string, caps []string, bounded bool) (filter, error) {
 	// A profile may depend on the capabilities, which it reads from the spec's bounding set.
 	spec := &specs.Spec{Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{Bounding: caps}}}
 	var rules *specs.LinuxSeccomp
@@ -80,6 +82,9 @@ func compile(text string, caps []string) (filter, error) {
 	if rules == nil {
 		return filter{}, nil
 	}
+	if bounded && text == "" {
+		keepBound(rules)
+	}
 	f, err := seccomp.Compile(rules)
 	if err != nil {
 		return filter{}, fmt.Errorf("seccomp profile: %w%w", err, kind{errdefs.ErrInvalidArgument})
@@ -89,4 +94,35 @@ func compile(text string, caps []string) (filter, error) {
 			kind{errdefs.ErrInvalidArgument})
 	}
 	return filter{prog: f.Prog, flags: f.Flags, rules: rules}, nil
+}
+
+// escapes are requests of ioctl(2) by which who owns a file can take it out of what bounds a layer: the kernel asks for no
+// capability, only for the host's user namespace (fs/file_attr.c, fileattr_set_prepare). file_setattr(2), which does the same
+// since Linux 6.17, is not among what the profile allows.
+var escapes = [...]uint64{
+	0x401c5820, // FS_IOC_FSSETXATTR: another project
+	0x5000940e, // BTRFS_IOC_SUBVOL_CREATE: a subvolume has a quota group of its own
+	0x50009418, // BTRFS_IOC_SUBVOL_CREATE_V2
+	0x50009401, // BTRFS_IOC_SNAP_CREATE
+	0x50009417, // BTRFS_IOC_SNAP_CREATE_V2
+}
+
+// keepBound makes the built-in profile refuse escapes, as a file system would that does not know them.
+func keepBound(rules *specs.LinuxSeccomp) {
+	for i := range rules.Syscalls {
+		if r := &rules.Syscalls[i]; r.Action == specs.ActAllow && len(r.Args) == 0 {
+			r.Names = slices.DeleteFunc(slices.Clone(r.Names), func(n string) bool { return n == "ioctl" })
+		}
+	}
+	unknown := uint(unix.ENOTTY)
+	// The kernel looks at the lower half of a request only.
+	arg := func(mask, value uint64) []specs.LinuxSeccompArg {
+		return []specs.LinuxSeccompArg{{Index: 1, Value: mask, ValueTwo: value, Op: specs.OpMaskedEqual}}
+	}
+	for _, e := range escapes {
+		rules.Syscalls = append(rules.Syscalls, specs.LinuxSyscall{Names: []string{"ioctl"}, Action: specs.ActErrno, ErrnoRet: &unknown,
+			Args: arg(0xffffffff, e)})
+	}
+	// The first rule whose conditions hold decides, and this one's always do.
+	rules.Syscalls = append(rules.Syscalls, specs.LinuxSyscall{Names: []string{"ioctl"}, Action: specs.ActAllow, Args: arg(0, 0)})
 }

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-engine/berth/internal/container"
+	"github.com/berth-engine/berth/internal/seccomp"
 )
 
 // The flags of a profile hold for the container's process and for every exec, as the kernel tells of their filters.
@@ -66,4 +67,33 @@ func filterFlags(pid int) (uint64, error) {
 		return 0, errno
 	}
 	return meta.flags, nil
+}
+
+// TestNoWayOutOfASize: what bounds a container's layer cannot be left by ioctl(2) under the default profile, whatever the upper
+// half of the request is, and every other request passes. Without a bound nothing is refused.
+func TestNoWayOutOfASize(t *testing.T) {
+	arch, nr := uint32(unix.AUDIT_ARCH_X86_64), int32(unix.SYS_IOCTL)
+	if runtime.GOARCH == "arm64" {
+		arch = unix.AUDIT_ARCH_AARCH64
+	}
+	cache := newSeccompCache("")
+	for bounded, want := range map[bool]uint32{true: unix.SECCOMP_RET_ERRNO | uint32(unix.ENOTTY), false: unix.SECCOMP_RET_ALLOW} {
+		f, err := cache.filter(container.Security{}, nil, bounded)
+		if err != nil {
+			t.Fatal(err)
+		}
+		compiled := seccomp.Filter{Prog: f.prog}
+		for _, e := range escapes {
+			for _, request := range []uint64{e, e | 1<<32, e | 0xffffffff<<32} {
+				if got := compiled.Simulate(arch, nr, [6]uint64{3, request}); got != want {
+					t.Errorf("bounded %v: ioctl %#x: %#x, wanted %#x", bounded, request, got, want)
+				}
+			}
+		}
+		for _, request := range []uint64{0, unix.TCGETS, unix.FICLONE, unix.FS_IOC_SETFLAGS, 0x801c581f, 0xffffffff} {
+			if got := compiled.Simulate(arch, nr, [6]uint64{3, request}); got != unix.SECCOMP_RET_ALLOW {
+				t.Errorf("bounded %v: ioctl %#x: %#x", bounded, request, got)
+			}
+		}
+	}
 }

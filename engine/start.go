@@ -202,7 +202,7 @@ func (e *Engine) launch(ctx context.Context, rec container.Record, attach []moni
 	if in.Record.Config.Init || e.opts.Init {
 		spec.Annotations = withAnnotation(spec.Annotations, monitor.InitAnnotation, "true")
 	}
-	filter, err := e.seccomp.filter(cfg.Security, caps)
+	filter, err := e.seccomp.filter(cfg.Security, caps, len(cfg.Extra.StorageOpt) > 0)
 	if err != nil {
 		return nil, err
 	}

@@ -95,21 +95,31 @@ func (s *Server) imageFilter(c *call, f filters) (func(*imageSummary) bool, erro
 	if err != nil {
 		return nil, err
 	}
-	until, err := untilFilter(f)
-	if err != nil {
-		return nil, err
-	}
+	// Of several moments the narrowest counts, as if each were asked for.
 	var before, since time.Time
-	for _, limit := range []struct {
-		key string
-		to  *time.Time
-	}{{"before", &before}, {"since", &since}} {
-		for _, ref := range f[limit.key] {
+	earlier := func(t time.Time) {
+		if before.IsZero() || t.Before(before) {
+			before = t
+		}
+	}
+	for _, text := range f["until"] {
+		t, err := moment(text, time.Now())
+		if err != nil {
+			return nil, err
+		}
+		earlier(t)
+	}
+	for _, key := range []string{"before", "since"} {
+		for _, ref := range f[key] {
 			img, err := s.engine.Images.Resolve(c.ctx(), ref, "")
-			if err != nil {
+			switch {
+			case err != nil:
 				return nil, err
+			case key == "before":
+				earlier(img.Created)
+			case img.Created.After(since):
+				since = img.Created
 			}
-			*limit.to = img.Created
 		}
 	}
 	for _, pattern := range f["reference"] {
@@ -120,8 +130,7 @@ func (s *Server) imageFilter(c *call, f filters) (func(*imageSummary) bool, erro
 	return func(i *imageSummary) bool {
 		switch {
 		case f.has("dangling") && (len(i.RepoTags) == 0) != dangling,
-			!until.IsZero() && !i.img.Created.Before(until),
-			!before.IsZero() && !i.img.Created.Before(before),
+			!before.IsZero() && (i.img.Created.IsZero() || !i.img.Created.Before(before)),
 			!since.IsZero() && !i.img.Created.After(since),
 			!f.pairs("label", i.Labels), !f.pairs("label!", i.Labels):
 			return false

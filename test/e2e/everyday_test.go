@@ -342,6 +342,16 @@ func imageSteps() []step {
 		{line: `$D create --name xx berth/box true | wc -c; $D export xx | tar t | grep -c ^bin/sh$`, out: "65\n1\n"},
 		{line: `$D export xx | $D import - fromx:1 | grep -c sha256; $D run --rm fromx:1 /bin/echo imported`, out: "1\nimported\n"},
 		{line: `$D rmi fromx:1 | grep -c Deleted`, out: "~^[1-9]"},
+		{line: `for n in 1 2 3; do $D export xx | $D import -c "LABEL n=$n" - age:$n >/dev/null; done; $D images -q -f before=age:2 -f before=age:3 age | wc -l`, out: "1\n"},
+		{line: `$D images -f since=age:1 -f since=age:2 --format '{{.Tag}}' age`, out: "3\n"},
+		{line: `$D images -f label=n=2 --format '{{.Repository}}:{{.Tag}}'`, out: "age:2\n"},
+		{line: `$D images -f reference='age:[12]' --format '{{.Tag}}' | sort`, out: "1\n2\n"},
+		{line: `$D images -f before=nonexistent`, code: 1, err: "No such image: nonexistent"},
+		{line: `$D tag age:1 other:1; $D rmi $($D images -q other:1)`, code: 1, err: "(must be forced) - image is referenced in multiple repositories"},
+		{line: `$D rmi age:1; $D create --name uses other:1 true | wc -c; $D rmi other:1`, code: 1, out: "Untagged: age:1\n65\n",
+			err: "(must force) - container"},
+		{line: `$D rmi -f other:1 | sed 's/:[0-9a-f]*$//'; $D rm uses; $D rmi age:2 age:3 | cut -d: -f1 | sort -u`,
+			out: "~^Untagged: other:1\nuses\nDeleted\nUntagged\n$|Untagged: other\nDeleted: sha256\nuses\nDeleted\nUntagged\n$"},
 	}
 }
 
