@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -188,7 +189,8 @@ func TestRefusals(t *testing.T) {
 type world struct {
 	n     *Networks
 	ns    *os.File
-	zone  map[string][]string // by name: addresses, changed before the next question
+	mu    sync.Mutex
+	zone  map[string][]string // by name: addresses
 	asked atomic.Int32
 }
 
@@ -259,11 +261,20 @@ func echo(t *testing.T, n *Networks, ns *os.File, address string) {
 	})
 }
 
+// says sets the addresses of a name.
+func (w *world) says(name string, addrs ...string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.zone[name] = addrs
+}
+
 func (w *world) answer(to mdns.ResponseWriter, q *mdns.Msg) {
 	w.asked.Add(1)
 	m := new(mdns.Msg).SetReply(q)
 	name := strings.ToLower(strings.TrimSuffix(q.Question[0].Name, "."))
+	w.mu.Lock()
 	addrs, ok := w.zone[name]
+	w.mu.Unlock()
 	if !ok {
 		m.Rcode = mdns.RcodeNameError
 	}
@@ -420,9 +431,10 @@ func TestEgressOfNetwork(t *testing.T) {
 func TestEgressNames(t *testing.T) {
 	w := newWorld(t)
 	n := w.n
-	w.zone["a.example"], w.zone["b.example"] = []string{"10.213.251.1", "fd00:213:251::1"}, []string{"10.213.252.1"}
-	w.zone["evil.example"] = []string{"10.213.251.2"}
-	w.zone["meta.example"] = []string{"169.254.169.254", "127.0.0.1"}
+	w.says("a.example", "10.213.251.1", "fd00:213:251::1")
+	w.says("b.example", "10.213.252.1")
+	w.says("evil.example", "10.213.251.2")
+	w.says("meta.example", "169.254.169.254", "127.0.0.1")
 	network1(t, n, CreateRequest{Name: "six", IPv6: new(true)})
 	r := AttachRequest{Endpoints: egressOn("six", "allow=a.example:80,allow=*.example:81,deny=evil.example"), DNS: []string{outsideAddr}}
 	a := attach(t, n, r)
@@ -477,7 +489,7 @@ func TestEgressNames(t *testing.T) {
 // TestEgressExpires: an address is open for a time.
 func TestEgressExpires(t *testing.T) {
 	w := newWorld(t)
-	w.zone["a.example"] = []string{"10.213.251.1"}
+	w.says("a.example", "10.213.251.1")
 	w.n.exits.names.least = time.Second
 	network1(t, w.n, CreateRequest{Name: "net1"})
 	a := attach(t, w.n, AttachRequest{Endpoints: egressOn("net1", "allow=a.example"), DNS: []string{outsideAddr}})
@@ -528,7 +540,8 @@ func TestEgressLive(t *testing.T) {
 		t.Error("a connection that is refused lives on")
 	}
 	w.ways(t, "set", a, map[string]string{"tcp 10.213.251.1:80": "open", "tcp 10.213.251.2:80": "refused"})
-	w.zone["a.example"], w.zone["b.example"] = []string{"10.213.251.2"}, []string{"10.213.252.1"}
+	w.says("a.example", "10.213.251.2")
+	w.says("b.example", "10.213.252.1")
 	must(t, set("allow=a.example,allow=b.example"))
 	w.asks(t, a, "a.example", mdns.TypeA)
 	w.asks(t, a, "b.example", mdns.TypeA)
@@ -549,7 +562,8 @@ func TestEgressLive(t *testing.T) {
 func TestEgressRestart(t *testing.T) {
 	w := newWorld(t, withKeeper)
 	n := w.n
-	w.zone["a.example"], w.zone["b.example"] = []string{"10.213.251.1"}, []string{"10.213.251.2"}
+	w.says("a.example", "10.213.251.1")
+	w.says("b.example", "10.213.251.2")
 	network1(t, n, CreateRequest{Name: "net1", Options: map[string]string{OptionEgress: "allow=*.example"}})
 	r := AttachRequest{ContainerID: newID(), Name: "c", Endpoints: egressOn("net1", "allow=a.example allow=b.example"), DNS: []string{outsideAddr}}
 	a, err := n.Attach(context.Background(), r)

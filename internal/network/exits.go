@@ -52,8 +52,7 @@ type learner struct {
 	least time.Duration // an address stays for; clients use it longer than the answer says
 
 	mu    sync.Mutex
-	conn  *nftables.Conn
-	port  uint32 // of its socket
+	conn  *ruleSocket
 	known map[source]map[learnt]opened
 }
 
@@ -66,19 +65,20 @@ type opened struct {
 const (
 	leastLearnt = 5 * time.Minute
 	mostLearnt  = 24 * time.Hour
-	// maxLearnt is how many ways of one address of a container are open by names at once.
-	maxLearnt = 4096
+	// maxLearnt is how many ways of one address of a container are open by names at once. What the kernel does for each of them grows with
+	// their number (a set of concatenated intervals): 4,096 would keep a processor busy for minutes.
+	maxLearnt = 512
 	// learnBytes is room for the messages about that many.
 	learnBytes = 4 << 20
 )
 
 // newLearner opens a socket in the calling thread's network namespace.
 func newLearner(table string) (*learner, error) {
-	conn, port, err := openRules(learnBytes)
+	conn, err := openRules(learnBytes)
 	if err != nil {
 		return nil, err
 	}
-	return &learner{table: table, least: leastLearnt, conn: conn, port: port, known: map[source]map[learnt]opened{}}, nil
+	return &learner{table: table, least: leastLearnt, conn: conn, known: map[source]map[learnt]opened{}}, nil
 }
 
 // reset forgets what it knows: another one goes on with the rules.
@@ -88,7 +88,7 @@ func (l *learner) reset() {
 	l.known = map[source]map[learnt]opened{}
 }
 
-func (l *learner) Close() error { return l.conn.CloseLasting() }
+func (l *learner) Close() error { return l.conn.Close() }
 
 // learn opens what a name stands for. It returns when the kernel knows.
 func (l *learner) learn(bounds []leash, name string, answers []dns.Resolved) error {
@@ -191,7 +191,7 @@ func (b batch) take(src source, way learnt) {
 }
 
 // queue makes messages of the batch. What is to go is made first, so that it is there.
-func (l *learner) queue(conn *nftables.Conn, b batch) {
+func (l *learner) queue(conn *ruleSocket, b batch) {
 	t := &nftables.Table{Family: nftables.TableFamily(inet), Name: l.table}
 	for _, step := range []struct {
 		of map[string][]element

@@ -19,8 +19,7 @@ import (
 // firewall brings documents into the kernel, each as one transaction: packets see the old rules or the new ones.
 type firewall struct {
 	mu      sync.Mutex
-	conn    *nftables.Conn
-	port    uint32    // of its socket: what the kernel calls whoever sends
+	conn    *ruleSocket
 	applied *standing // nil: unknown
 	// whole and changed count documents that were compared or written as a whole, and elements that were sent.
 	whole, changed int
@@ -30,17 +29,26 @@ type firewall struct {
 
 // openFirewall opens a socket in the calling thread's network namespace.
 func openFirewall() (*firewall, error) {
-	conn, port, err := openRules(transactionBytes)
+	conn, err := openRules(transactionBytes)
 	if err != nil {
 		return nil, err
 	}
-	return &firewall{conn: conn, port: port}, nil
+	return &firewall{conn: conn}, nil
 }
 
-// openRules opens a socket for rules in the calling thread's network namespace, with room for transactions of some size. port is the
-// kernel's name for it.
-func openRules(bytes int) (conn *nftables.Conn, port uint32, err error) {
-	conn, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
+// ruleSocket is a connection to nftables. Once it is closed nothing is sent: the library would open another one.
+type ruleSocket struct {
+	*nftables.Conn
+	port uint32 // the kernel's name for it
+
+	mu     sync.Mutex
+	closed bool
+}
+
+// openRules opens a socket for rules in the calling thread's network namespace, with room for transactions of some size.
+func openRules(bytes int) (s *ruleSocket, err error) {
+	s = &ruleSocket{}
+	s.Conn, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
 		raw, err := c.SyscallConn()
 		if err != nil {
 			return err
@@ -49,21 +57,40 @@ func openRules(bytes int) (conn *nftables.Conn, port uint32, err error) {
 		err = raw.Control(func(fd uintptr) {
 			var a unix.Sockaddr
 			if a, name = unix.Getsockname(int(fd)); name == nil {
-				port = a.(*unix.SockaddrNetlink).Pid
+				s.port = a.(*unix.SockaddrNetlink).Pid
 			}
 		})
 		return errors.Join(err, name, c.SetWriteBuffer(bytes), c.SetReadBuffer(bytes))
 	}))
 	if err != nil {
-		return nil, 0, noNFTables(err)
+		return nil, noNFTables(err)
 	}
-	return conn, port, nil
+	return s, nil
+}
+
+var errRulesClosed = errors.New("the rules are no longer this daemon's")
+
+// Flush sends what is queued, as one transaction.
+func (s *ruleSocket) Flush() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return errRulesClosed
+	}
+	return s.Conn.Flush()
+}
+
+func (s *ruleSocket) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	return s.CloseLasting()
 }
 
 // transactionBytes is room for some 100,000 ports in one transaction; the kernel takes it only while one is under way.
 const transactionBytes = 16 << 20
 
-func (w *firewall) Close() error { return w.conn.CloseLasting() }
+func (w *firewall) Close() error { return w.conn.Close() }
 
 // noNFTables says what to do where the kernel cannot do what we ask.
 func noNFTables(err error) error {

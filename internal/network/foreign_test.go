@@ -94,7 +94,7 @@ func TestOwnRulesAreNotForeign(t *testing.T) {
 	n := room(t)
 	var foreign atomic.Int32
 	must(t, n.onThread(func() error {
-		f, err := watchRules(n.tableName(), []uint32{n.wall.port, n.guard.port}, func(bool) { foreign.Add(1) })
+		f, err := watchRules(n.tableName(), []uint32{n.wall.conn.port, n.guard.conn.port}, func(bool) { foreign.Add(1) })
 		if err == nil {
 			t.Cleanup(func() { _ = f.Close() })
 		}

@@ -23,10 +23,9 @@ const onBridges = family(unix.NFPROTO_BRIDGE)
 // before the link exists and taken out some time after it has gone.
 type guard struct {
 	table string
-	port  uint32 // of its socket
 
 	mu    sync.Mutex
-	conn  *nftables.Conn
+	conn  *ruleSocket
 	on    bool // the rules are in the kernel
 	sent  int  // elements of sets
 	links map[string]guarded
@@ -54,11 +53,11 @@ const guardBytes = 1 << 20
 
 // openGuard opens a socket in the calling thread's network namespace.
 func openGuard(table string) (*guard, error) {
-	conn, port, err := openRules(guardBytes)
+	conn, err := openRules(guardBytes)
 	if err != nil {
 		return nil, err
 	}
-	return &guard{table: table, conn: conn, port: port, links: map[string]guarded{}}, nil
+	return &guard{table: table, conn: conn, links: map[string]guarded{}}, nil
 }
 
 // guardSets are those of the guard with the elements of these links.
@@ -320,7 +319,7 @@ func (g *guard) remove() error {
 	return nil
 }
 
-func (g *guard) Close() error { return g.conn.CloseLasting() }
+func (g *guard) Close() error { return g.conn.Close() }
 
 // guards reports whether an endpoint is one that must not speak for others; who is bound to a policy must not in any case,
 // for the policy is known by the sender's address. Without addresses of ours there is nothing that could be compared.

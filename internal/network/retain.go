@@ -46,9 +46,9 @@ func (n *Networks) Retain(ctx context.Context, live []Live) error {
 		return err
 	}
 	if n.wall != nil {
-		own := []uint32{n.wall.port, n.guard.port}
+		own := []uint32{n.wall.conn.port, n.guard.conn.port}
 		if n.exits != nil {
-			own = append(own, n.exits.names.port)
+			own = append(own, n.exits.names.conn.port)
 		}
 		var err error
 		if n.changes, err = watchRules(n.tableName(), own, n.reassert); err != nil {
