@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"fmt"
 	"slices"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -12,6 +13,8 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/berth-engine/berth/internal/registry"
 )
 
 // PartKind says what one of the manifests of an image is for.
@@ -35,6 +38,9 @@ const (
 
 	// maxStatement is the largest statement that is read, in bytes.
 	maxStatement = 32 << 20
+
+	// maxAttested is how many manifests of attestations of one image are fetched, and how many statements of each.
+	maxAttested = 16
 )
 
 // Part is one of the manifests that an index lists, or the only one of an image without an index.
@@ -179,6 +185,81 @@ func (im *Images) Attestations(ctx context.Context, nameOrID, platform string, p
 		}
 	}
 	return out, nil
+}
+
+// bringAttested fetches what an index says is attested of one of its manifests, and binds it to the index. It is no part of
+// what runs: what the registry lacks stays away, and so does what is no in-toto statement of a reasonable size.
+func (im *Images) bringAttested(ctx context.Context, index ocispec.Descriptor, about digest.Digest, fetch fetcher, depth int) error {
+	d, err := im.document(ctx, index)
+	if err != nil {
+		return err
+	}
+	var brought []ocispec.Descriptor
+	for _, m := range d.Manifests {
+		if images.IsIndexType(m.MediaType) && depth < maxDepth {
+			if here, err := im.has(ctx, m); err != nil {
+				return err
+			} else if here {
+				if err := im.bringAttested(ctx, m, about, fetch, depth+1); err != nil {
+					return err
+				}
+			}
+			continue
+		}
+		if m.Annotations[annotationKind] != kindAttestation || m.Annotations[annotationFor] != about.String() ||
+			!images.IsManifestType(m.MediaType) || len(brought) == maxAttested {
+			continue
+		}
+		ok, err := im.bringStatements(ctx, m, fetch)
+		if err != nil {
+			return fmt.Errorf("attestation %s: %w", short(m.Digest), err)
+		}
+		if ok {
+			brought = append(brought, m)
+		}
+	}
+	return im.label(ctx, index.Digest, indexLabels(brought...))
+}
+
+// bringStatements fetches the manifest of an attestation and its statements, and tells whether they came.
+func (im *Images) bringStatements(ctx context.Context, manifest ocispec.Descriptor, fetch fetcher) (bool, error) {
+	data, err := im.fetchSmall(ctx, manifest, registry.MaxManifest, fetch)
+	if errdefs.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	d, err := parseDocument(data, manifest.MediaType)
+	if err != nil {
+		return false, err
+	}
+	if d.Config.Size > maxConfig || len(d.Layers) > maxAttested {
+		return false, nil
+	}
+	for _, l := range d.Layers {
+		if l.MediaType != mediaTypeInToto || l.Size > maxStatement {
+			return false, nil
+		}
+	}
+	for _, b := range append([]ocispec.Descriptor{*d.Config}, d.Layers...) {
+		if here, err := im.has(ctx, b); err != nil {
+			return false, err
+		} else if here {
+			continue
+		}
+		blob, err := im.fetchSmall(ctx, b, maxStatement, fetch)
+		if errdefs.IsNotFound(err) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		if err := im.put(ctx, b, blob, nil); err != nil {
+			return false, err
+		}
+	}
+	return true, im.put(ctx, manifest, data, manifestLabels(d))
 }
 
 // keepAttestations binds to an index what is attested of the manifests that are kept, where all of it is in the store. It

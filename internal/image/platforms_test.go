@@ -183,3 +183,58 @@ func TestRemovePlatforms(t *testing.T) {
 	must(t, err)
 	wantEmpty(t, im)
 }
+
+func TestPullBringsWhatIsAttested(t *testing.T) {
+	ctx := t.Context()
+	pull := func(b *built, platform string) (*Images, error) {
+		im := open(t)
+		_, err := im.Pull(ctx, serve(t, b).addr+"/app:1", PullOptions{Platform: platform})
+		return im, err
+	}
+	only := func(im *Images) string {
+		t.Helper()
+		all, err := im.List(ctx)
+		if err != nil || len(all) != 1 {
+			t.Fatalf("%+v, %v", all, err)
+		}
+		return all[0].ID
+	}
+	b := several(t)
+	statement := digest.FromString(`{"_type": "https://in-toto.io/Statement/v1"}`)
+	for _, tc := range []struct {
+		platform, have string
+		want           int
+	}{{"linux/amd64", "amd64 unknown ", 1}, {"linux/arm64", "arm64 ", 0}} {
+		im, err := pull(b, tc.platform)
+		must(t, err)
+		id := only(im)
+		list, err := im.Attestations(ctx, id, tc.platform, nil, true)
+		if err != nil || len(list) != tc.want || have(t, im, id) != tc.have {
+			t.Errorf("%s: %+v, %q, %v", tc.platform, list, have(t, im, id), err)
+		}
+		must(t, im.store.GC(ctx))
+		if list, err := im.Attestations(ctx, id, tc.platform, nil, true); err != nil || len(list) != tc.want {
+			t.Errorf("%s, collected: %+v, %v", tc.platform, list, err)
+		}
+		// It goes with its image.
+		_, err = im.Remove(ctx, id, RemoveOptions{Force: true})
+		must(t, err)
+		wantEmpty(t, im)
+	}
+
+	// What the registry does not have, the image does not need; what it lies about is refused with everything else.
+	lacking := several(t)
+	delete(lacking.blobs, statement)
+	im, err := pull(lacking, "linux/amd64")
+	must(t, err)
+	if list, err := im.Attestations(ctx, only(im), "linux/amd64", nil, true); err != nil || len(list) != 0 {
+		t.Errorf("a statement that the registry lacks: %+v, %v", list, err)
+	}
+	lying := several(t)
+	lying.blobs[statement] = []byte(`{"_type": "https://in-toto.io/Statement/v2"}`)
+	im, err = pull(lying, "linux/amd64")
+	if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "what was sent as") {
+		t.Errorf("a statement that is another: %v", err)
+	}
+	wantEmpty(t, im)
+}

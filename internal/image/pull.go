@@ -210,7 +210,13 @@ func (im *Images) bringLeased(ctx context.Context, target ocispec.Descriptor, pl
 	if err := im.label(ctx, manifest.Digest, manifestLabels(d)); err != nil {
 		return err
 	}
-	return im.unpack(ctx, d.Layers, config.RootFS.DiffIDs, fetch, say)
+	if err := im.unpack(ctx, d.Layers, config.RootFS.DiffIDs, fetch, say); err != nil {
+		return err
+	}
+	if !images.IsIndexType(target.MediaType) {
+		return nil
+	}
+	return im.bringAttested(ctx, target, manifest.Digest, fetch, 0)
 }
 
 // bringArtifact fetches what is no image. Nothing of it is looked into.
