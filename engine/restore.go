@@ -44,7 +44,7 @@ func (e *Engine) restore(ctx context.Context) error {
 			clients[rec.ID] = c
 			var note startNote
 			if !rec.State.Alive() && json.Unmarshal(c.Info().Note, &note) == nil { // killed between the start and its record
-				rec.Endpoints, rec.Published = note.Endpoints, note.Published
+				rec.Endpoints, rec.Published = note.Endpoints, note.ports()
 			}
 			if rec.State.Status == container.Removing {
 				removing = append(removing, rec.ID)
@@ -131,7 +131,7 @@ func (e *Engine) takeBack(id string, c *monitor.Client) {
 			e.log.Error("read what a monitor kept", "container", id, "error", err)
 		}
 		if _, err := e.Containers.Apply(id, container.Started{Pid: info.Pid, MonitorPid: info.MonitorPid, At: info.StartedAt,
-			Endpoints: note.Endpoints, Published: note.Published}); err != nil {
+			Endpoints: note.Endpoints, Published: note.ports()}); err != nil {
 			e.log.Error("save a start found again", "container", id, "error", err)
 		}
 	}
