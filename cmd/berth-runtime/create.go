@@ -110,7 +110,7 @@ func (n *creation) make(id string, held bool) (_ *ocirun.Process, err error) {
 	}
 	defer func() { release() }() // before what is undone, which wants the group empty
 	if o.Cgroup != nil {
-		undo = append(undo, func() { _ = o.Cgroup.Delete(); _ = stopUnit(n.dir); o.Cgroup.PruneParents() })
+		undo = append(undo, func() { _ = stopUnit(n.dir); _ = o.Cgroup.Delete(); o.Cgroup.PruneParents() })
 	}
 	p, err := n.begin(context.Background(), *o)
 	if err != nil {

@@ -377,7 +377,8 @@ func (c *cli) destroy(st *ocirun.State, dir string) error {
 func (c *cli) destroyIn(st *ocirun.State, dir string, g *cgroup.Group) error {
 	var errs []error
 	if g != nil {
-		errs = append(errs, g.KillAll(), g.Delete(), stopUnit(dir))
+		// The unit first: systemd that finds its group gone does not notice that it is empty, and a stop then takes its time.
+		errs = append(errs, g.KillAll(), stopUnit(dir), g.Delete())
 	}
 	err := errors.Join(append(errs, st.Rdt.Delete(), removeDir(dir))...)
 	if err == nil {

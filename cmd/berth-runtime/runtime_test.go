@@ -30,6 +30,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == enteredVerb {
 		os.Exit(command(os.Args[1:]))
 	}
+	if len(os.Args) == 2 && os.Args[1] == keepVerb {
+		os.Exit(keep())
+	}
 	os.Exit(m.Run())
 }
 

@@ -9,7 +9,8 @@
 // A guest may have a disk, and then the power can be cut: Machine.Cut kills it at a moment of the test's choosing, and
 // the next boot finds what was written until then.
 //
-// The guest is the simplest machine there is: no other disk, no network, no init system; its root is a tmpfs, since
+// A guest of PrepareSystemd has Debian's systemd as process 1, with one unit, which runs the programs. Any other
+// guest is the simplest machine there is: no other disk, no network, no init system; its root is a tmpfs, since
 // nothing can be pivoted away from an initrd. QEMU emulates the processor (-accel tcg), because /dev/kvm may be
 // there and not work; the guest is some ten times slower than the host and boots in about six seconds, so one Run
 // should carry all programs.

@@ -51,6 +51,7 @@ type Machine struct {
 	tools    tools
 	initrd   string
 	programs []Program
+	systemd  bool
 }
 
 // Run boots one guest, runs the programs in it in their order, and reports each as a subtest.
@@ -62,8 +63,19 @@ func Run(t *testing.T, programs []Program) {
 // Prepare makes what a guest is booted from.
 func Prepare(t *testing.T, programs []Program) *Machine {
 	t.Helper()
-	m := &Machine{tools: findTools(t), initrd: filepath.Join(t.TempDir(), "initrd"), programs: programs}
-	if err := m.tools.build(t, m.initrd, programs); err != nil {
+	return prepare(t, &Machine{programs: programs})
+}
+
+// PrepareSystemd is Prepare of a guest whose process 1 is Debian's systemd; the programs are run by a unit of it.
+func PrepareSystemd(t *testing.T, programs []Program) *Machine {
+	t.Helper()
+	return prepare(t, &Machine{programs: programs, systemd: true})
+}
+
+func prepare(t *testing.T, m *Machine) *Machine {
+	t.Helper()
+	m.tools, m.initrd = findTools(t, m.systemd), filepath.Join(t.TempDir(), "initrd")
+	if err := m.tools.build(t, m); err != nil {
 		t.Fatal(err)
 	}
 	return m
@@ -244,7 +256,7 @@ type tools struct {
 	qemu, kernel, modules, busybox string
 }
 
-func findTools(t *testing.T) tools {
+func findTools(t *testing.T, systemd bool) tools {
 	t.Helper()
 	missing := func(what, pkg string) {
 		t.Helper()
@@ -252,6 +264,11 @@ func findTools(t *testing.T) tools {
 			t.Fatalf("there is no %s; install it: apt-get install %s", what, pkg)
 		}
 		t.Skipf("there is no %s (apt-get install %s)", what, pkg)
+	}
+	for _, name := range systemdPrograms {
+		if _, err := os.Stat(name); systemd && err != nil {
+			missing(name, "systemd")
+		}
 	}
 	var x tools
 	var err error

@@ -19,6 +19,19 @@ func TestOnCgroupV2(t *testing.T) {
 	})
 }
 
+// The runtime on a machine that systemd runs: with groups that systemd makes, and with its own beside it.
+func TestOnSystemd(t *testing.T) {
+	if testing.Short() {
+		t.Skip("boots a virtual machine")
+	}
+	const runtime = "github.com/berth-engine/berth/cmd/berth-runtime"
+	PrepareSystemd(t, []Program{
+		{Name: "systemd's groups", Package: runtime, Args: []string{"-test.run=^TestScope"}},
+		{Name: "own groups", Package: runtime,
+			Args: []string{"-test.run=^Test(LifeOfAContainer|Update|Events|Paused.*|DefaultDevices.*|DeleteSpares.*)$"}},
+	}).Run(t, "")
+}
+
 // joint mounts version 1 as systemd did: two controllers in one hierarchy, a hierarchy with a name only, and version 2
 // beside them with what is left.
 const joint = `

@@ -16,8 +16,8 @@ import (
 )
 
 // build writes the guest's initrd.
-func (x tools) build(t *testing.T, path string, programs []Program) error {
-	f, err := os.Create(path)
+func (x tools) build(t *testing.T, m *Machine) error {
+	f, err := os.Create(m.initrd)
 	if err != nil {
 		return err
 	}
@@ -26,8 +26,13 @@ func (x tools) build(t *testing.T, path string, programs []Program) error {
 	w.file("init", 0o755, []byte(firstInit))
 	w.copy("bin/busybox", 0o755, x.busybox)
 	wanted := []string{"overlay", "loop", "veth"}
-	script := nextInit
-	for i, p := range programs {
+	script := runFunction
+	if m.systemd {
+		if err := w.systemd(); err != nil {
+			return err
+		}
+	}
+	for i, p := range m.programs {
 		binary := p.Path
 		if p.Package != "" {
 			if binary, err = compile(t, p.Package, i); err != nil {
@@ -63,8 +68,8 @@ func (x tools) build(t *testing.T, path string, programs []Program) error {
 		return err
 	}
 	list := ""
-	for i, m := range modules {
-		content, err := readModule(filepath.Join(x.modules, m))
+	for i, file := range modules {
+		content, err := readModule(filepath.Join(x.modules, file))
 		if err != nil {
 			return err
 		}
@@ -73,7 +78,13 @@ func (x tools) build(t *testing.T, path string, programs []Program) error {
 		list += "/" + name + "\n"
 	}
 	w.file("modules/list", 0o644, []byte(list))
-	w.file("next", 0o755, []byte(script+"poweroff -f\n"))
+	script += "poweroff -f\n"
+	if m.systemd {
+		w.file("next", 0o755, []byte(nextInit+"exec /lib/systemd/systemd\n"))
+		w.file("programs/all", 0o755, []byte("exec </dev/null >/dev/console 2>&1\n"+script))
+	} else {
+		w.file("next", 0o755, []byte(nextInit+ownCgroups+script))
+	}
 	if err := w.end(); err != nil {
 		return err
 	}
@@ -91,7 +102,7 @@ done
 exec /bin/busybox switch_root /new /next
 `
 
-// nextInit makes a machine of it. The programs follow, one a line.
+// nextInit makes a machine of it. The programs follow, one a line, or systemd.
 const nextInit = `#!/bin/busybox sh
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root CI=true
 /bin/busybox mkdir -p /proc /sys /dev /tmp /run /etc /root /sbin /usr/bin /usr/sbin /var/lib
@@ -105,12 +116,18 @@ mount -t devpts -o gid=5,mode=620,ptmxmode=666 devpts /dev/pts
 mount -t tmpfs -o mode=1777 tmp /tmp
 mount -t tmpfs -o mode=1777 shm /dev/shm
 mount -t tmpfs -o mode=755 run /run
-mount -t cgroup2 -o nsdelegate cgroup2 /sys/fs/cgroup
 echo 'root:x:0:0:root:/root:/bin/sh' >/etc/passwd
 echo 'root:x:0:' >/etc/group
 hostname guest
 ip link set lo up
 for m in $(cat /modules/list); do insmod $m || echo "cannot load $m"; done
+`
+
+// ownCgroups is for a guest without systemd.
+const ownCgroups = "mount -t cgroup2 -o nsdelegate cgroup2 /sys/fs/cgroup\n"
+
+// runFunction is what the lines of the programs call.
+const runFunction = `export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root CI=true
 run() {
 	n=$1; shift
 	echo "@guest begin $n"
@@ -229,6 +246,7 @@ func readModule(path string) ([]byte, error) {
 type cpio struct {
 	w    *bufio.Writer
 	dirs map[string]bool
+	libs []string // that are in it
 	ino  int
 	err  error
 }
