@@ -105,7 +105,9 @@ func connect(ctx context.Context, socket string) (*os.File, error) {
 func open(file io.ReadWriteCloser, onBus bool) (*Conn, error) {
 	c := &Conn{file: file, in: bufio.NewReader(file), jobs: map[string]string{}}
 	uid := hex.EncodeToString([]byte(strconv.Itoa(os.Getuid())))
-	if _, err := io.WriteString(file, "\x00AUTH EXTERNAL "+uid+"\r\n"); err != nil {
+	// BEGIN goes along, as systemd's own clients send it: what comes after it in one piece with the first call, systemd reads and leaves
+	// lying until something else comes.
+	if _, err := io.WriteString(file, "\x00AUTH EXTERNAL "+uid+"\r\nBEGIN\r\n"); err != nil {
 		return nil, fmt.Errorf("log in at systemd: %w", err)
 	}
 	line, err := c.in.ReadSlice('\n')
@@ -114,9 +116,6 @@ func open(file io.ReadWriteCloser, onBus bool) (*Conn, error) {
 	}
 	if answer := strings.TrimSpace(string(line)); answer != "OK" && !strings.HasPrefix(answer, "OK ") {
 		return nil, fmt.Errorf("systemd does not let user %d in: it answers %q: %w", os.Getuid(), answer, errdefs.ErrPermissionDenied)
-	}
-	if _, err := io.WriteString(file, "BEGIN\r\n"); err != nil {
-		return nil, fmt.Errorf("log in at systemd: %w", err)
 	}
 	if !onBus {
 		return c, nil

@@ -9,9 +9,12 @@
 // unasked. It is root's. Where only the bus's socket is there, which is what a container gets that is to manage its host,
 // Hello, Subscribe and AddMatch come first.
 //
-//	client  NUL  AUTH EXTERNAL <uid in hexadecimal>
+//	client  NUL  AUTH EXTERNAL <uid in hexadecimal>  BEGIN
 //	server       OK <guid>
-//	client       BEGIN, and messages from here on
+//	client       messages from here on
+//
+// Were BEGIN sent only now, systemd could read it together with the first message (its sd-bus then takes what follows BEGIN into its
+// buffer and does not look at it before more comes, so that both sides wait).
 //
 // # Messages
 //

@@ -97,12 +97,13 @@ func serve(t *testing.T, f *os.File, steps []script) <-chan []*message {
 			t.Errorf("%q, %v", hello, err)
 			return
 		}
-		if _, err := io.WriteString(f, "OK 0123456789abcdef\r\n"); err != nil {
-			t.Error(err)
-			return
-		}
+		// Before the answer: systemd would wait for more if it read BEGIN and the first call in one piece.
 		if begin, err := in.ReadString('\n'); err != nil || begin != "BEGIN\r\n" {
 			t.Errorf("%q, %v", begin, err)
+			return
+		}
+		if _, err := io.WriteString(f, "OK 0123456789abcdef\r\n"); err != nil {
+			t.Error(err)
 			return
 		}
 		for i, s := range steps {
