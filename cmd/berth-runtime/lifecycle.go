@@ -286,7 +286,7 @@ func removeRemains(dir string) error {
 	var errs []error
 	if name, err := os.Readlink(filepath.Join(dir, groupMade)); err == nil {
 		g := host.Open(name)
-		errs = append(errs, endGroup(g))
+		errs = append(errs, g.KillAll(), stopUnit(dir), endGroup(g))
 		g.PruneParents()
 	} else if name, err := os.Readlink(filepath.Join(dir, groupMaking)); err == nil {
 		// Whether the group was found empty is not known: one that has processes is somebody else's, and stays.

@@ -87,11 +87,12 @@ func (n *creation) makeScope(host *cgroup.Host) (g *cgroup.Group, release func()
 		var warnings []string
 		g, warnings, err = host.StartScope(s, unit, slice, pid, withDefaultDevices(n.spec.Linux.Resources))
 		n.c.warn(warnings)
-		if err == nil {
-			err = os.Symlink(g.Path(), filepath.Join(n.dir, groupMade))
-		}
+		// The unit first: of one whose group is removed by somebody else, systemd may not notice the end.
 		if err == nil {
 			err = os.Symlink(unit, filepath.Join(n.dir, unitFile))
+		}
+		if err == nil {
+			err = os.Symlink(g.Path(), filepath.Join(n.dir, groupMade))
 		}
 		return err
 	})
