@@ -234,12 +234,12 @@ func TestScopeOfSomebodyElse(t *testing.T) {
 // A create that is killed, wherever it was, leaves no unit that "delete --force" does not take away.
 func TestScopeOfACreateThatIsKilled(t *testing.T) {
 	b, unit := onSystemd(t, "sleep", "999")
-	for i := range 12 {
+	for i := range 6 {
 		cmd := b.command("--systemd-cgroup", "create", "c")
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Duration(i*i) * 2 * time.Millisecond) // the moment is the subject
+		time.Sleep(time.Duration(i*i) * 8 * time.Millisecond) // the moment is the subject
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 		b.ok("delete", "--force", "c")

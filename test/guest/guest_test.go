@@ -28,7 +28,7 @@ func TestOnSystemd(t *testing.T) {
 	PrepareSystemd(t, []Program{
 		{Name: "systemd's groups", Package: runtime, Args: []string{"-test.run=^TestScope"}},
 		{Name: "own groups", Package: runtime,
-			Args: []string{"-test.run=^Test(LifeOfAContainer|Update|Events|Paused.*|DefaultDevices.*|DeleteSpares.*)$"}},
+			Args: []string{"-test.run=^Test(LifeOfAContainer|DefaultDevices.*)$"}},
 	}).Run(t, "")
 }
 
