@@ -220,11 +220,23 @@ func (n *creation) makeCgroup() (_ *cgroup.Group, release func(), err error) {
 		return nil, nil, err
 	}
 	if n.c.systemdCgroup {
-		return n.makeScope(host)
+		g, release, err := n.makeScope(host)
+		if problem, refused := n.withoutCgroup(err); refused {
+			return nil, func() {}, problem
+		}
+		return g, release, err
 	}
 	name := n.spec.Linux.CgroupsPath
 	if name == "" {
 		name = "/berth-runtime/" + n.id
+		if n.c.ordinary() && host.Version() == 2 {
+			// Beside our own group, where one may be the user's: in ours are processes, so that it can hand no controllers down.
+			own, err := cgroup.Own()
+			if err != nil {
+				return nil, nil, err
+			}
+			name = filepath.Join(filepath.Dir(own), name)
+		}
 	}
 	if strings.Count(name, ":") == 2 && !strings.Contains(name, "/") {
 		return nil, nil, invalid("cgroup path %q has systemd's form, which needs --systemd-cgroup before the command", name)

@@ -41,8 +41,11 @@ func (c *cli) mustEnter() bool { return !c.entered && !linux.Capable(unix.CAP_SY
 
 // ordinary says that what only the host's root may do can be missing.
 func (c *cli) ordinary() bool {
-	return c.rootless == "true" || c.rootless == "auto" && (os.Geteuid() != 0 || linux.InUserNamespace())
+	return c.rootless == "true" || c.rootless == "auto" && notRoot()
 }
+
+// notRoot says that this process is an ordinary user's, or root only in a user namespace.
+func notRoot() bool { return os.Geteuid() != 0 || linux.InUserNamespace() }
 
 // enter has the command done in the spec's user namespace.
 func (n *creation) enter() error {
@@ -250,7 +253,8 @@ func (c *cli) makeDir(dir string) error {
 
 // withoutCgroup says whether a group that was refused to an ordinary user can be done without, and what to do if not.
 func (n *creation) withoutCgroup(err error) (problem error, refused bool) {
-	if !n.c.ordinary() || !errors.Is(err, fs.ErrPermission) && !errors.Is(err, unix.EROFS) {
+	if !n.c.ordinary() || !errors.Is(err, fs.ErrPermission) && !errors.Is(err, unix.EROFS) && !errdefs.IsFailedPrecondition(err) &&
+		!errdefs.IsPermissionDenied(err) {
 		return nil, false
 	}
 	if names := limits(n.spec.Linux.Resources); len(names) > 0 {

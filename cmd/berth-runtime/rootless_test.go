@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -377,6 +378,7 @@ func TestRootlessLimits(t *testing.T) {
 	if host, err := cgroup.Detect(); err != nil || len(host.Mounts()) == 0 {
 		t.Skip("there are no cgroups:", err)
 	}
+	b.spec.Linux.CgroupsPath = "/berth-test-runtime/rootless" // which is nobody's but root's
 	// Device rules are no limits: nobody can make a device there.
 	b.spec.Linux.Resources = &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}}
 	b.write()
@@ -493,4 +495,242 @@ func running(uid uint32) bool {
 		data, err := os.ReadFile(dir + "/stat")
 		return err == nil && unix.Stat(dir, &st) == nil && st.Uid == uid && !strings.Contains(string(data), ") Z ")
 	})
+}
+
+// delegated makes a group below dir, as the user's, and starts commands in it.
+func (b *bundle) delegated(dir string) {
+	b.t.Helper()
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() {
+		b.run("delete", "--force", "c")
+		_ = b.caller.Close()
+		b.caller = nil
+		for _, below := range []string{"/berth-runtime", "/group", ""} {
+			if err := os.Remove(dir + below); err != nil && !os.IsNotExist(err) {
+				b.t.Error(err)
+			}
+		}
+	})
+	for _, name := range []string{"", "/cgroup.procs", "/cgroup.threads", "/cgroup.subtree_control"} {
+		if err := os.Chown(dir+name, int(b.user.Uid), int(b.user.Gid)); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+	var err error
+	if b.caller, err = os.Open(dir); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// groupOf is the directory of the group that the container's first process is in.
+func (b *bundle) groupOf() string {
+	b.t.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", b.firstPid()))
+	name, ok := strings.CutPrefix(strings.TrimSpace(string(data)), "0::")
+	if err != nil || !ok {
+		b.t.Fatalf("%q, %v", data, err)
+	}
+	return "/sys/fs/cgroup" + name
+}
+
+func (b *bundle) wants(dir string, files map[string]string) {
+	b.t.Helper()
+	for name, want := range files {
+		data, err := os.ReadFile(dir + "/" + name)
+		if got := strings.TrimSpace(string(data)); err != nil || got != want {
+			b.t.Errorf("%s: %q, %v; want %q", name, got, err, want)
+		}
+	}
+}
+
+func needCgroup2(t *testing.T) {
+	t.Helper()
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err != nil {
+		t.Skip("needs cgroup version 2")
+	}
+}
+
+// A group that somebody has delegated to the user.
+func TestRootlessDelegated(t *testing.T) {
+	needCgroup2(t)
+	b := newUserBundle(t, nobodys(), "sleep", "1000")
+	top := "/sys/fs/cgroup/berth-delegated"
+	if err := os.Mkdir(top, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.Remove(top); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, file := range []string{"/sys/fs/cgroup/cgroup.subtree_control", top + "/cgroup.subtree_control"} {
+		if err := os.WriteFile(file, []byte("+memory +pids"), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"", "/cgroup.procs", "/cgroup.threads", "/cgroup.subtree_control"} {
+		if err := os.Chown(top+name, nobodys(), nobodys()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.delegated(top + "/caller")
+	memory, pids := int64(64<<20), int64(20)
+	b.spec.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &memory}, Pids: &specs.LinuxPids{Limit: &pids},
+		Unified: map[string]string{"memory.high": "62914560"}, Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}}
+	b.spec.Linux.Namespaces = append(b.spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace})
+	b.spec.Mounts = append(b.spec.Mounts, specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"ro"}})
+	b.write()
+	b.ok("run", "-d", "c")
+	dir := b.groupOf()
+	if dir != top+"/berth-runtime/c" {
+		t.Errorf("the container is in %q", dir)
+	}
+	b.wants(dir, map[string]string{"memory.max": "67108864", "pids.max": "20", "memory.high": "62914560"})
+	if out := b.ok("exec", "c", "cat", "/sys/fs/cgroup/pids.max", "/proc/self/cgroup"); out != "20\n0::/\n" {
+		t.Errorf("%q", out)
+	}
+	b.ok("update", "--pids-limit", "30", "c")
+	b.wants(dir, map[string]string{"pids.max": "30"})
+	b.ok("pause", "c")
+	if s := b.status(); s != "paused" {
+		t.Error(s)
+	}
+	b.ok("resume", "c")
+	if out := b.ok("ps", "-f", "json", "c"); !strings.Contains(out, strconv.Itoa(b.firstPid())) {
+		t.Error(out)
+	}
+	b.ok("delete", "--force", "c")
+	if _, err := os.Stat(dir); !os.IsNotExist(err) {
+		t.Error("the group is still there:", err)
+	}
+	if err := os.Remove(top + "/berth-runtime"); err != nil {
+		t.Error(err)
+	}
+	// A controller that was not delegated cannot be used.
+	shares := uint64(100)
+	b.spec.Linux.Resources = &specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: &shares}}
+	b.write()
+	b.fails("does not have the cpu controller", "run", "c")
+	_ = os.Remove(top + "/berth-runtime")
+}
+
+// session starts a systemd as the user's in a group of its own, as logging in does, and waits until it can be asked.
+func (b *bundle) session(top, run string) (pid int, log string) {
+	b.t.Helper()
+	const program = "/lib/systemd/systemd"
+	if _, err := os.Stat(program); err != nil {
+		b.t.Skip("there is no systemd:", err)
+	}
+	if err := errors.Join(os.WriteFile("/sys/fs/cgroup/cgroup.subtree_control", []byte("+memory +pids"), 0), os.Mkdir(top, 0o755)); err != nil {
+		b.t.Fatal(err)
+	}
+	for _, name := range []string{"", "/cgroup.procs", "/cgroup.threads", "/cgroup.subtree_control"} {
+		if err := os.Chown(top+name, int(b.user.Uid), int(b.user.Gid)); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+	units := run + "/systemd/user" // $XDG_RUNTIME_DIR/systemd/user, see systemd.unit(5)
+	if err := errors.Join(os.MkdirAll(units, 0o755), os.WriteFile(units+"/default.target", []byte("[Unit]\nDescription=the session\n"), 0o644)); err != nil {
+		b.t.Fatal(err)
+	}
+	if err := filepath.WalkDir(run, func(path string, _ fs.DirEntry, err error) error {
+		return errors.Join(err, os.Chown(path, int(b.user.Uid), int(b.user.Gid)))
+	}); err != nil {
+		b.t.Fatal(err)
+	}
+	group, err := os.Open(top)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer group.Close()
+	out, err := os.Create(filepath.Dir(run) + "/log")
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer out.Close()
+	cmd := exec.Command(program, "--user", "--log-target=console")
+	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", out, out
+	cmd.Env = []string{"HOME=" + run, "XDG_RUNTIME_DIR=" + run, "PATH=" + os.Getenv("PATH")}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: b.user, UseCgroupFD: true, CgroupFD: int(group.Fd())}
+	if err := cmd.Start(); err != nil {
+		b.t.Fatal(err)
+	}
+	exited := make(chan struct{})
+	go func() {
+		_ = cmd.Wait()
+		close(exited)
+	}()
+	b.t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		<-exited
+		if host, err := cgroup.Detect(); err != nil {
+			b.t.Error(err)
+		} else {
+			g := host.Open("/" + filepath.Base(top))
+			if err := errors.Join(g.KillAll(), g.Delete()); err != nil {
+				b.t.Error(err)
+			}
+		}
+	})
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		if _, err := os.Stat(run + "/systemd/private"); err == nil {
+			return cmd.Process.Pid, out.Name()
+		}
+		select {
+		case <-exited:
+		default:
+			if time.Now().Before(end) {
+				continue
+			}
+		}
+		data, _ := os.ReadFile(out.Name())
+		b.t.Fatalf("the session's systemd does not start: %s", data)
+	}
+}
+
+// The systemd of the user's own session makes the group.
+func TestRootlessScope(t *testing.T) {
+	needCgroup2(t)
+	b := newUserBundle(t, nobodys(), "sleep", "1000")
+	run := filepath.Dir(b.dir) + "/run"
+	if err := errors.Join(os.Mkdir(run, 0o700), os.Chown(run, nobodys(), nobodys())); err != nil {
+		t.Fatal(err)
+	}
+	b.env = []string{"XDG_RUNTIME_DIR=" + run}
+	memory := int64(64 << 20)
+	b.spec.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &memory}}
+	b.spec.Linux.CgroupsPath = "user.slice:berth:c"
+	b.write()
+	b.fails("loginctl enable-linger", "--systemd-cgroup", "run", "c")
+
+	top := "/sys/fs/cgroup/berth-session"
+	session, log := b.session(top, run)
+	b.delegated(top + "/caller")
+	defer func() {
+		if t.Failed() {
+			data, _ := os.ReadFile(log)
+			t.Logf("systemd %d of the session says:\n%s", session, data)
+		}
+	}()
+	b.ok("--systemd-cgroup", "run", "-d", "c")
+	dir := b.groupOf()
+	if !strings.HasSuffix(dir, "/user.slice/berth-c.scope") {
+		t.Errorf("the container is in %q", dir)
+	}
+	b.wants(dir, map[string]string{"memory.max": "67108864"})
+	b.ok("--systemd-cgroup", "update", "--memory", "128m", "c")
+	b.wants(dir, map[string]string{"memory.max": "134217728"})
+	if out := b.ok("exec", "c", "id", "-u"); out != "0\n" {
+		t.Error(out)
+	}
+	b.ok("delete", "--force", "c")
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		if _, err := os.Stat(dir); os.IsNotExist(err) {
+			break
+		} else if time.Now().After(end) {
+			t.Fatal("the group is still there:", err)
+		}
+	}
 }

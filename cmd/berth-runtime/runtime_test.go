@@ -43,6 +43,7 @@ type bundle struct {
 	spec      *specs.Spec
 	user      *syscall.Credential // nil for root
 	env       []string
+	caller    *os.File // cgroup of version 2 that commands are started in; nil for the test's own
 }
 
 func newBundle(t testing.TB, args ...string) *bundle {
@@ -110,6 +111,9 @@ func (b *bundle) command(args ...string) *exec.Cmd {
 	cmd.Env = append(append(os.Environ(), b.env...), "BERTH_RUNTIME_TEST=1")
 	if b.user != nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: b.user}
+		if b.caller != nil {
+			cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(b.caller.Fd())
+		}
 	}
 	return cmd
 }

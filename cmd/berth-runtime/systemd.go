@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/berth-engine/berth/internal/cgroup"
+	"github.com/berth-engine/berth/internal/ocirun"
 	"github.com/berth-engine/berth/internal/sdbus"
 	"golang.org/x/sys/unix"
 )
@@ -61,11 +62,17 @@ func unitName(name string) bool {
 	return len(name) <= 255 && name[0] != '.'
 }
 
-// systemd calls fn with a connection.
+// systemd calls fn with a connection: to the machine's, or to the one of an ordinary user's session.
 func systemd(fn func(s *sdbus.Conn) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), sdbus.Timeout)
 	defer cancel()
-	s, err := sdbus.Dial(ctx)
+	dial := sdbus.Dial
+	if notRoot() {
+		dial = func(ctx context.Context) (*sdbus.Conn, error) {
+			return sdbus.DialUser(ctx, ocirun.Owner(), os.Getenv("XDG_RUNTIME_DIR"))
+		}
+	}
+	s, err := dial(ctx)
 	if err != nil {
 		return err
 	}
@@ -77,6 +84,9 @@ func (n *creation) makeScope(host *cgroup.Host) (g *cgroup.Group, release func()
 	slice, unit, err := scope(n.spec.Linux.CgroupsPath, n.id)
 	if err != nil {
 		return nil, nil, err
+	}
+	if slice == "" && notRoot() { // a user's has no system.slice
+		slice = "user.slice"
 	}
 	err = systemd(func(s *sdbus.Conn) (err error) {
 		pid, end, err := keepScope()

@@ -147,6 +147,20 @@ func unescape(s string) string {
 
 func octal(c byte) bool { return c >= '0' && c <= '7' }
 
+// Own is the group of version 2 that this process is in.
+func Own() (string, error) {
+	text, err := readFile("/proc/self/cgroup")
+	if err != nil {
+		return "", fmt.Errorf("find our own cgroup: %w", err)
+	}
+	for line := range strings.Lines(text) {
+		if name, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "0::"); ok && path.IsAbs(name) && path.Clean(name) == name {
+			return name, nil
+		}
+	}
+	return "", fmt.Errorf("find our own cgroup in %q: %w", text, errdefs.ErrNotFound)
+}
+
 // Version is 1 or 2; a hybrid host is 1.
 func (h *Host) Version() int { return h.version }
 

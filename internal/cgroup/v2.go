@@ -33,6 +33,7 @@ func enableControllers(t *tree, groupPath string, needed func(controller string)
 }
 
 func enableController(t *tree, groupPath, controller string) error {
+	var refused error
 	for end := 0; end < len(groupPath); end++ {
 		if groupPath[end] != '/' {
 			continue
@@ -41,6 +42,10 @@ func enableController(t *tree, groupPath, controller string) error {
 		err := writeFile(t.dir+groupPath[:end]+"/cgroup.subtree_control", "+"+controller)
 		switch {
 		case err == nil:
+			refused = nil
+		case errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM):
+			// Above what was delegated to a user nothing is his to hand down, and somebody has done it.
+			refused = fmt.Errorf("hand the %s controller of cgroup %q down: %w", controller, above, err)
 		case errors.Is(err, unix.EBUSY):
 			return fmt.Errorf("cgroup %q has processes of its own and cannot hand the %s controller down to %q; "+
 				"move them into a group of their own first: %w", above, controller, groupPath, err)
@@ -50,7 +55,7 @@ func enableController(t *tree, groupPath, controller string) error {
 			return fmt.Errorf("hand the %s controller of cgroup %q down: %w", controller, above, err)
 		}
 	}
-	return nil
+	return refused
 }
 
 // planV2 says what to write on v2 for r, in which order. read is nil for a group that was just made.

@@ -9,14 +9,14 @@ import (
 
 // Features is what this runtime can do, as the OCI runtime specification wants it told (features.md).
 func Features(version string) *features.Features {
-	yes, no := new(bool), new(bool)
+	yes := new(bool)
 	*yes = true
 	f := &features.Features{
 		OCIVersionMin: "1.0.0", OCIVersionMax: specs.Version,
 		Hooks: []string{"prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"},
 		Linux: &features.Linux{
 			Capabilities:    capNames[:],
-			Cgroup:          &features.Cgroup{V1: yes, V2: yes, Systemd: no, SystemdUser: no},
+			Cgroup:          &features.Cgroup{V1: yes, V2: yes, Systemd: yes, SystemdUser: yes},
 			Seccomp:         &features.Seccomp{Enabled: yes},
 			Apparmor:        &features.Apparmor{Enabled: yes},
 			Selinux:         &features.Selinux{Enabled: yes},

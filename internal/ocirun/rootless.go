@@ -107,10 +107,10 @@ func (s *setup) warnOfDevice(d *specs.LinuxDevice) {
 	}
 }
 
-// owner is the user who makes a container, as the namespace outside knows it.
-func owner() int {
+// Owner is the user who makes a container, as the namespace outside knows him.
+func Owner() int {
 	uid := os.Geteuid()
-	if uid != 0 || !linux.InUserNamespace() {
+	if !linux.InUserNamespace() {
 		return uid
 	}
 	proc, err := openHostProc()

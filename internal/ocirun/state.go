@@ -49,7 +49,7 @@ const StateFile = "state.json"
 func NewState(o *StartOptions, p *Process) *State {
 	st := &State{Format: 1, OCIVersion: specs.Version, ID: o.ID, Pid: p.Pid, StartTime: p.StartTime, Bundle: o.Bundle,
 		Created: p.StartedAt.UTC(), Held: o.Hold, Program: o.Spec.Process.Args[0],
-		Searched: p.exec.searched, ExecFrom: p.exec.execFrom, Annotations: o.Spec.Annotations, Owner: owner()}
+		Searched: p.exec.searched, ExecFrom: p.exec.execFrom, Annotations: o.Spec.Annotations, Owner: Owner()}
 	if o.Spec.Root != nil {
 		st.Rootfs = o.Spec.Root.Path
 		if !filepath.IsAbs(st.Rootfs) {

@@ -65,16 +65,41 @@ func Dial(ctx context.Context) (*Conn, error) {
 		return nil, fmt.Errorf("systemd does not run this machine (there is no %s): leave --systemd-cgroup out and give cgroupsPath "+
 			"as a path: %w", booted, errdefs.ErrFailedPrecondition)
 	}
-	file, err := connect(ctx, privateSocket)
-	onBus := err != nil
-	if onBus {
-		var berr error
-		if file, berr = connect(ctx, systemBus); berr != nil {
-			return nil, fmt.Errorf("connect to systemd, which only root can, or who is let in at the system bus: %w",
-				errors.Join(err, berr))
-		}
+	file, onBus, err := either(ctx, privateSocket, systemBus)
+	if err != nil {
+		return nil, fmt.Errorf("connect to systemd, which only root can, or who is let in at the system bus: %w", err)
 	}
-	c, err := open(file, onBus)
+	return login(file, os.Getuid(), onBus)
+}
+
+// DialUser connects to the systemd of the user's session, by the number that the user has outside of all user namespaces and the
+// directory XDG_RUNTIME_DIR. An error wraps errdefs.ErrFailedPrecondition where there is none.
+func DialUser(ctx context.Context, uid int, runtimeDir string) (*Conn, error) {
+	const next = "log in, or have one kept: loginctl enable-linger"
+	if runtimeDir == "" {
+		return nil, fmt.Errorf("user %d has no session of systemd (XDG_RUNTIME_DIR is not set); %s: %w", uid, next, errdefs.ErrFailedPrecondition)
+	}
+	file, onBus, err := either(ctx, runtimeDir+"/systemd/private", runtimeDir+"/bus")
+	if err != nil {
+		return nil, fmt.Errorf("user %d has no session of systemd (%w); %s: %w", uid, err, next, errdefs.ErrFailedPrecondition)
+	}
+	return login(file, uid, onBus)
+}
+
+// either connects to systemd's own socket or to a bus.
+func either(ctx context.Context, private, bus string) (file *os.File, onBus bool, err error) {
+	if file, err = connect(ctx, private); err == nil {
+		return file, false, nil
+	}
+	file, berr := connect(ctx, bus)
+	if berr != nil {
+		return nil, false, errors.Join(err, berr)
+	}
+	return file, true, nil
+}
+
+func login(file *os.File, uid int, onBus bool) (*Conn, error) {
+	c, err := open(file, uid, onBus)
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
@@ -102,9 +127,9 @@ func connect(ctx context.Context, socket string) (*os.File, error) {
 }
 
 // open says who we are and, on a bus, what we want to hear.
-func open(file io.ReadWriteCloser, onBus bool) (*Conn, error) {
+func open(file io.ReadWriteCloser, user int, onBus bool) (*Conn, error) {
 	c := &Conn{file: file, in: bufio.NewReader(file), jobs: map[string]string{}}
-	uid := hex.EncodeToString([]byte(strconv.Itoa(os.Getuid())))
+	uid := hex.EncodeToString([]byte(strconv.Itoa(user)))
 	// BEGIN goes along, as systemd's own clients send it: what comes after it in one piece with the first call, systemd reads and leaves
 	// lying until something else comes.
 	if _, err := io.WriteString(file, "\x00AUTH EXTERNAL "+uid+"\r\nBEGIN\r\n"); err != nil {
@@ -115,7 +140,7 @@ func open(file io.ReadWriteCloser, onBus bool) (*Conn, error) {
 		return nil, fmt.Errorf("log in at systemd: %w", err)
 	}
 	if answer := strings.TrimSpace(string(line)); answer != "OK" && !strings.HasPrefix(answer, "OK ") {
-		return nil, fmt.Errorf("systemd does not let user %d in: it answers %q: %w", os.Getuid(), answer, errdefs.ErrPermissionDenied)
+		return nil, fmt.Errorf("systemd does not let user %d in: it answers %q: %w", user, answer, errdefs.ErrPermissionDenied)
 	}
 	if !onBus {
 		return c, nil

@@ -1,12 +1,12 @@
 // Package sdbus asks systemd for transient units: the few calls of its D-Bus interface (org.freedesktop.systemd1(5)) that a
 // container's group needs, and of D-Bus (the D-Bus specification, "Message Protocol") what they are made of.
 //
-//	Dial ── private socket, or the system bus ──▶ Start, Set, Stop ──▶ Close
+//	Dial, DialUser ── private socket, or the bus ──▶ Start, Set, Stop ──▶ Close
 //
 // # The way there
 //
 // systemd's own socket, /run/systemd/private, speaks D-Bus without a bus between: there is no Hello and no name, and signals come
-// unasked. It is root's. Where only the bus's socket is there, which is what a container gets that is to manage its host,
+// unasked. It is root's; a user's own systemd has one at XDG_RUNTIME_DIR/systemd/private, and a bus at XDG_RUNTIME_DIR/bus. Where only the bus's socket is there, which is what a container gets that is to manage its host,
 // Hello, Subscribe and AddMatch come first.
 //
 //	client  NUL  AUTH EXTERNAL <uid in hexadecimal>  BEGIN

@@ -150,7 +150,7 @@ func TestLifeOfAUnit(t *testing.T) {
 		{"StartTransientUnit", func(n uint32) []byte { return append(job(n, "/job/3"), removed("/job/3", "failed")...) }},
 		{"StartTransientUnit", refusal("org.freedesktop.DBus.Error.AccessDenied", "no, you do not")},
 	})
-	c, err := open(ours, false)
+	c, err := open(ours, os.Getuid(), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +204,7 @@ func TestRefusedLogin(t *testing.T) {
 	if _, err := io.WriteString(theirs, "REJECTED EXTERNAL\r\n"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := open(ours, false); !errdefs.IsPermissionDenied(err) {
+	if _, err := open(ours, os.Getuid(), false); !errdefs.IsPermissionDenied(err) {
 		t.Error(err)
 	}
 }
@@ -254,7 +254,7 @@ func TestABusTakesOurMessages(t *testing.T) {
 	}
 	defer f.Close()
 	// Hello and AddMatch are the bus's own; Subscribe would be for systemd, who is not there.
-	if _, err := open(f, true); !absent(err) {
+	if _, err := open(f, os.Getuid(), true); !absent(err) {
 		t.Fatal(err)
 	}
 	c := &Conn{file: f, in: bufio.NewReader(f), serial: 10, jobs: map[string]string{}}
@@ -323,7 +323,7 @@ func FuzzReplies(f *testing.F) {
 	f.Add(append(ok, refusal("a.b", "text")(1)...))
 	f.Add([]byte("REJECTED\r\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		c, err := open(fixed{bytes.NewReader(data)}, false)
+		c, err := open(fixed{bytes.NewReader(data)}, 0, false)
 		if err != nil {
 			return
 		}

@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"os"
 	"strings"
 	"testing"
 )
@@ -19,17 +20,18 @@ func TestOnCgroupV2(t *testing.T) {
 	})
 }
 
-// The runtime on a machine that systemd runs: with groups that systemd makes, and with its own beside it.
+// The runtime on a machine that systemd runs: with groups that systemd makes, root's and an ordinary user's, and with some that it
+// makes itself. In short form the lives of those; BERTH_SOAK makes it all.
 func TestOnSystemd(t *testing.T) {
 	if testing.Short() {
 		t.Skip("boots a virtual machine")
 	}
 	const runtime = "github.com/berth-engine/berth/cmd/berth-runtime"
-	PrepareSystemd(t, []Program{
-		{Name: "systemd's groups", Package: runtime, Args: []string{"-test.run=^TestScope"}},
-		{Name: "own groups", Package: runtime,
-			Args: []string{"-test.run=^Test(LifeOfAContainer|DefaultDevices.*)$"}},
-	}).Run(t, "")
+	tests := "Scope(OfSystemd|IsEndedByForce)|Rootless(Delegated|Scope)"
+	if os.Getenv("BERTH_SOAK") != "" {
+		tests = "Scope.*|LifeOfAContainer|Update|Events|Paused.*|DefaultDevices.*|DeleteSpares.*|Rootless.*"
+	}
+	PrepareSystemd(t, []Program{{Name: "runtime", Package: runtime, Args: []string{"-test.run=^Test(" + tests + ")$"}}}).Run(t, "")
 }
 
 // joint mounts version 1 as systemd did: two controllers in one hierarchy, a hierarchy with a name only, and version 2
