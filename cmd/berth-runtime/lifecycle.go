@@ -341,15 +341,23 @@ func end(st *ocirun.State) error {
 	if err := linux.PidfdSendSignal(pidfd, unix.SIGKILL); err != nil {
 		return nil
 	}
+	if err := awaitEnd(pidfd, time.Now().Add(10*time.Second)); err != nil {
+		return fmt.Errorf("container %q does not end: process %d: %w", st.ID, st.Pid, err)
+	}
+	return nil
+}
+
+// awaitEnd waits until a process has ended.
+func awaitEnd(pidfd *os.File, deadline time.Time) error {
 	fds := []unix.PollFd{{Fd: int32(pidfd.Fd()), Events: unix.POLLIN}}
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for {
 		n, err := unix.Poll(fds, int(max(0, time.Until(deadline).Milliseconds())))
 		switch {
 		case err == unix.EINTR:
 		case err != nil:
 			return os.NewSyscallError("poll", err)
 		case n == 0:
-			return fmt.Errorf("container %q does not end: process %d: %w", st.ID, st.Pid, os.ErrDeadlineExceeded)
+			return os.ErrDeadlineExceeded
 		default:
 			return nil
 		}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/berth-engine/berth/internal/linux"
 	"github.com/berth-engine/berth/internal/ocirun"
@@ -182,6 +183,16 @@ func (c *cli) enterIn(ns *os.File, k *linux.Keeper) error {
 	p.KeepCapabilities()
 	p.Step("end with the command") // after what takes that back: a change of rights does
 	p.Call(unix.SYS_PRCTL, linux.N(unix.PR_SET_PDEATHSIG), linux.N(unix.SIGKILL), linux.N(0), linux.N(0), linux.N(0))
+	// And not go on if that has happened already: who waits for a byte hears of it.
+	r, w, err := linux.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	defer w.Close()
+	p.Call(unix.SYS_CLOSE, linux.FD(w))
+	p.Notify()
+	p.Call(unix.SYS_READ, linux.FD(r), linux.Bytes(make([]byte, 1)), linux.N(1)).NeedsData()
 	p.Step("execute berth-runtime there")
 	p.Call(unix.SYS_EXECVE, linux.Str("/proc/self/exe"), linux.Strs(argv), linux.Strs(os.Environ()))
 	child, err := p.Fork(linux.ForkOptions{})
@@ -189,7 +200,14 @@ func (c *cli) enterIn(ns *os.File, k *linux.Keeper) error {
 		return err
 	}
 	defer child.Pidfd.Close()
-	started := errors.Join(child.Wait(), letGo())
+	started := child.WaitMark()
+	if started == nil {
+		_, started = w.Write([]byte{0})
+	}
+	if started != nil {
+		_ = w.Close() // which ends it
+	}
+	started = errors.Join(started, child.Wait(), letGo())
 	code, err := relay(child.Pidfd)
 	switch {
 	case started != nil:
@@ -328,15 +346,26 @@ func pidsOf(st *ocirun.State) ([]int, error) {
 
 func pidNamespace(pid string) (string, error) { return os.Readlink("/proc/" + pid + "/ns/pid") }
 
-// endWaiting ends the process of a container without a group that waits to be started: who has the FIFO open.
+// endWaiting ends the processes of a container without a group that is being made or waits to be started: those that have the FIFO open.
+// One that was looked at before may have forked, so they are looked for until there are none.
 func endWaiting(fifo string) error {
 	want, err := os.Stat(fifo)
 	if err != nil {
 		return nil // it was not made yet, or is started
 	}
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		found, err := endHolders(want, deadline)
+		if err != nil || !found {
+			return err
+		}
+	}
+}
+
+// endHolders kills the processes that have a file open, and waits for their end.
+func endHolders(want fs.FileInfo, deadline time.Time) (found bool, err error) {
 	links, err := filepath.Glob("/proc/[0-9]*/fd/*")
 	if err != nil {
-		return err
+		return false, err
 	}
 	for _, link := range links {
 		if fi, err := os.Stat(link); err != nil || !os.SameFile(fi, want) {
@@ -348,14 +377,17 @@ func endWaiting(fifo string) error {
 		}
 		pidfd, err := linux.PidfdOpen(pid)
 		if err != nil {
-			continue
+			continue // it has ended
 		}
 		if fi, statErr := os.Stat(link); statErr == nil && os.SameFile(fi, want) { // and the number is still that process's
-			err = linux.PidfdSendSignal(pidfd, unix.SIGKILL)
+			found = true
+			if err = linux.PidfdSendSignal(pidfd, unix.SIGKILL); err == nil {
+				err = awaitEnd(pidfd, deadline)
+			}
 		}
-		if err := errors.Join(err, pidfd.Close()); err != nil && !errors.Is(err, os.ErrProcessDone) {
-			return err
+		if err = errors.Join(err, pidfd.Close()); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			return found, fmt.Errorf("end process %d: %w", pid, err)
 		}
 	}
-	return nil
+	return found, nil
 }
