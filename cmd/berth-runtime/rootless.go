@@ -195,6 +195,11 @@ func (c *cli) enterIn(ns *os.File, k *linux.Keeper) error {
 	p.Call(unix.SYS_READ, linux.FD(r), linux.Bytes(make([]byte, 1)), linux.N(1)).NeedsData()
 	p.Step("execute berth-runtime there")
 	p.Call(unix.SYS_EXECVE, linux.Str("/proc/self/exe"), linux.Strs(argv), linux.Strs(os.Environ()))
+	signals, err := linux.SignalPipe(passedOn[:]) // from now on: those that come meanwhile are passed on later
+	if err != nil {
+		return err
+	}
+	defer signals.Close()
 	child, err := p.Fork(linux.ForkOptions{})
 	if err != nil {
 		return err
@@ -208,7 +213,7 @@ func (c *cli) enterIn(ns *os.File, k *linux.Keeper) error {
 		_ = w.Close() // which ends it
 	}
 	started = errors.Join(started, child.Wait(), letGo())
-	code, err := relay(child.Pidfd)
+	code, err := relay(child.Pidfd, signals)
 	switch {
 	case started != nil:
 		return fmt.Errorf("enter the container's user namespace: %w", started)
@@ -219,12 +224,7 @@ func (c *cli) enterIn(ns *os.File, k *linux.Keeper) error {
 }
 
 // relay passes signals on until the process has ended, and gives its exit code. What a terminal sends, it sends to that process as well.
-func relay(pidfd *os.File) (int, error) {
-	signals, err := linux.SignalPipe(passedOn[:])
-	if err != nil {
-		return 0, err
-	}
-	defer signals.Close()
+func relay(pidfd, signals *os.File) (int, error) {
 	fds := []unix.PollFd{{Fd: int32(pidfd.Fd()), Events: unix.POLLIN}, {Fd: int32(signals.Fd()), Events: unix.POLLIN}}
 	for fds[0].Revents == 0 {
 		if _, err := unix.Poll(fds, -1); err != nil && err != unix.EINTR {
