@@ -6,8 +6,8 @@
 // # The way there
 //
 // systemd's own socket, /run/systemd/private, speaks D-Bus without a bus between: there is no Hello and no name, and signals come
-// unasked. It is root's; a user's own systemd has one at XDG_RUNTIME_DIR/systemd/private, and a bus at XDG_RUNTIME_DIR/bus. Where only the bus's socket is there, which is what a container gets that is to manage its host,
-// Hello, Subscribe and AddMatch come first.
+// unasked. It is root's; a user's own systemd has one at XDG_RUNTIME_DIR/systemd/private, and a bus at XDG_RUNTIME_DIR/bus. Where only
+// the bus's socket is there, which is what a container gets that is to manage its host, Hello, Subscribe and AddMatch come first.
 //
 //	client  NUL  AUTH EXTERNAL <uid in hexadecimal>  BEGIN
 //	server       OK <guid>
