@@ -163,7 +163,7 @@ func TestStorageDrivers(t *testing.T) {
 				d.Shell(d.Berth(), `$D create --storage-opt size=8m berth/box`).Exits(1).Complains("the storage driver " + c.driver + " cannot bound")
 			}
 			// The daemon goes, and comes back with another driver: what runs goes on, and what is there stays with its own.
-			d.Must(`$D run -d --name on berth/box sh -c 'echo kept >/f; sleep 1000' && $D run --name off berth/box sh -c 'echo kept >/f'`)
+			d.Must(`$D run -d --name on berth/box sh -c '[ -e /f ] || echo kept >/f; sleep 1000' && $D run --name off berth/box sh -c 'echo kept >/f'`)
 			d.Kill()
 			if err := d.Launch(); err != nil {
 				t.Fatal(err)
