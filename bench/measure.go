@@ -342,11 +342,9 @@ func pss(pid int) float64 {
 	return 0
 }
 
-// report writes the table.
-func (b *bench) report() string {
+// surroundings says on what and with what was measured.
+func (b *bench) surroundings() string {
 	var s strings.Builder
-	fmt.Fprintf(&s, "# Benchmark\n\nMade by `make bench` on %s in %s; medians of %d rounds in turns (the rows with %d containers: %d).\n",
-		b.started.UTC().Format("2006-01-02 15:04 MST"), time.Since(b.started).Round(time.Second), b.rounds, b.crowd, b.crowdRounds)
 	var uts unix.Utsname
 	if unix.Uname(&uts) == nil {
 		fmt.Fprintf(&s, "Linux %s, %d CPUs; ", unix.ByteSliceToString(uts.Release[:]), runtime.NumCPU())
@@ -358,6 +356,15 @@ func (b *bench) report() string {
 		}
 	}
 	fmt.Fprintf(&s, "%s. Compare within a row: the machine differs from day to day.\n\n", strings.Join(versions, ", "))
+	return s.String()
+}
+
+// report writes the table.
+func (b *bench) report() string {
+	var s strings.Builder
+	fmt.Fprintf(&s, "# Benchmark\n\nMade by `make bench` on %s in %s; medians of %d rounds in turns (the rows with %d containers: %d).\n",
+		b.started.UTC().Format("2006-01-02 15:04 MST"), time.Since(b.started).Round(time.Second), b.rounds, b.crowd, b.crowdRounds)
+	s.WriteString(b.surroundings())
 	s.WriteString("| what | Berth | Docker | Podman | floor | Docker ÷ Berth | asked for |\n|---|---|---|---|---|---|---|\n")
 	for _, r := range b.rows {
 		cell := func(name string) string {

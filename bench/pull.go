@@ -382,17 +382,7 @@ func (b *bench) pullReport() string {
 	var s strings.Builder
 	fmt.Fprintf(&s, "# Pull\n\nMade by `make bench-pull` on %s; medians of %d rounds in turns. The image: %s, of files of this machine, from a "+
 		"registry on loopback that hands out files.\n", b.started.UTC().Format("2006-01-02 15:04 MST"), b.rounds, b.image)
-	var uts unix.Utsname
-	if unix.Uname(&uts) == nil {
-		fmt.Fprintf(&s, "Linux %s, %d CPUs; ", unix.ByteSliceToString(uts.Release[:]), runtime.NumCPU())
-	}
-	var versions []string
-	for _, e := range b.engines {
-		if !e.dead {
-			versions = append(versions, e.title+" "+e.version)
-		}
-	}
-	fmt.Fprintf(&s, "%s. Compare within a row: the machine differs from day to day.\n\n", strings.Join(versions, ", "))
+	s.WriteString(b.surroundings())
 	s.WriteString("| what | Berth | Docker | Podman | floor | `zcat` for it | Berth ÷ floor | Docker ÷ Berth |\n|---|---|---|---|---|---|---|---|\n")
 	for _, r := range b.rows {
 		fmt.Fprintf(&s, "| %s", r.what)

@@ -97,10 +97,10 @@ func (x *Execs) Start(ctx context.Context, id string, o ExecStartOptions, open O
 	return err
 }
 
-// TellsExit reports whether a container's execs can end their streams with the exit code. A monitor that an older release started
+// TellsExit reports whether the execs of a running container can end their streams with the exit code. A monitor that an older release started
 // cannot.
-func (x *Execs) TellsExit(containerID string) bool {
-	_, c, err := x.e.running(containerID)
+func (x *Execs) TellsExit(ref string) bool {
+	_, c, err := x.e.running(ref)
 	return err == nil && c.Info().TellsExit
 }
 

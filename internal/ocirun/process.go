@@ -148,10 +148,13 @@ func (e *execution) openGroup(g *cgroup.Group, pid int) (err error) {
 }
 
 // joinGroup writes "0" where the child could not be born in its group.
-func (e *execution) joinGroup(p *linux.Program) {
+func (e *execution) joinGroup(p *linux.Program) { join(p, "join cgroup ", e.groupFiles) }
+
+// join makes the child write "0", which means itself, into files.
+func join(p *linux.Program, step string, files []*os.File) {
 	zero := []byte("0")
-	for _, f := range e.groupFiles {
-		p.Step("join cgroup " + f.Name())
+	for _, f := range files {
+		p.Step(step + f.Name())
 		p.Call(unix.SYS_WRITE, linux.FD(f), linux.Bytes(zero), linux.N(1))
 	}
 }
@@ -164,13 +167,7 @@ func (e *execution) openRdt(t *Rdt) (err error) {
 }
 
 // joinRdt is joinGroup for a class of service.
-func (e *execution) joinRdt(p *linux.Program) {
-	zero := []byte("0")
-	for _, f := range e.rdtFiles {
-		p.Step("join " + f.Name())
-		p.Call(unix.SYS_WRITE, linux.FD(f), linux.Bytes(zero), linux.N(1))
-	}
-}
+func (e *execution) joinRdt(p *linux.Program) { join(p, "join ", e.rdtFiles) }
 
 // openStdio gives the null device, of the host, in place of what is not given.
 func (e *execution) openStdio() error {

@@ -47,8 +47,8 @@ func openWith(t *testing.T, driver string) *Store {
 		must(t, s.Close())
 	})
 	if err := s.Use(d); err != nil {
-		if d == FuseOverlay {
-			t.Skip(err)
+		if _, missing := exec.LookPath("fuse-overlayfs"); d == FuseOverlay && missing != nil {
+			t.Skip("fuse-overlayfs is not installed: ", missing)
 		}
 		t.Fatal(err)
 	}
