@@ -97,8 +97,8 @@ func (x *Execs) Start(ctx context.Context, id string, o ExecStartOptions, open O
 	return err
 }
 
-// TellsExit reports whether the execs of a running container can end their streams with the exit code. A monitor that an older release started
-// cannot.
+// TellsExit reports whether the execs of a running container can end their streams with the exit code. A monitor that an older release
+// started cannot.
 func (x *Execs) TellsExit(ref string) bool {
 	_, c, err := x.e.running(ref)
 	return err == nil && c.Info().TellsExit
