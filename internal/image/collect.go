@@ -116,7 +116,7 @@ func (im *Images) Plan(ctx context.Context, users func(imageID string) []string)
 		return nil, err
 	}
 	p := &Plan{Policy: im.policy}
-	if p.Size, p.Free, err = im.store.Disk(); err != nil {
+	if p.Size, p.Free, err = im.disk(); err != nil {
 		return nil, err
 	}
 	on := im.policy.High != Mark{}
@@ -205,7 +205,7 @@ func (im *Images) Collect(ctx context.Context, asked bool, users func(imageID st
 		if err := im.store.GC(context.WithoutCancel(ctx)); err != nil {
 			return report, nil, err
 		}
-		if report.Size, report.Free, err = im.store.Disk(); err != nil {
+		if report.Size, report.Free, err = im.disk(); err != nil {
 			return report, nil, err
 		}
 		report.Freed = max(0, report.Free-begin)
@@ -230,7 +230,7 @@ func (im *Images) Collect(ctx context.Context, asked bool, users func(imageID st
 		if err := im.store.GC(context.WithoutCancel(ctx)); err != nil {
 			return report, gone, err
 		}
-		if report.Size, report.Free, err = im.store.Disk(); err != nil {
+		if report.Size, report.Free, err = im.disk(); err != nil {
 			return report, gone, err
 		}
 		report.Freed = max(0, report.Free-begin)

@@ -96,6 +96,7 @@ type Images struct {
 	store    *store.Store
 	registry *registry.Client
 	now      func() time.Time
+	disk     func() (size, free int64, err error) // of the file system that images lie on
 	slots    chan struct{} // layers being worked on
 	loads    chan struct{} // archives being loaded
 	policy   Policy
@@ -140,7 +141,7 @@ func Open(s *store.Store, o Options) (*Images, error) {
 	}
 	im := &Images{
 		policy: o.Policy, grown: o.Grown, used: map[string]time.Time{},
-		store: s, registry: client, now: o.Now, slots: make(chan struct{}, o.Parallel), loads: make(chan struct{}, 1),
+		store: s, registry: client, now: o.Now, disk: s.Disk, slots: make(chan struct{}, o.Parallel), loads: make(chan struct{}, 1),
 		names: map[string]named{}, cached: map[cacheKey]*Image{},
 	}
 	list, err := s.Names().List(s.Context(context.Background()))
