@@ -97,8 +97,8 @@ type Images struct {
 	registry *registry.Client
 	now      func() time.Time
 	disk     func() (size, free int64, err error) // of the file system that images lie on
-	slots    chan struct{} // layers being worked on
-	loads    chan struct{} // archives being loaded
+	slots    chan struct{}                        // layers being worked on
+	loads    chan struct{}                        // archives being loaded
 	policy   Policy
 	grown    func()
 
