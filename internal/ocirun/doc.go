@@ -28,8 +28,8 @@
 // step fails the thread and the child end, and nothing is left but a cgroup, which is removed, and mount points that were
 // made in the container's own files.
 //
-// With hooks that must run before pivot_root, it is the child that does that, once they have run; the targets are opened
-// below the root's own descriptor in any case, so what an image says leads nowhere else then either.
+// With hooks that must run before pivot_root, it is the child that does that (or the runtime, see joined.go), once they have run; the
+// targets are opened below the root's own descriptor in any case, so what an image says leads nowhere else then either.
 //
 // A container with a user namespace takes the same way, with two more processes: see userns.go.
 //

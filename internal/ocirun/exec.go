@@ -71,7 +71,7 @@ func Exec(ctx context.Context, o ExecOptions) (*Process, error) {
 			return nil, err
 		}
 		defer j.exec.listener.close()
-		if err := errors.Join(j.exec.mayPass(), j.exec.listener.connect()); err != nil {
+		if err := errors.Join(j.exec.mayPass("a listener"), j.exec.listener.connect()); err != nil {
 			return nil, err
 		}
 	}

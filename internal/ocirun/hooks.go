@@ -249,6 +249,58 @@ func hookState(st *State, status specs.ContainerState) *specs.State {
 	return &specs.State{Version: st.OCIVersion, ID: st.ID, Status: status, Pid: st.Pid, Bundle: st.Bundle, Annotations: st.Annotations}
 }
 
+// awaitHooks adds the wait for the hooks of a create.
+func awaitHooks(p *linux.Program, gate linux.Arg) {
+	p.Step("wait for the hooks")
+	p.Notify()
+	p.Call(unix.SYS_READ, gate, linux.Bytes(make([]byte, 1)), linux.N(1)).NeedsData()
+}
+
+// showToHooks runs the hooks of a create once the process is there that they are told of: the one that becomes the program.
+func (s *setup) showToHooks(ctx context.Context, p *Process) error {
+	if s.gateWriter == nil {
+		return nil
+	}
+	err := s.after(p, s.child.WaitMark())
+	if err == nil && s.mountNS != nil && s.exec.moved {
+		err = s.exec.move(p.Pid)
+	}
+	if err == nil {
+		err = s.createHooks(ctx, p)
+	}
+	if err == nil && s.mountNS != nil {
+		err = linux.OnThread(s.leaveHostFor)
+	}
+	if err == nil {
+		_, err = s.gateWriter.Write([]byte{0})
+	}
+	return err
+}
+
+// ownMountNS is the thread's mount namespace.
+func (s *setup) ownMountNS() (*os.File, error) {
+	fd, err := unix.Openat(int(s.hostProc.Fd()), "thread-self/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open the container's mount namespace: %w", err)
+	}
+	return s.keep(os.NewFile(uintptr(fd), "mnt")), nil
+}
+
+// leaveHostFor takes the host's mounts from the container's namespace, for a process that may not.
+func (s *setup) leaveHostFor() error {
+	err := linux.Unshare(unix.CLONE_FS)
+	if err == nil {
+		err = linux.Setns(s.mountNS, unix.CLONE_NEWNS)
+	}
+	if err == nil {
+		err = s.leaveHost()
+	}
+	if err == nil {
+		err = s.propagate()
+	}
+	return err
+}
+
 // createHooks are those of a create.
 func (s *setup) createHooks(ctx context.Context, p *Process) error {
 	h := hooksOf(s.spec)

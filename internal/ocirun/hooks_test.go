@@ -1,6 +1,7 @@
 package ocirun
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -191,5 +192,168 @@ func TestHookFailures(t *testing.T) {
 		if err := Check(s); !errdefs.IsInvalidArgument(err) {
 			t.Error(name, err)
 		}
+	}
+}
+
+// seenByHook is what a hook notes of the process that it is told of: its number, when it began, its namespaces.
+const seenByHook = `read -r s; pid=$(echo "$s" | sed 's/.*"pid":\([0-9]*\).*/\1/'); set -- $(sed 's/.*) //' /proc/$pid/stat)
+	echo "$pid ${20} $(cd /proc/$pid/ns && for n in cgroup ipc mnt net pid time user uts; do readlink $n; done | tr '\n' ' ')" >> `
+
+// What hooks are told of is the process that becomes the program, where that is a second child as well; and like any other they find it
+// before it leaves the host's mounts behind.
+func TestHooksSeeTheFinalProcess(t *testing.T) {
+	needRoot(t)
+	noLeaks(t)
+	g := testGroup(t, nil)
+	errno := uint(1)
+	profile := &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{
+		{Names: []string{"swapon"}, Action: specs.ActErrno, ErrnoRet: &errno}}}
+	for _, c := range []struct {
+		name                                 string
+		joined, userns, held, group, settled bool
+		profile                              *specs.LinuxSeccomp
+		shut                                 bool // the working directory is closed to the user
+	}{
+		{name: "plain"}, {name: "userns", userns: true, held: true},
+		{name: "joined", joined: true}, {name: "joined, held", joined: true, held: true, settled: true},
+		{name: "joined, cgroup", joined: true, group: true, profile: profile}, {name: "joined, cgroup, held", joined: true, group: true, held: true},
+		{name: "joined, userns", joined: true, userns: true, group: true, held: true, profile: profile},
+		{name: "joined, filter", joined: true, profile: profile, settled: true, group: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			log := filepath.Join(t.TempDir(), "log")
+			rootfs := newRootfs(t)
+			if err := os.Chmod(filepath.Dir(rootfs), 0o711); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Mkdir(rootfs+"/work", 0o755); err != nil {
+				t.Fatal(err)
+			}
+			o := StartOptions{ID: "hooked", Hold: c.held, Spec: newSpec(rootfs, "sh", "-c",
+				"cat f; pwd; ls -l /proc/self/fd; cat /proc/self/mountinfo; echo END; exec sleep 100000")}
+			s := o.Spec
+			s.Process.Cwd, s.Process.NoNewPrivileges, s.Linux.Seccomp = "/work", c.settled, c.profile
+			s.Linux.RootfsPropagation = "shared"
+			if c.group {
+				o.Cgroup = g
+			}
+			if c.joined {
+				other, _ := sleeper(t, nil)
+				for i := range s.Linux.Namespaces {
+					if n := &s.Linux.Namespaces[i]; n.Type == specs.PIDNamespace {
+						n.Path = fmt.Sprintf("/proc/%d/ns/pid", other.Pid)
+					}
+				}
+			}
+			if c.userns {
+				remapped(t)(&o)
+			}
+			s.Hooks = &specs.Hooks{
+				//lint:ignore SA1019 deprecated, and still to be run
+				Prestart:      []specs.Hook{hook(seenByHook + log)},
+				CreateRuntime: []specs.Hook{hook(seenByHook + log)},
+				CreateContainer: []specs.Hook{hook("mount -t tmpfs none " + rootfs + "/work && echo from the hook > " + rootfs +
+					"/work/f && test -d /etc && readlink /proc/self/ns/mnt > " + rootfs + "/work/ns")},
+			}
+			r, w, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			o.Stdout, o.Stderr = w, w
+			p, err := Start(context.Background(), o)
+			_ = w.Close()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				if err := p.discard(); err != nil {
+					t.Error(err)
+				}
+			}()
+			if c.held {
+				if err := p.Release(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want := fmt.Sprint(p.Pid, " ", p.StartTime, " ")
+			for _, n := range []string{"cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"} {
+				link, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", p.Pid, n))
+				if err != nil {
+					t.Fatal(err)
+				}
+				want += link + " "
+			}
+			if text, _ := os.ReadFile(log); string(text) != want+"\n"+want+"\n" {
+				t.Errorf("hooks saw\n%s, the process is\n%s", text, want)
+			}
+			var out strings.Builder
+			for lines := bufio.NewReader(r); ; {
+				line, err := lines.ReadString('\n')
+				if line == "END\n" {
+					break
+				}
+				if out.WriteString(line); err != nil {
+					t.Fatal(err, out.String())
+				}
+			}
+			has(t, out.String(), "from the hook\n/work\n", " / rw,relatime shared:")
+			for line := range strings.Lines(out.String()) {
+				f := strings.Fields(line)
+				if strings.Contains(line, " - ") && f[4] != "/" && !strings.HasPrefix(f[4], "/proc") && !strings.HasPrefix(f[4], "/dev") &&
+					!strings.HasPrefix(f[4], "/sys") && f[4] != "/work" || strings.Contains(line, " 4 -> ") {
+					t.Errorf("the host's: %s", line)
+				}
+			}
+			if n := children(t); n != map[bool]int{false: 1, true: 2}[c.joined] {
+				t.Errorf("%d children", n)
+			}
+		})
+	}
+}
+
+// A profile that would leave the process more than its own rights while it waits for hooks, with the host's mounts around it, is refused.
+func TestHooksInAPidNamespaceRefused(t *testing.T) {
+	needRoot(t)
+	errno := uint(1)
+	other, _ := sleeper(t, nil)
+	o := StartOptions{Spec: newSpec(newRootfs(t), "true")}
+	for i := range o.Spec.Linux.Namespaces {
+		if n := &o.Spec.Linux.Namespaces[i]; n.Type == specs.PIDNamespace {
+			n.Path = fmt.Sprintf("/proc/%d/ns/pid", other.Pid)
+		}
+	}
+	o.Spec.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{
+		{Names: []string{"setsid"}, Action: specs.ActErrno, ErrnoRet: &errno}}}
+	if _, _, _, err := tryRun(t, o); err != nil {
+		t.Error(err)
+	}
+	o.Spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{hook("true")}}
+	if _, _, _, err := tryRun(t, o); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "hooks that does not allow") {
+		t.Error(err)
+	}
+	o.Spec.Process.NoNewPrivileges = true
+	if _, _, _, err := tryRun(t, o); err != nil {
+		t.Error(err)
+	}
+}
+
+// A program that a hook brings is not missed before the hook has run.
+func TestHookBringsTheProgram(t *testing.T) {
+	for _, held := range []bool{false, true} {
+		o := StartOptions{Spec: newSpec(newRootfs(t), "brought"), Hold: held}
+		root := o.Spec.Root.Path
+		o.Spec.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{hook("cp " + root + "/bin/busybox " + root + "/bin/brought")}}
+		p, err := Start(context.Background(), o)
+		if err == nil && held {
+			err = p.Release()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ws, err := linux.WaitPidfd(p.Pidfd); err != nil || ws.Code != 127 && ws.Code != 0 {
+			t.Error(ws, err)
+		}
+		_ = p.Close()
 	}
 }

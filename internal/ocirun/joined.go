@@ -11,6 +11,18 @@ import (
 
 // A container that joins a pid namespace is seen by who is in it, as a process that is executed is: see sibling.go. So its first
 // process is the second child too, and its /proc is made by the thread, outside.
+//
+// Hooks that must run before pivot_root are told of that second child, which they have to find in its namespaces. It has its root by then,
+// by chroot(2), and its final rights: whoever traces it gets neither the host's files nor a way to them. The runtime pivots when the hooks
+// have run:
+//
+//	first child, outside         second child, inside            the runtime
+//	chroot, limits, user, …
+//	fork ──────────────────────▶ session
+//	                             mark ───────────────────────────▶ put it into its group, run the hooks,
+//	                                                               pivot_root in its mount namespace
+//	                             ◀──────────────────────────────── byte
+//	                             execve
 
 // procContext begins the procfs of a pid namespace; nil is this process's.
 func procContext(pidns *os.File) (*linux.Fs, error) {

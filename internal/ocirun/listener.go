@@ -93,7 +93,8 @@ func (l *listener) close() {
 }
 
 // gateNumber is where descriptors put the gate; listenerNumber is what seccomp(2) answers: the lowest that is free.
-func (e *execution) gateNumber() int { return e.reportNumber() + 4 }
+func (e *execution) gateNumber() int  { return e.reportNumber() + 4 }
+func (e *execution) hooksNumber() int { return e.reportNumber() + 5 }
 
 func (e *execution) listenerNumber() int {
 	switch {
@@ -103,8 +104,10 @@ func (e *execution) listenerNumber() int {
 		return e.lateNumber()
 	case e.small == nil:
 		return e.smallNumber()
+	case e.hooksGate == nil:
+		return e.hooksNumber()
 	}
-	return e.gateNumber() + 1
+	return e.hooksNumber() + 1
 }
 
 // notify adds the wait for the parent that takes the listener, or passes it on.

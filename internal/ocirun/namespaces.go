@@ -84,10 +84,8 @@ func (s *setup) enterNamespaces() error {
 				continue
 			}
 			s.exec.pidNS, s.exec.sibling = join, true
-			if s.exec.listener != nil {
-				if err := s.exec.mayPass(); err != nil {
-					return err
-				}
+			if err := s.mayJoinPids(); err != nil {
+				return err
 			}
 		case join != nil && ns.flag == unix.CLONE_NEWTIME:
 			s.exec.timeNS = join
@@ -123,6 +121,22 @@ func (s *setup) enterNamespaces() error {
 	// Where the group may be joined from outside, both children can be kept out of it until there is only one.
 	s.exec.moved = s.exec.sibling && s.o.Cgroup != nil && !s.exec.newCgroupNS
 	return nil
+}
+
+// mayJoinPids refuses what would leave the first process, while others see it, with more than is its own: the host's mounts are still
+// around it when hooks look at it, so it may have no right by then that the container lacks.
+func (s *setup) mayJoinPids() error {
+	e := &s.exec
+	if e.listener != nil {
+		return e.mayPass("a listener")
+	}
+	if !hooksBeforePivot(hooksOf(s.spec)) || len(e.filter) == 0 || e.process.NoNewPrivileges {
+		return nil
+	}
+	if e.lateDeadline() {
+		return missingFeature("hooks, a seccomp profile and SCHED_DEADLINE without no_new_privs in a pid namespace that is joined")
+	}
+	return e.mayPass("hooks")
 }
 
 // loopbackUp sets lo up in the thread's network namespace (netdevice(7)).

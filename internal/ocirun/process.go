@@ -53,6 +53,7 @@ type execution struct {
 
 	hostProc   *os.File
 	hold       *os.File
+	hooksGate  *os.File // what a second child reads until the hooks have seen it
 	lateReport *os.File
 	small      *os.File // what is executed first, nil for the program itself
 
@@ -330,14 +331,17 @@ func (e *execution) keyring(p *linux.Program) {
 // descriptors closes everything that is not the process's own: really, and before any path is looked up, so that
 // /proc/self/fd leads nowhere (CVE-2024-21626). The few that are needed until execve come after those to keep.
 //
-//	0 1 2 │ preserved… │ report │ hold │ late report │ init │ listener's gate │ nothing
+//	0 1 2 │ preserved… │ report │ hold │ late report │ init │ listener's gate │ hooks' gate │ nothing
 func (e *execution) descriptors(p *linux.Program) {
 	p.Step("close descriptors")
 	// All sources are first moved out of the way of all targets.
-	const high = 3 + 5
+	const high = 3 + 6
 	sources := append(append([]*os.File{}, e.preserve...), nil, e.hold, e.lateReport, e.small)
-	if e.listener != nil {
-		sources = append(sources, e.listener.gate)
+	switch {
+	case e.listener != nil:
+		sources = append(sources, e.listener.gate, e.hooksGate)
+	case e.hooksGate != nil:
+		sources = append(sources, nil, e.hooksGate)
 	}
 	moved := make([]linux.Slot, len(sources))
 	base := high + len(e.preserve)

@@ -62,6 +62,22 @@ func (s *setup) program() error {
 
 // pivotInChild adds pivot for a child that hooks look at first.
 func (s *setup) pivotInChild(p *linux.Program) error {
+	e := &s.exec
+	hooked := s.latePivot && hooksBeforePivot(hooksOf(s.spec))
+	if hooked {
+		r, w, err := linux.Pipe()
+		if err != nil {
+			return err
+		}
+		e.hooksGate, s.gateWriter = s.keep(r), w
+	}
+	if hooked && e.sibling { // the hooks are shown the second child: see enter and leaveHostFor
+		p.Step("enter the root file system")
+		p.Call(unix.SYS_FCHDIR, linux.FD(s.rootfs))
+		p.Call(unix.SYS_CHROOT, linux.Str("."))
+		p.Call(unix.SYS_CHDIR, linux.Str("/"))
+		return nil
+	}
 	if !s.latePivot {
 		p.Step("enter the root file system")
 		if s.o.NoPivot { // which takes only the thread there
@@ -71,16 +87,10 @@ func (s *setup) pivotInChild(p *linux.Program) error {
 		p.Call(unix.SYS_CHDIR, linux.Str("/"))
 		return nil
 	}
-	r, w, err := linux.Pipe()
-	if err != nil {
-		return err
-	}
-	s.gate, s.gateWriter = s.keep(r), w
-	if hooksBeforePivot(hooksOf(s.spec)) {
-		p.Step("wait for the hooks")
-		p.Notify()
-		p.Call(unix.SYS_CLOSE, linux.FD(w)) // or this end would keep it from hearing of the parent's end
-		p.Call(unix.SYS_READ, linux.FD(r), linux.Bytes(make([]byte, 1)), linux.N(1)).NeedsData()
+	if hooked {
+		p.Call(unix.SYS_CLOSE, linux.FD(s.gateWriter)) // or this end would keep it from hearing of the parent's end
+		awaitHooks(p, linux.FD(e.hooksGate))
+		e.hooksGate = nil // nothing further is to be kept for it
 	}
 	p.Step("enter the root file system")
 	p.Call(unix.SYS_FCHDIR, linux.FD(s.rootfs))

@@ -104,39 +104,19 @@ type restoration struct {
 }
 
 // prepare makes a mount namespace for criu, in which the root and everything external stand below a directory that only it sees.
-func (r *restoration) prepare() (err error) {
+func (r *restoration) prepare() error {
 	s := r.s
 	if err := r.standardFiles(); err != nil {
 		return err
 	}
-	if s.hostProc, err = openHostProc(); err != nil {
-		return err
-	}
-	s.exec.hostProc = s.keep(s.hostProc)
-	if err := s.exec.openGroup(s.o.Cgroup, 0); err != nil {
-		return err
-	}
-	if err := s.exec.openRdt(s.rdt); err != nil {
+	if err := s.openWays(); err != nil {
 		return err
 	}
 	if err := r.namespaces(); err != nil {
 		return err
 	}
-	if s.rootfs = s.o.Rootfs; s.rootfs == nil {
-		if s.rootfs, err = s.cloneRoot(); err != nil {
-			return err
-		}
-		s.keep(s.rootfs)
-	}
-	if s.mounts, err = parseMounts(s.spec.Mounts); err != nil {
+	if err := s.copyRoot(func(m *mount) bool { return !m.remount && (m.bind || m.Type == "bind") }); err != nil {
 		return err
-	}
-	for i := range s.mounts {
-		if m := &s.mounts[i]; !m.remount && (m.bind || m.Type == "bind") {
-			if err := s.mountFromHost(m); err != nil {
-				return err
-			}
-		}
 	}
 	host, err := readMountinfo(s.hostProc, "self")
 	if err != nil {

@@ -40,8 +40,8 @@ type setup struct {
 	slaveFile *os.File // the terminal's, for the child
 
 	latePivot  bool // the child leaves the host's mounts behind, when hooks have seen them
-	gate       *os.File
 	gateWriter *os.File
+	mountNS    *os.File // where it cannot, since the hooks see a second child
 	prog       linux.Program
 	master     *os.File
 	holdWriter *os.File
@@ -104,23 +104,38 @@ func (s *setup) run(ctx context.Context) error {
 
 // fromHost collects what can be reached only from the host's mount namespace.
 func (s *setup) fromHost() (err error) {
-	if s.hostProc, err = openHostProc(); err != nil {
+	if err := s.openWays(); err != nil {
 		return err
 	}
-	s.keep(s.hostProc)
-	s.exec.hostProc = s.hostProc
 	if err := s.devs.fromHost(s.hostProc); err != nil {
 		return err
 	}
 	if err := s.exec.openStdio(); err != nil {
 		return err
 	}
+	if err := s.copyRoot(func(*mount) bool { return true }); err != nil {
+		return err
+	}
+	if err := s.devicesFromHost(); err != nil {
+		return err
+	}
+	return s.masksFromHost()
+}
+
+// openWays opens the host's /proc and the ways into the container's groups.
+func (s *setup) openWays() (err error) {
+	if s.hostProc, err = openHostProc(); err != nil {
+		return err
+	}
+	s.exec.hostProc = s.keep(s.hostProc)
 	if err := s.exec.openGroup(s.o.Cgroup, 0); err != nil {
 		return err
 	}
-	if err := s.exec.openRdt(s.rdt); err != nil {
-		return err
-	}
+	return s.exec.openRdt(s.rdt)
+}
+
+// copyRoot has the root as a mount that stands nowhere, and likewise what the wanted ones of the mounts bring from the host.
+func (s *setup) copyRoot(wanted func(*mount) bool) (err error) {
 	if s.rootfs = s.o.Rootfs; s.rootfs == nil {
 		if s.rootfs, err = s.cloneRoot(); err != nil {
 			return err
@@ -131,14 +146,13 @@ func (s *setup) fromHost() (err error) {
 		return err
 	}
 	for i := range s.mounts {
-		if err := s.mountFromHost(&s.mounts[i]); err != nil {
-			return err
+		if m := &s.mounts[i]; wanted(m) {
+			if err := s.mountFromHost(m); err != nil {
+				return err
+			}
 		}
 	}
-	if err := s.devicesFromHost(); err != nil {
-		return err
-	}
-	return s.masksFromHost()
+	return nil
 }
 
 // openHostProc opens /proc and verifies that it is the root of one, so that what is written below it goes to the kernel.
@@ -222,8 +236,24 @@ func (s *setup) pivot() error {
 	}
 	if s.latePivot {
 		s.root = confine.FromFile(s.rootfs)
-		return nil
+		if s.exec.sibling && s.exec.hooksGate != nil {
+			s.mountNS, err = s.ownMountNS()
+		}
+		return err
 	}
+	if err := s.leaveHost(); err != nil {
+		return err
+	}
+	dir, err := linux.OpenFile("/", unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	s.root = confine.FromFile(s.keep(dir))
+	return nil
+}
+
+// leaveHost takes the thread into the root, and takes the host's mounts from everybody in its namespace.
+func (s *setup) leaveHost() error {
 	if err := unix.Fchdir(int(s.rootfs.Fd())); err != nil {
 		return fmt.Errorf("enter the root file system: %w", err)
 	}
@@ -243,11 +273,6 @@ func (s *setup) pivot() error {
 	if err := unix.Chdir("/"); err != nil {
 		return fmt.Errorf("enter the root file system: %w", err)
 	}
-	dir, err := linux.OpenFile("/", unix.O_PATH|unix.O_DIRECTORY, 0)
-	if err != nil {
-		return err
-	}
-	s.root = confine.FromFile(s.keep(dir))
 	return nil
 }
 
@@ -278,7 +303,8 @@ func (s *setup) inContainer() error {
 		return err
 	}
 	s.makeCwd()
-	if err := s.exec.lookUp(s.root, s.o.Hold); err != nil {
+	hooked := s.latePivot && hooksBeforePivot(hooksOf(s.spec)) // one may bring the program: its execve tells
+	if err := s.exec.lookUp(s.root, s.o.Hold); err != nil && (!hooked || s.exec.init) {
 		return err
 	}
 	return s.finishRoot()
@@ -295,16 +321,28 @@ func (s *setup) makeCwd() {
 
 // finishRoot applies what holds for the root mount itself.
 func (s *setup) finishRoot() error {
-	if p := s.lin.RootfsPropagation; p != "" && !s.latePivot {
-		word, _ := parsePropagation(p)
-		if err := linux.MountSetattr(s.rootfs, &unix.MountAttr{Propagation: word.flag}, word.recursive); err != nil {
-			return fmt.Errorf("propagation %q of the root file system: %w", p, err)
+	if !s.latePivot {
+		if err := s.propagate(); err != nil {
+			return err
 		}
 	}
 	if s.spec.Root.Readonly {
 		if err := linux.MountSetattr(s.rootfs, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}, false); err != nil {
 			return fmt.Errorf("make the root file system read-only: %w", err)
 		}
+	}
+	return nil
+}
+
+// propagate gives the root mount its propagation, when it stands alone.
+func (s *setup) propagate() error {
+	p := s.lin.RootfsPropagation
+	if p == "" {
+		return nil
+	}
+	word, _ := parsePropagation(p)
+	if err := linux.MountSetattr(s.rootfs, &unix.MountAttr{Propagation: word.flag}, word.recursive); err != nil {
+		return fmt.Errorf("propagation %q of the root file system: %w", p, err)
 	}
 	return nil
 }

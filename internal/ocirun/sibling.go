@@ -28,6 +28,7 @@ func (e *execution) enter(p *linux.Program) {
 	if e.listener != nil {
 		e.notify(p)
 	}
+	e.showHooks(p)
 	e.wait(p)
 	_ = e.affinity(p, finalCPUs) // checked already
 	if e.lastLimit != nil {
@@ -38,6 +39,26 @@ func (e *execution) enter(p *linux.Program) {
 		p.Step("set the scheduler")
 		p.Call(unix.SYS_SCHED_SETATTR, linux.N(0), linux.Ptr(e.lateSched), linux.N(0))
 	}
+}
+
+// showHooks adds the wait for the hooks that are to see the process. It is in its root already, since others see it too, and the
+// runtime takes the host's mounts away from it when they have run.
+func (e *execution) showHooks(p *linux.Program) {
+	if e.hooksGate == nil {
+		return
+	}
+	awaitHooks(p, linux.N(e.hooksNumber()))
+	f := seccomp.Filter{Prog: e.filter}
+	for _, nr := range [...]int32{unix.SYS_CHDIR, unix.SYS_GETCWD} {
+		if len(e.filter) > 0 && f.Simulate(nativeAudit(), nr, [6]uint64{}) != unix.SECCOMP_RET_ALLOW {
+			return
+		}
+	}
+	p.Step(stepCwd) // a hook may have mounted something there; what is closed to the user was entered before
+	p.Call(unix.SYS_CHDIR, linux.Str(e.process.Cwd)).Ignore(unix.EACCES, unix.EPERM)
+	buf := make([]byte, unix.PathMax)
+	p.Step(stepEscape)
+	p.Call(unix.SYS_GETCWD, linux.Bytes(buf), linux.N(len(buf))).Rooted(buf)
 }
 
 // lateDeadline says that the second child needs CAP_SYS_NICE: a process of this policy cannot fork.
@@ -76,10 +97,10 @@ func (e *execution) forbidden() (nr int32, ok bool) {
 	return 0, true
 }
 
-// mayPass refuses a profile with a listener under which the second child would not come to be.
-func (e *execution) mayPass() error {
+// mayPass refuses a profile with a listener, or with hooks, under which the second child would not come to be.
+func (e *execution) mayPass(what string) error {
 	if nr, ok := e.forbidden(); !ok {
-		return invalid("a seccomp profile with a listener that does not allow system call %d, which joining a pid namespace needs", nr)
+		return invalid("a seccomp profile with %s that does not allow system call %d, which joining a pid namespace needs", what, nr)
 	}
 	return nil
 }

@@ -240,36 +240,22 @@ func (s *setup) finish(ctx context.Context) (*Process, error) {
 	p := &Process{Pid: s.child.Pid, Pidfd: s.child.Pidfd, Master: s.master, Cgroup: s.o.Cgroup, Rdt: s.rdt, StartedAt: time.Now(),
 		child: s.child, hold: s.holdWriter, exec: &s.exec}
 	s.master, s.holdWriter = nil, nil
-	var err error
-	if hooksBeforePivot(hooksOf(s.spec)) {
-		if err = s.after(p, s.child.WaitMark()); err == nil {
-			err = s.createHooks(ctx, p)
-		}
-		if err == nil {
-			_, err = s.gateWriter.Write([]byte{0})
-		}
-		if err != nil {
-			return nil, errors.Join(err, p.discard())
-		}
+	first, second := s.showToHooks, s.passListener
+	if s.exec.sibling { // whose first child has the listener
+		first, second = second, first
 	}
-	if s.exec.listener != nil {
-		err = s.exec.listener.connect()
-		if err != nil {
-			return nil, errors.Join(err, p.discard())
-		}
-		err = s.exec.pass(s.child, func(pid int) *specs.State {
-			p.Pid = pid
-			return hookState(NewState(s.o, p), specs.StateCreating)
-		})
-		if err = s.after(p, err); err != nil {
-			return nil, errors.Join(err, p.discard())
-		}
+	err := first(ctx, p)
+	if err == nil {
+		err = second(ctx, p)
 	}
-	if s.o.Hold || s.exec.moved {
+	if err == nil && (s.o.Hold || s.exec.moved) {
 		err = s.after(p, s.child.WaitMark())
 	}
 	if err == nil && s.exec.moved {
-		if err = s.exec.move(p.Pid); err == nil && !s.o.Hold {
+		if s.mountNS == nil { // or it was moved for the hooks
+			err = s.exec.move(p.Pid)
+		}
+		if err == nil && !s.o.Hold {
 			_, err = p.hold.Write([]byte{0})
 			err = errors.Join(err, p.hold.Close())
 			p.hold = nil
@@ -291,6 +277,20 @@ func (s *setup) finish(ctx context.Context) (*Process, error) {
 		return nil, errors.Join(err, p.discard())
 	}
 	return p, nil
+}
+
+// passListener hands a seccomp listener to who waits for it.
+func (s *setup) passListener(_ context.Context, p *Process) error {
+	if s.exec.listener == nil {
+		return nil
+	}
+	if err := s.exec.listener.connect(); err != nil {
+		return err
+	}
+	return s.after(p, s.exec.pass(s.child, func(pid int) *specs.State {
+		p.Pid = pid
+		return hookState(NewState(s.o, p), specs.StateCreating)
+	}))
 }
 
 // after explains what the child told; with a user namespace it may be another process by then.
