@@ -154,7 +154,8 @@ func (x *Execs) start(ctx context.Context, ex ExecRecord, o ExecStartOptions, op
 	// Once the monitor has the order a caller who goes away cannot take it back.
 	started, err := c.Exec(context.WithoutCancel(ctx), monitor.ExecConfig{ID: ex.ID, Process: proc, Terminal: ex.Config.Tty,
 		OpenStdin: ex.Config.AttachStdin && !o.Detach, Seccomp: load.prog, SeccompFlags: load.flags,
-		Rows: uint16(ex.Config.Rows), Cols: uint16(ex.Config.Cols)}, stream, ao)
+		Listener: load.listener(rec.Config.Extra.Annotations),
+		Rows:     uint16(ex.Config.Rows), Cols: uint16(ex.Config.Cols)}, stream, ao)
 	if err != nil {
 		x.ended(ex.ID, startCode(err)) // before the client sees its stream end, and asks
 		return fmt.Errorf("OCI runtime exec failed: exec failed: %w", err)

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/berth-engine/berth/internal/container"
+	"github.com/berth-engine/berth/internal/ocirun"
 	"github.com/berth-engine/berth/internal/seccomp"
 	"github.com/containerd/errdefs"
 	profile "github.com/moby/profiles/seccomp"
@@ -28,6 +29,14 @@ type filter struct {
 	prog  []byte
 	flags uint32
 	rules *specs.LinuxSeccomp
+}
+
+// listener is who decides about the calls of an exec; nil where nobody is asked.
+func (f *filter) listener(annotations map[string]string) *ocirun.Listener {
+	if f.flags&unix.SECCOMP_FILTER_FLAG_NEW_LISTENER == 0 {
+		return nil
+	}
+	return &ocirun.Listener{Path: f.rules.ListenerPath, Metadata: f.rules.ListenerMetadata, State: specs.State{Annotations: annotations}}
 }
 
 // maxFilters bounds the cache; profiles come from clients.
@@ -89,8 +98,8 @@ func compile(text string, caps []string, bounded bool) (filter, error) {
 	if err != nil {
 		return filter{}, fmt.Errorf("seccomp profile: %w%w", err, kind{errdefs.ErrInvalidArgument})
 	}
-	if f.Notifies() {
-		return filter{}, fmt.Errorf("seccomp profile: SCMP_ACT_NOTIFY needs a listener, which this engine does not have%w",
+	if f.Notifies() && rules.ListenerPath == "" {
+		return filter{}, fmt.Errorf("seccomp profile: SCMP_ACT_NOTIFY needs who decides: give its socket as listenerPath%w",
 			kind{errdefs.ErrInvalidArgument})
 	}
 	return filter{prog: f.Prog, flags: f.Flags, rules: rules}, nil

@@ -214,6 +214,12 @@ func (c *Client) Exec(ctx context.Context, e ExecConfig, conn *os.File, o Attach
 	if err != nil {
 		return ExecStarted{}, err
 	}
+	var listener []byte
+	if e.Listener != nil {
+		if listener, err = json.Marshal(e.Listener); err != nil {
+			return ExecStarted{}, err
+		}
+	}
 	if o.Rows == 0 || o.Cols == 0 {
 		o.Rows, o.Cols = e.Rows, e.Cols
 	}
@@ -228,6 +234,7 @@ func (c *Client) Exec(ctx context.Context, e ExecConfig, conn *os.File, o Attach
 		p.bytes(process)
 		p.bytes(e.Seccomp)
 		p.num(e.SeccompFlags)
+		p.bytes(listener)
 	}, files...)
 	return ExecStarted{Pid: r.pid}, err
 }

@@ -35,7 +35,8 @@
 //	daemon → monitor
 //	  start    document (JSON: Config, names of the descriptors, options of the streams)   + descriptors
 //	  attach   stream, options                                                              + connection
-//	  exec     stream, options, exec id, flags, process (JSON), seccomp filter, its flags  [+ connection]
+//	  exec     stream, options, exec id, flags, process (JSON), seccomp filter, its flags,
+//	           its listener (JSON) or ""                                                    [+ connection]
 //	  signal   exec id or "", number
 //	  resize   exec id or "", rows, columns
 //	  ack      number of the last event that was taken

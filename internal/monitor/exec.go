@@ -41,6 +41,7 @@ func (c *conn) exec(id uint32, u *unpacker, fds []int) ([]int, error) {
 	execID, flags := u.str(), u.num()
 	process, filter := u.bytes(), append([]byte(nil), u.bytes()...)
 	filterFlags := u.num()
+	asked := u.bytes()
 	if u.bad || execID == "" {
 		return fds, errMessage
 	}
@@ -48,6 +49,11 @@ func (c *conn) exec(id uint32, u *unpacker, fds []int) ([]int, error) {
 	var spec specs.Process
 	if err := specjson.Unmarshal(process, &spec); err != nil {
 		c.reply(id, failedInvalid, "the process of the exec cannot be understood: "+err.Error(), 0)
+		return fds, nil
+	}
+	listener, err := m.listenerOf(asked)
+	if err != nil {
+		c.reply(id, failedInvalid, "the seccomp listener of the exec cannot be understood: "+err.Error(), 0)
 		return fds, nil
 	}
 	if len(spec.Args) == 0 {
@@ -69,7 +75,7 @@ func (c *conn) exec(id uint32, u *unpacker, fds []int) ([]int, error) {
 		}
 		r.fd, fds = fds[0], fds[1:]
 	}
-	o := ocirun.ExecOptions{Process: &spec, Pid: m.pid, Cgroup: m.group(), Seccomp: filter, SeccompFlags: filterFlags,
+	o := ocirun.ExecOptions{Process: &spec, Pid: m.pid, Cgroup: m.group(), Seccomp: filter, SeccompFlags: filterFlags, Listener: listener,
 		Terminal: flags&flagTerminal != 0, Rows: r.options.Rows, Cols: r.options.Cols}
 	p := newProc(m, execID)
 	p.terminal = o.Terminal
@@ -103,6 +109,20 @@ func (c *conn) exec(id uint32, u *unpacker, fds []int) ([]int, error) {
 		_, _ = write(m.jobsFd.fd, []byte{1, 0, 0, 0, 0, 0, 0, 0})
 	}()
 	return fds, nil
+}
+
+// listenerOf is who an exec's filter asks, from the JSON of its request, with the state of the container as it is now.
+func (m *monitor) listenerOf(text []byte) (*ocirun.Listener, error) {
+	if len(text) == 0 {
+		return nil, nil
+	}
+	l := &ocirun.Listener{}
+	if err := specjson.Unmarshal(text, l); err != nil {
+		return nil, err
+	}
+	l.State = specs.State{Version: specs.Version, ID: m.id, Status: specs.StateRunning, Pid: m.pid, Bundle: m.dir,
+		Annotations: l.State.Annotations}
+	return l, nil
 }
 
 // startExec starts the process. Should it panic, that is the end of this exec and not of the container's supervision.

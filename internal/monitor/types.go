@@ -4,6 +4,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/berth-engine/berth/internal/ocirun"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -127,6 +128,8 @@ type ExecConfig struct {
 
 	Seccomp      []byte // compiled filter
 	SeccompFlags uint32 // those of seccomp(2)
+	// Listener is who a filter that notifies asks; nil for one that does not. Of its State only the annotations are looked at.
+	Listener *ocirun.Listener
 }
 
 // ExecStarted describes a running exec.
