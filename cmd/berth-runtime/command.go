@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -203,6 +204,10 @@ func (c *cli) load(id string) (*ocirun.State, string, error) {
 	st, err := ocirun.ReadState(dir)
 	if err != nil {
 		return nil, "", fmt.Errorf("container %q: %w", id, err)
+	}
+	if g := st.CgroupPath; st.ID != id || st.Pid <= 0 || st.StartTime == 0 || g != "" && (g == "/" || !path.IsAbs(g) || path.Clean(g) != g) {
+		return nil, "", fmt.Errorf("container %q: state file %q is damaged: it is not of process %d, in group %q, of container %q", id,
+			filepath.Join(dir, ocirun.StateFile), st.Pid, g, st.ID)
 	}
 	return st, dir, nil
 }

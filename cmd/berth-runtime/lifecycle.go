@@ -424,8 +424,11 @@ func list(c *cli, args []string) error {
 	}
 	states := []ociState{}
 	for _, e := range entries {
-		if st, _, err := c.load(e.Name()); err == nil {
+		switch st, _, err := c.load(e.Name()); {
+		case err == nil:
 			states = append(states, show(st))
+		case !errdefs.IsNotFound(err) && !errdefs.IsInvalidArgument(err): // one is being made, or it is none
+			c.warn([]string{err.Error()})
 		}
 	}
 	switch {

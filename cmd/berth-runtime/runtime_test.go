@@ -426,7 +426,9 @@ func TestDamagedState(t *testing.T) {
 	if err := os.Mkdir(b.root+"/c", 0o700); err != nil {
 		t.Fatal(err)
 	}
-	for _, text := range []string{"", "{", "[]", `{"format":99}`} {
+	for _, text := range []string{"", "{", "[]", `{"format":99}`, `{"format":1}`, `{"format":1,"id":"d","pid":1,"startTime":1}`,
+		`{"format":1,"id":"c","pid":-1,"startTime":1}`, `{"format":1,"id":"c","pid":1}`,
+		`{"format":1,"id":"c","pid":1,"startTime":1,"cgroupPath":"/"}`, `{"format":1,"id":"c","pid":1,"startTime":1,"cgroupPath":"/x/.."}`} {
 		if err := os.WriteFile(b.root+"/c/state.json", []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -437,7 +439,35 @@ func TestDamagedState(t *testing.T) {
 			t.Error(out)
 		}
 	}
+	// The whole machine is no container's group, whatever a file says.
+	if err := os.Symlink("/", b.root+"/c/"+groupMade); err != nil {
+		t.Fatal(err)
+	}
+	b.fails("root of all cgroups", "delete", "-f", "c")
+	if err := os.Remove(b.root + "/c/" + groupMade); err != nil {
+		t.Fatal(err)
+	}
 	b.ok("delete", "-f", "c")
+
+	// A state that was cut short is never another one, and the container it was of can be ended.
+	b.spec.Process.Args = []string{"sleep", "999"}
+	b.write()
+	b.ok("run", "--detach", "c")
+	whole, err := os.ReadFile(b.root + "/c/state.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mounts := b.mounted()
+	for n := 1; n < len(whole); n += 7 {
+		if err := os.WriteFile(b.root+"/c/state.json", whole[:n], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if st, _, err := (&cli{root: b.root}).load("c"); err == nil {
+			t.Errorf("%d bytes are %+v", n, st)
+		}
+	}
+	b.fails("is damaged", "exec", "c", "true")
+	b.cleanAfter("a container whose state was", 0, mounts)
 }
 
 func TestLogFile(t *testing.T) {
@@ -576,29 +606,7 @@ func TestDefaultDevicesCanBeOpened(t *testing.T) {
 // A create that is killed, wherever it was, leaves nothing that "delete --force" does not take away.
 func TestCreateIsKilled(t *testing.T) {
 	b := newBundle(t, "sleep", "999")
-	ours := func() (list []string) {
-		dirs, err := filepath.Glob("/proc/[0-9]*")
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, dir := range dirs {
-			// Until it has become its program the container's process has the command line of the command.
-			cmdline, _ := os.ReadFile(dir + "/cmdline")
-			group, _ := os.ReadFile(dir + "/cgroup")
-			if strings.Contains(string(cmdline), b.root) || strings.Contains(string(group), b.spec.Linux.CgroupsPath) {
-				list = append(list, dir+" "+strings.ReplaceAll(string(cmdline), "\x00", " "))
-			}
-		}
-		return list
-	}
-	mounts := func() int {
-		data, err := os.ReadFile("/proc/self/mountinfo")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return strings.Count(string(data), b.dir)
-	}
-	before, without := mounts(), 0
+	before, without := b.mounted(), 0
 	for i := range 60 {
 		args := [][]string{{"create", "c"}, {"run", "--detach", "c"}}[i%2]
 		cmd := b.command(args...)
@@ -611,21 +619,7 @@ func TestCreateIsKilled(t *testing.T) {
 		if _, err := os.Stat(b.root + "/c/state.json"); err != nil {
 			without++
 		}
-		b.ok("delete", "--force", "c")
-		if left, err := os.ReadDir(b.root); err != nil || len(left) > 0 {
-			t.Fatalf("killed after %d steps: %v, %v are left", i, left, err)
-		}
-		if n := mounts(); n != before {
-			t.Fatalf("killed after %d steps: %d mounts are left", i, n-before)
-		}
-		for end := time.Now().Add(2 * time.Minute); len(ours()) > 0; time.Sleep(time.Millisecond) {
-			if time.Now().After(end) {
-				t.Fatalf("killed after %d steps: these go on: %q", i, ours())
-			}
-		}
-		if dirs, _ := filepath.Glob("/sys/fs/cgroup/*" + b.spec.Linux.CgroupsPath); len(dirs) > 0 {
-			t.Fatalf("killed after %d steps: %q are left", i, dirs)
-		}
+		b.cleanAfter("a create", i, before)
 	}
 	t.Logf("%d of 60 were killed before they had written a state", without)
 }

@@ -33,6 +33,9 @@ func (g *Group) Thaw(ctx context.Context) error {
 }
 
 func (g *Group) freezer(ctx context.Context, freeze bool) error {
+	if err := g.notRoot("freeze"); err != nil {
+		return err
+	}
 	if g.host.version == 2 {
 		dir := g.dir(&g.host.trees[0])
 		value := "0"

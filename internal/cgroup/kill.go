@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -24,6 +25,9 @@ const (
 // KillAll kills every process in the group and below it, however fast they fork, and returns without waiting for
 // their end. A group that does not exist has nothing to kill.
 func (g *Group) KillAll() error {
+	if err := g.notRoot("kill"); err != nil {
+		return err
+	}
 	if g.host.version == 2 {
 		err := writeFile(g.dir(&g.host.trees[0])+"/cgroup.kill", "1")
 		if err == nil {
@@ -37,6 +41,14 @@ func (g *Group) KillAll() error {
 	}
 	if err := g.killEach(); err != nil {
 		return fmt.Errorf("kill cgroup %q: %w", g.path, err)
+	}
+	return nil
+}
+
+// notRoot refuses to do something to every process of the machine. Create makes no such group: its name comes from a damaged file.
+func (g *Group) notRoot(verb string) error {
+	if g.path == "/" {
+		return fmt.Errorf("%s the root of all cgroups: it is no container's: %w", verb, errdefs.ErrInvalidArgument)
 	}
 	return nil
 }
@@ -80,6 +92,9 @@ func (g *Group) killEach() error {
 // Delete removes the group and the groups below it; one that does not exist is not an error. The processes must have
 // been killed: those still on their way out are waited for (up to 10 s), others make it fail with EBUSY.
 func (g *Group) Delete() error {
+	if err := g.notRoot("remove"); err != nil {
+		return err
+	}
 	var errs []error
 	for _, t := range g.host.all() {
 		if err := removeDir(g.dir(&t), t.v2); err != nil {

@@ -1,0 +1,193 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// never is a step that is not reached.
+const never = 1 << 30
+
+// stepped runs a command under ptrace(2) and kills it when it has made its nth system call, or with children when the processes that it
+// forks have made theirs: then these are killed. It tells how many there were.
+func (b *bundle) stepped(children bool, n int, args ...string) (steps int) {
+	b.t.Helper()
+	result := make(chan int)
+	failure := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: what is still traced when the thread ends goes on
+		defer close(result)
+		steps, err := b.trace(children, n, args)
+		if err != nil {
+			failure <- err
+		}
+		result <- steps
+	}()
+	steps = <-result
+	<-result
+	select {
+	case err := <-failure:
+		b.t.Fatalf("%q: %v", args, err)
+	default:
+	}
+	return steps
+}
+
+func (b *bundle) trace(children bool, n int, args []string) (steps int, err error) {
+	cmd := b.command(args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Ptrace: true}
+	if err := cmd.Start(); err != nil {
+		return 0, err
+	}
+	first := cmd.Process.Pid
+	defer func() { _ = cmd.Process.Release() }() // it is reaped below
+	options := unix.PTRACE_O_TRACESYSGOOD | unix.PTRACE_O_TRACECLONE
+	if children {
+		options |= unix.PTRACE_O_TRACEFORK | unix.PTRACE_O_TRACEVFORK
+	}
+	victims, known := map[int]bool{first: !children}, false
+	for {
+		var ws unix.WaitStatus
+		pid, err := unix.Wait4(-1, &ws, unix.WALL|unix.WNOTHREAD, nil)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return steps, os.NewSyscallError("wait4", err)
+		}
+		if !ws.Stopped() {
+			if pid == first {
+				return steps, nil
+			}
+			continue
+		}
+		if !known {
+			known = true
+			if err := unix.PtraceSetOptions(first, options); err != nil {
+				return steps, errors.Join(os.NewSyscallError("ptrace", err), unix.Kill(first, unix.SIGKILL))
+			}
+		}
+		pass := 0
+		switch sig := ws.StopSignal(); {
+		case sig == unix.SIGTRAP|0x80:
+			if !victims[pid] {
+				break
+			}
+			if steps++; steps == n {
+				_ = unix.Kill(pid, unix.SIGKILL)
+				continue
+			}
+		case ws.TrapCause() == unix.PTRACE_EVENT_FORK || ws.TrapCause() == unix.PTRACE_EVENT_VFORK:
+			if made, err := unix.PtraceGetEventMsg(pid); err == nil {
+				victims[int(made)] = true
+			}
+		case ws.TrapCause() == unix.PTRACE_EVENT_CLONE: // a thread
+			if made, err := unix.PtraceGetEventMsg(pid); err == nil {
+				victims[int(made)] = victims[pid]
+			}
+		case sig == unix.SIGTRAP || sig == unix.SIGSTOP:
+		default:
+			pass = int(sig)
+		}
+		if err := unix.PtraceSyscall(pid, pass); err != nil && !errors.Is(err, unix.ESRCH) {
+			return steps, os.NewSyscallError("ptrace", err)
+		}
+	}
+}
+
+// cleanAfter deletes the container by force and looks that nothing is left of it.
+func (b *bundle) cleanAfter(what string, step, mounts int) {
+	b.t.Helper()
+	b.ok("delete", "--force", "c")
+	if left, err := os.ReadDir(b.root); err != nil || len(left) > 0 {
+		b.t.Fatalf("%s killed at step %d: %v, %v are left", what, step, left, err)
+	}
+	if n := b.mounted(); n != mounts {
+		b.t.Fatalf("%s killed at step %d: %d mounts are left", what, step, n-mounts)
+	}
+	for end := time.Now().Add(2 * time.Minute); len(b.processes()) > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			b.t.Fatalf("%s killed at step %d: these go on: %q", what, step, b.processes())
+		}
+	}
+	for _, pattern := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
+		if dirs, _ := filepath.Glob(pattern + b.spec.Linux.CgroupsPath); len(dirs) > 0 {
+			b.t.Fatalf("%s killed at step %d: %q are left", what, step, dirs)
+		}
+	}
+}
+
+// mounted is how many mounts of the host's are in the bundle.
+func (b *bundle) mounted() int {
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return strings.Count(string(data), b.dir)
+}
+
+// processes are the container's, and the commands about it.
+func (b *bundle) processes() (list []string) {
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for _, dir := range dirs {
+		// Until it has become its program the container's process has the command line of the command.
+		cmdline, _ := os.ReadFile(dir + "/cmdline")
+		group, _ := os.ReadFile(dir + "/cgroup")
+		if strings.Contains(string(cmdline), b.root) || strings.Contains(string(group), b.spec.Linux.CgroupsPath) {
+			list = append(list, dir+" "+strings.ReplaceAll(string(cmdline), "\x00", " "))
+		}
+	}
+	return list
+}
+
+// Whichever of its system calls a create or a start is killed at, and whichever its child: what is left can be deleted, and then nothing
+// is. Some of them; BERTH_SOAK takes all.
+func TestKilledAtEachStep(t *testing.T) {
+	b := newBundle(t, "sleep", "999")
+	mounts := b.mounted()
+	for _, c := range []struct {
+		what     string
+		children bool
+		before   []string
+		args     []string
+	}{
+		{"create", false, nil, []string{"create", "c"}}, {"the child of create", true, nil, []string{"create", "c"}},
+		{"start", false, []string{"create", "c"}, []string{"start", "c"}},
+		{"delete", false, []string{"run", "-d", "c"}, []string{"delete", "--force", "c"}},
+	} {
+		prepare := func() {
+			if c.before != nil {
+				if out, code := b.run(c.before...); code != 0 {
+					t.Fatal(out)
+				}
+			}
+		}
+		prepare()
+		all := b.stepped(c.children, never, c.args...)
+		b.cleanAfter(c.what, never, mounts)
+		if all < 20 {
+			t.Fatalf("%s: %d steps", c.what, all)
+		}
+		pace := max(1, all/25)
+		if os.Getenv("BERTH_SOAK") != "" {
+			pace = 1
+		}
+		t.Logf("%s: %d steps", c.what, all)
+		for n := 1 + pace/2; n <= all; n += pace {
+			prepare()
+			b.stepped(c.children, n, c.args...)
+			b.cleanAfter(c.what, n, mounts)
+		}
+	}
+}
