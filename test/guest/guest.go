@@ -202,6 +202,9 @@ func summary(out string) string {
 		switch {
 		case strings.HasPrefix(line, "--- PASS"):
 			passed++
+			if _, took, _ := strings.Cut(line, " ("); len(took) > len("9.99s)\n") { // ten seconds and more
+				b.WriteString(line)
+			}
 		case strings.HasPrefix(line, "--- SKIP"), strings.HasPrefix(line, "Benchmark"):
 			b.WriteString(line)
 		}

@@ -2,6 +2,8 @@ package guest
 
 import (
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -31,7 +33,38 @@ func TestOnSystemd(t *testing.T) {
 	if os.Getenv("BERTH_SOAK") != "" {
 		tests = "Scope.*|LifeOfAContainer|Update|Events|Paused.*|DefaultDevices.*|DeleteSpares.*|Rootless.*"
 	}
-	PrepareSystemd(t, []Program{{Name: "runtime", Package: runtime, Args: []string{"-test.run=^Test(" + tests + ")$"}}}).Run(t, "")
+	programs := []Program{{Name: "runtime", Package: runtime, Args: []string{"-test.run=^Test(" + tests + ")$"}}}
+	if podman := podman(t, runtime); podman != nil {
+		programs = append(programs, *podman)
+	}
+	PrepareSystemd(t, programs).Run(t, "")
+}
+
+// podman is Debian's with our runtime, for a guest that systemd runs; nil where it is not installed.
+func podman(t *testing.T, runtime string) *Program {
+	t.Helper()
+	built, policy := filepath.Join(t.TempDir(), "berth-runtime"), filepath.Join(t.TempDir(), "policy.json")
+	if err := os.WriteFile(policy, []byte(`{"default":[{"type":"insecureAcceptAnything"}]}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	const image = "internal/image/builtin/files/rootfs.tar.gz"
+	files := map[string]string{"/etc/containers/policy.json": policy, "/repo/go.mod": "../../go.mod", "/repo/bin/berth-runtime": built,
+		"/repo/" + image: "../../" + image}
+	for _, name := range []string{"podman", "conmon"} {
+		path := hostProgram(t, name)
+		if path == "" {
+			return nil
+		}
+		files[path] = path
+		libraries(t, files, path)
+	}
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", built, runtime)
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build berth-runtime: %v: %s", err, out)
+	}
+	return &Program{Name: "podman", Package: "github.com/berth-engine/berth/test/runtime", Args: []string{"-test.run=^TestPodmanOnSystemd$"},
+		Env: []string{"BERTH_E2E=1", "BERTH_GUEST=1", "BERTH_REPO=/repo", "TMPDIR=/tmp", "BERTH_SOAK=" + os.Getenv("BERTH_SOAK")}, Files: files}
 }
 
 // joint mounts version 1 as systemd did: two controllers in one hierarchy, a hierarchy with a name only, and version 2

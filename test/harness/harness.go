@@ -75,14 +75,18 @@ func Repo(t testing.TB) string {
 	return ""
 }
 
-// Need skips the test where end-to-end tests cannot run, and fails it where they must (BERTH_E2E=1, as make test sets).
-func Need(t testing.TB) {
+// Need skips the test where end-to-end tests cannot run, and fails it where they must (BERTH_E2E=1, as make test sets). The programs
+// are those of bin that it is about, all of them unless it says which.
+func Need(t testing.TB, programs ...string) {
 	t.Helper()
 	why := ""
 	if os.Geteuid() != 0 {
 		why = "end-to-end tests need root"
 	}
-	for _, p := range []string{"berth", "berthd", "berth-runtime"} {
+	if len(programs) == 0 {
+		programs = []string{"berth", "berthd", "berth-runtime"}
+	}
+	for _, p := range programs {
 		if _, err := os.Stat(filepath.Join(Repo(t), "bin", p)); err != nil {
 			why = "bin/" + p + " is not built: make build"
 		}

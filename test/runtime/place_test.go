@@ -34,7 +34,7 @@ type place struct {
 
 func newPlace(t *testing.T, tools ...string) *place {
 	t.Helper()
-	harness.Need(t)
+	harness.Need(t, "berth-runtime")
 	harness.Tool(t, tools...)
 	tag := make([]byte, 4)
 	if _, err := rand.Read(tag); err != nil {

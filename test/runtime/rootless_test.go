@@ -96,13 +96,12 @@ func TestRootlessPodman(t *testing.T) {
 	p.ordinaryUser()
 	p.env = append(p.env, "P=podman --root "+p.at+"/root --runroot "+p.at+"/r --tmpdir "+p.at+"/t --runtime "+p.runtime+
 		" --cgroup-manager cgroupfs --storage-driver vfs --events-backend file")
-	p.must("cp " + p.plainImage() + " rootfs.tar && : >containers.conf && chmod 644 rootfs.tar containers.conf")
+	p.must("cp " + p.plainImage() + " rootfs.tar && printf '" + podmanConf + "' >containers.conf && chmod 644 rootfs.tar containers.conf")
 	t.Cleanup(func() {
 		p.shell(`$U $P rm --all --force --time 0`)
 		p.shell(`$U $P rmi --all --force`)
 	})
 	p.must(`$U $P import rootfs.tar box:1 >log 2>&1 || { cat log >&2; exit 1; }`)
-	const loop = `sh -c 'trap "echo asked; exit 7" TERM; echo started; while :; do sleep 0.05; done'`
 	p.must(`printf 'FROM box:1\nRUN echo built > /made && test $(id -u) = 0\nUSER 7\nRUN test $(id -u) = 7\nCMD ["cat", "/made"]\n' >Containerfile`)
 	p.holds([]obligation{
 		// Podman itself may say that "/" is not shared; the runtime says nothing.
@@ -117,7 +116,7 @@ func TestRootlessPodman(t *testing.T) {
 		{line: `$U $P run --rm --privileged --network none box:1 test -c /dev/null`, says: "*"},
 		{line: `$U $P run --rm --network none box:1 /no/such`, says: "no such file or directory", code: 127},
 		{line: `$U $P run --rm --network none -v $DIR/home/containers.conf:/x:ro box:1 sh -c 'echo >/x'`, says: "ead-only file system", code: 1},
-		{line: `$U $P run -d --name c --network none box:1 ` + loop, out: "*", says: "*"},
+		{line: `$U $P run -d --name c --network none box:1 ` + podmanLoop, out: "*", says: "*"},
 		{line: `$U $P exec c sh -c 'echo in; exit 4'`, out: "in\n", code: 4, says: "*"},
 		{line: `$U $P exec -t -u 3 c sh -c 'test -t 0 && id -u'`, out: "3\r\n", says: "*"},
 		{line: `$U $P top c pid args`, shows: []string{"1 ", "sleep"}, says: "*"},
