@@ -135,16 +135,14 @@ func needBridgeRules(t *testing.T, n *Networks) {
 	}
 }
 
-// TestSpoofing: what a container says of others reaches neither neighbours nor the host (CVE-2020-10749, CVE-2020-13401
-// and their like). Each attack is followed by an honest frame: when that has arrived, the other would have, too.
-func TestSpoofing(t *testing.T) {
-	n := room(t)
-	needBridgeRules(t, n)
-	network1(t, n, CreateRequest{Name: "dual", IPv6: new(true), Subnets: []Subnet{
-		{Prefix: netip.MustParsePrefix("10.213.131.0/24")}, {Prefix: netip.MustParsePrefix("fd00:213:2::/64")}}})
-	bad, victim, other := attach(t, n, on("dual")), attach(t, n, on("dual")), attach(t, n, on("dual"))
-	b, v := tap(t, n, bad.NetNS, "eth0"), tap(t, n, victim.NetNS, "eth0")
-	host := tap(t, n, n.hostNS, n.bridgeOf(t, "dual"))
+// A forgery is a frame that speaks for somebody else, and what shows that it has arrived.
+type forgery struct {
+	frame []byte
+	mark  string
+}
+
+// forgeries are what bad sends to victim in the name of other, or of the gateway.
+func forgeries(bad, victim, other *Attachment) map[string]forgery {
 	ip, mac := func(a *Attachment) netip.Addr { return a.Endpoints[0].IPv4.Addr() }, func(a *Attachment) net.HardwareAddr {
 		return parseMAC(a.Endpoints[0].MAC)
 	}
@@ -156,14 +154,7 @@ func TestSpoofing(t *testing.T) {
 	target := func(a netip.Addr, typ byte) []byte {
 		return append(append([]byte{typ, 0, 0, 0, 0x20, 0, 0, 0}, a.AsSlice()...), linkOption...)
 	}
-	honest := func(mark string) []byte {
-		return ethernet(all, mac(bad), unix.ETH_P_IP, udp4(ip(bad), ip(victim), mark)...)
-	}
-
-	for name, c := range map[string]struct {
-		frame []byte
-		mark  string // what shows that it has arrived
-	}{
+	return map[string]forgery{
 		"another's hardware address": {ethernet(all, mac(other), unix.ETH_P_IP, udp4(ip(bad), ip(victim), "forged-a")...), "forged-a"},
 		"another's address":          {ethernet(all, mac(bad), unix.ETH_P_IP, udp4(ip(other), ip(victim), "forged-b")...), "forged-b"},
 		"both of another's":          {ethernet(all, mac(other), unix.ETH_P_IP, udp4(ip(other), ip(victim), "forged-c")...), "forged-c"},
@@ -187,21 +178,57 @@ func TestSpoofing(t *testing.T) {
 		"neighbour advertisement for the gateway": {ethernet(allMAC6, mac(bad), unix.ETH_P_IPV6, icmp6Packet(ll, all6, target(gw6, 136)...)...),
 			string(gw6.AsSlice())},
 		"another's IPv6 address": {ethernet(mac(victim), mac(bad), unix.ETH_P_IPV6, icmp6Packet(ip6(other), ip6(victim), []byte("\x80\x00\x00\x00forged-g")...)...), "forged-g"},
-	} {
+	}
+}
+
+// spoof sends the frame and then an honest one, and tells who has seen the first.
+func spoof(t *testing.T, from *wire, to map[string]*wire, c forgery, victim net.HardwareAddr, honest func(string) []byte) map[string]bool {
+	t.Helper()
+	after := "honest-" + t.Name()
+	from.t = t
+	from.send(c.frame)
+	from.send(honest(after))
+	seen := map[string]bool{}
+	for who, w := range to {
+		w.t = t
+		if !w.sees(30*time.Second, func(f []byte) bool {
+			seen[who] = seen[who] || net.HardwareAddr(f[6:12]).String() != victim.String() && has(c.mark)(f)
+			return has(after)(f)
+		}) {
+			t.Fatalf("%s does not see the honest frame", who)
+		}
+	}
+	return seen
+}
+
+// TestSpoofing: what a container says of others reaches neither neighbours nor the host (CVE-2020-10749, CVE-2020-13401
+// and their like). Each attack is followed by an honest frame: when that has arrived, the other would have, too.
+func TestSpoofing(t *testing.T) {
+	n := room(t)
+	needBridgeRules(t, n)
+	network1(t, n, CreateRequest{Name: "dual", IPv6: new(true), Subnets: []Subnet{
+		{Prefix: netip.MustParsePrefix("10.213.131.0/24")}, {Prefix: netip.MustParsePrefix("fd00:213:2::/64")}}})
+	bad, victim, other := attach(t, n, on("dual")), attach(t, n, on("dual")), attach(t, n, on("dual"))
+	b, v := tap(t, n, bad.NetNS, "eth0"), tap(t, n, victim.NetNS, "eth0")
+	host := tap(t, n, n.hostNS, n.bridgeOf(t, "dual"))
+	ip, mac := func(a *Attachment) netip.Addr { return a.Endpoints[0].IPv4.Addr() }, func(a *Attachment) net.HardwareAddr {
+		return parseMAC(a.Endpoints[0].MAC)
+	}
+	ip6 := func(a *Attachment) netip.Addr { return a.Endpoints[0].IPv6.Addr() }
+	ll := eui64(mac(bad))
+	all := net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+	linkOption := append([]byte{2, 1}, mac(bad)...)
+	target := func(a netip.Addr, typ byte) []byte {
+		return append(append([]byte{typ, 0, 0, 0, 0x20, 0, 0, 0}, a.AsSlice()...), linkOption...)
+	}
+	honest := func(mark string) []byte {
+		return ethernet(all, mac(bad), unix.ETH_P_IP, udp4(ip(bad), ip(victim), mark)...)
+	}
+
+	for name, c := range forgeries(bad, victim, other) {
 		t.Run(name, func(t *testing.T) {
-			b.t, v.t, host.t = t, t, t
-			after := "honest-" + name
-			b.send(c.frame)
-			b.send(honest(after))
-			for who, w := range map[string]*wire{"the neighbour": v, "the host": host} {
-				forged := false
-				if !w.sees(30*time.Second, func(f []byte) bool {
-					forged = forged || net.HardwareAddr(f[6:12]).String() != mac(victim).String() && has(c.mark)(f)
-					return has(after)(f)
-				}) {
-					t.Fatalf("%s does not see the honest frame", who)
-				}
-				if forged {
+			for who, seen := range spoof(t, b, map[string]*wire{"the neighbour": v, "the host": host}, c, mac(victim), honest) {
+				if seen {
 					t.Errorf("%s sees it", who)
 				}
 			}
@@ -240,6 +267,28 @@ func TestSpoofing(t *testing.T) {
 	tap(t, n, x.NetNS, "eth0").send(ethernet(all, mac(other), unix.ETH_P_IP, udp4(netip.MustParseAddr("192.0.2.1"), ip(y), "routed-b")...))
 	if !yes.sees(30*time.Second, has("routed-b")) {
 		t.Error("what a network allows does not arrive")
+	}
+}
+
+// TestSpoofingSeen: without the guard every one of the forgeries arrives, which is how one knows that TestSpoofing would see it.
+func TestSpoofingSeen(t *testing.T) {
+	n := room(t)
+	network1(t, n, CreateRequest{Name: "open", IPv6: new(true), Options: map[string]string{optionSpoofing: "true"}, Subnets: []Subnet{
+		{Prefix: netip.MustParsePrefix("10.213.132.0/24")}, {Prefix: netip.MustParsePrefix("fd00:213:3::/64")}}})
+	bad, victim, other := attach(t, n, on("open")), attach(t, n, on("open")), attach(t, n, on("open"))
+	from := tap(t, n, bad.NetNS, bad.Endpoints[0].Interface)
+	to := map[string]*wire{"the neighbour": tap(t, n, victim.NetNS, victim.Endpoints[0].Interface), "the host": tap(t, n, n.hostNS, n.bridgeOf(t, "open"))}
+	mac := parseMAC(bad.Endpoints[0].MAC)
+	honest := func(mark string) []byte {
+		return ethernet(net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, mac, unix.ETH_P_IP,
+			udp4(bad.Endpoints[0].IPv4.Addr(), victim.Endpoints[0].IPv4.Addr(), mark)...)
+	}
+	for name, c := range forgeries(bad, victim, other) {
+		t.Run(name, func(t *testing.T) {
+			if seen := spoof(t, from, to, c, parseMAC(victim.Endpoints[0].MAC), honest); !seen["the neighbour"] && !seen["the host"] {
+				t.Error("nobody sees it")
+			}
+		})
 	}
 }
 
