@@ -86,6 +86,10 @@ bench-runtime: setup build ## Measure berth-runtime alone beside crun, runc and 
 bench-pull: setup build ## Measure pulls beside Docker, Podman and igzip with tar; writes bench/PULL.md (ROUNDS=7)
 	go run ./bench -pull $(if $(ROUNDS),-rounds $(ROUNDS)) -o bench/PULL.md
 
+.PHONY: bench-net
+bench-net: setup build ## Measure networks beside Docker with and without its proxy; writes bench/NETWORK.md
+	go run ./bench -network $(if $(ROUNDS),-rounds $(ROUNDS)) -o bench/NETWORK.md
+
 .PHONY: bench-smoke
 bench-smoke: build ## The benchmark with few rounds, to see that it works; writes nothing
 	go run ./bench -smoke

@@ -143,10 +143,15 @@ func (e *engine) settle(b *bench) error {
 	return err
 }
 
-func newDocker(b *bench) *engine {
-	dir := filepath.Join(b.dir, "docker")
+// dockerWith is Docker on a subnet, with more flags for its daemon.
+func dockerWith(name, title, bip string, flags ...string) func(*bench) *engine {
+	return func(b *bench) *engine { return newDocker(b, name, title, bip, flags) }
+}
+
+func newDocker(b *bench, name, title, bip string, flags []string) *engine {
+	dir := filepath.Join(b.dir, name)
 	sock, csock := filepath.Join(dir, "docker.sock"), filepath.Join(dir, "containerd.sock")
-	e := &engine{name: "docker", title: "Docker", remove: []string{"rm", "-f"}, keeper: "containerd-shim", cgroup: fmt.Sprintf("/bench-docker-%d", os.Getpid()),
+	e := &engine{name: name, title: title, remove: []string{"rm", "-f"}, keeper: "containerd-shim", cgroup: fmt.Sprintf("/bench-%s-%d", name, os.Getpid()),
 		client: []string{"/usr/bin/docker"}, env: []string{"DOCKER_HOST=unix://" + sock, "DOCKER_CONFIG=" + dir}}
 	e.setUp = func(e *engine) error {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
@@ -165,7 +170,7 @@ func newDocker(b *bench) *engine {
 			return err
 		}
 		c, err := e.daemon(filepath.Join(dir, "containerd.log"), nil, containerd, "--config", config, "--root", filepath.Join(dir, "containerd"),
-			"--state", filepath.Join(b.state, "containerd"), "--address", csock)
+			"--state", filepath.Join(b.state, name+"-containerd"), "--address", csock)
 		if err != nil {
 			return err
 		}
@@ -173,9 +178,10 @@ func newDocker(b *bench) *engine {
 		if err := c.ready(func() error { _, err := os.Stat(csock); return err }); err != nil {
 			return fmt.Errorf("containerd: %w", err)
 		}
-		d, err := e.daemon(filepath.Join(dir, "log"), nil, dockerd, "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(b.state, "docker"),
-			"--pidfile", filepath.Join(dir, "pid"), "-H", "unix://"+sock, "--containerd", csock, "--storage-driver", "overlay2",
-			"--bip", "10.214.2.1/24", "--cgroup-parent", e.cgroup)
+		args := []string{dockerd, "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(b.state, name),
+			"--pidfile", filepath.Join(dir, "pid"), "-H", "unix://" + sock, "--containerd", csock, "--storage-driver", "overlay2",
+			"--bip", bip, "--cgroup-parent", e.cgroup}
+		d, err := e.daemon(filepath.Join(dir, "log"), nil, slices.Concat(args, flags)...)
 		if err != nil {
 			return err
 		}

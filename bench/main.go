@@ -9,6 +9,7 @@
 //
 //	go run ./bench [-rounds 20] [-o bench/RESULTS.md] [-only berth,docker] [-smoke]
 //	go run ./bench -pull [-rounds 7] [-o bench/PULL.md] [-only berth,floor]
+//	go run ./bench -network [-o bench/NETWORK.md]      streams, requests and ports instead of starts
 package main
 
 import (
@@ -31,6 +32,7 @@ func main() {
 	only := flag.String("only", "berth,docker,podman,floor", "engines to measure")
 	smoke := flag.Bool("smoke", false, "5 rounds and 16 containers, to see that it works")
 	pull := flag.Bool("pull", false, "measure pulls and nothing else")
+	ofNetwork := flag.Bool("network", false, "measure networks: streams, requests, ports")
 	flag.Parse()
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(os.Stderr, "bench: needs root")
@@ -42,6 +44,15 @@ func main() {
 	}
 	if *smoke {
 		b.rounds, b.crowd, b.crowdRounds = 5, 16, 1
+	}
+	if b.network = *ofNetwork; b.network {
+		b.rounds, b.seconds, b.requests = 3, 1, 4000
+		if *smoke {
+			b.rounds, b.seconds, b.requests = 1, 1, 500
+		}
+		if *only == flag.Lookup("only").DefValue {
+			b.only = []string{"berth", "docker", "docker-noproxy"}
+		}
 	}
 	if *rounds > 0 {
 		b.rounds = *rounds
@@ -63,9 +74,12 @@ func main() {
 		os.Exit(1)
 	}
 	text := ""
-	if *pull {
+	switch {
+	case *pull:
 		text = b.pullReport()
-	} else {
+	case b.network:
+		text = b.networkReport()
+	default:
 		text = b.report()
 	}
 	fmt.Print(text)
@@ -80,6 +94,8 @@ func main() {
 // bench is one run.
 type bench struct {
 	rounds, crowd, crowdRounds int
+	network                    bool
+	seconds, requests          int // of a stream, in a measurement
 	only                       []string
 	pull                       bool
 	dir                        string
@@ -116,7 +132,14 @@ func (b *bench) run() error {
 	if err := b.makeImage(); err != nil {
 		return fmt.Errorf("making the image: %w", err)
 	}
-	for _, make := range []func(*bench) *engine{newBerth, newDocker, newPodman} {
+	makers := []func(*bench) *engine{newBerth, dockerWith("docker", "Docker", "10.214.2.1/24"), newPodman}
+	if b.network {
+		if err := b.networkImage(); err != nil {
+			return fmt.Errorf("making the image: %w", err)
+		}
+		makers = networkEngines()
+	}
+	for _, make := range makers {
 		e := make(b)
 		if !b.wants(e.name) {
 			continue
@@ -134,7 +157,11 @@ func (b *bench) run() error {
 	if b.pull {
 		return b.measurePulls()
 	}
-	b.measure()
+	if b.network {
+		b.measureNetwork()
+	} else {
+		b.measure()
+	}
 	return nil
 }
 
