@@ -3,6 +3,7 @@ package engine
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -29,7 +30,7 @@ func TestStartNote(t *testing.T) {
 		return strings.Join(texts, " ")
 	}
 	for _, want := range [][]container.Published{nil, few, ports} {
-		text, err := noteOf(&launched{published: want})
+		text, err := noteOf(&launched{published: want}, t.TempDir())
 		if err != nil || len(text) > maxNote/8 {
 			t.Errorf("%d ports: %d bytes, %v", len(want), len(text), err)
 		}
@@ -42,9 +43,20 @@ func TestStartNote(t *testing.T) {
 	for i := range 10000 {
 		scattered = append(scattered, container.Published{Container: 80, Proto: "tcp", HostIP: "0.0.0.0", HostPort: uint16(1 + 3*i)})
 	}
-	text, err := noteOf(&launched{published: scattered, endpoints: []container.Attached{{Network: "n"}}})
-	if err != nil || len(text) > maxNote || !strings.Contains(string(text), `"network":"n"`) {
+	dir := t.TempDir()
+	text, err := noteOf(&launched{published: scattered, endpoints: []container.Attached{{Network: "n"}}}, dir)
+	if err != nil || len(text) > maxNote {
 		t.Errorf("%d bytes, %v", len(text), err)
+	}
+	back, err := readNote(text, dir)
+	if err != nil || sorted(back.ports()) != sorted(scattered) || len(back.Endpoints) != 1 || back.Endpoints[0].Network != "n" {
+		t.Errorf("%d scattered ports come back as %d, and %+v: %v", len(scattered), len(back.ports()), back.Endpoints, err)
+	}
+	if err := os.Remove(noteFile(dir)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readNote(text, dir); err == nil {
+		t.Error("a note that is gone is read")
 	}
 	// What another daemon, or a mischief-maker, may have left.
 	for _, text := range []string{`{"published":[{"container":1,"proto":"tcp","hostIP":"::","hostPort":2}]}`, `{"published":[{"container":65535,"hostPort":1,"more":9}]}`,

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -42,16 +41,17 @@ func (e *Engine) restore(ctx context.Context) error {
 		switch {
 		case err == nil:
 			clients[rec.ID] = c
-			var note startNote
-			if !rec.State.Alive() && json.Unmarshal(c.Info().Note, &note) == nil { // killed between the start and its record
-				rec.Endpoints, rec.Published = note.Endpoints, note.ports()
+			if !rec.State.Alive() { // killed between the start and its record
+				if note, err := readNote(c.Info().Note, dir); err == nil {
+					rec.Endpoints, rec.Published = note.Endpoints, note.ports()
+				}
 			}
 			if rec.State.Status == container.Removing {
 				removing = append(removing, rec.ID)
 			}
 			live = append(live, network.Live{ContainerID: rec.ID, Name: rec.Name, Pid: c.Info().Pid,
 				Endpoints: retained(rec), Ports: retainedPorts(rec),
-				DNS: first(rec.Config.Net.DNS, e.opts.DNS), Trusted: ownsItsNetwork(rec.Config.Security)})
+				DNS: first(rec.Config.Net.DNS, e.opts.DNS), Trusted: ownsItsNetwork(rec.Config.Security), Peers: e.peers(rec)})
 		case rec.State.Alive() || rec.State.Pid != 0 || hasExit(dir):
 			exit, err := monitor.ReadExit(dir)
 			if err != nil {
@@ -126,8 +126,8 @@ func (e *Engine) takeBack(id string, c *monitor.Client) {
 	}
 	if !rec.State.Alive() && rec.State.Status != container.Removing { // the daemon was killed between the start and its note
 		info := c.Info()
-		var note startNote
-		if err := json.Unmarshal(info.Note, &note); err != nil {
+		note, err := readNote(info.Note, e.runDir(id))
+		if err != nil {
 			e.log.Error("read what a monitor kept", "container", id, "error", err)
 		}
 		if _, err := e.Containers.Apply(id, container.Started{Pid: info.Pid, MonitorPid: info.MonitorPid, At: info.StartedAt,

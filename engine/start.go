@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -98,66 +97,6 @@ type launched struct {
 	published []container.Published
 }
 
-// startNote is what a monitor keeps for a daemon that is killed before it could save the start.
-type startNote struct {
-	Endpoints []container.Attached `json:"endpoints,omitempty"`
-	Published []portRun            `json:"published,omitempty"`
-}
-
-// portRun is a published port, and More that follow it, in the container and on the host.
-type portRun struct {
-	container.Published
-	More int `json:"more,omitempty"`
-}
-
-// portRuns makes runs of ports: a range of thousands is one.
-func portRuns(ports []container.Published) []portRun {
-	type of struct{ proto, host string }
-	var runs []portRun
-	last := map[of]int{}
-	for _, p := range ports {
-		k := of{p.Proto, p.HostIP}
-		if i, ok := last[k]; ok {
-			r := &runs[i]
-			if next := r.More + 1; int(p.Container) == int(r.Container)+next && int(p.HostPort) == int(r.HostPort)+next {
-				r.More = next
-				continue
-			}
-		}
-		last[k] = len(runs)
-		runs = append(runs, portRun{Published: p})
-	}
-	return runs
-}
-
-// ports are those of all runs; a run that goes beyond the last port there is ends with that.
-func (n startNote) ports() []container.Published {
-	var ports []container.Published
-	for _, r := range n.Published {
-		for i := range min(max(r.More, 0), 65535-int(max(r.Container, r.HostPort))) + 1 {
-			p := r.Published
-			p.Container, p.HostPort = p.Container+uint16(i), p.HostPort+uint16(i)
-			ports = append(ports, p)
-		}
-	}
-	return ports
-}
-
-// maxNote is what a monitor keeps, in bytes.
-const maxNote = 16 << 10
-
-// noteOf is the note of a start. Where it would be too long, with thousands of ports here and there, the ports are left out:
-// they are missing if the daemon is killed before the start is saved.
-func noteOf(run *launched) ([]byte, error) {
-	n := startNote{run.endpoints, portRuns(run.published)}
-	note, err := json.Marshal(n)
-	if err == nil && len(note) > maxNote {
-		n.Published = nil
-		note, err = json.Marshal(n)
-	}
-	return note, err
-}
-
 // launch is the start path: everything between the order and the first instruction of the container's program. What it
 // takes it gives back when it fails.
 func (e *Engine) launch(ctx context.Context, rec container.Record, attach []monitor.AttachStream) (*launched, error) {
@@ -200,6 +139,7 @@ func (e *Engine) launch(ctx context.Context, rec container.Record, attach []moni
 		if err != nil {
 			return nil, err
 		}
+		req.Peers = e.peers(rec)
 		if att, err = e.Networks.Attach(ctx, req); err != nil {
 			return nil, err
 		}
@@ -271,7 +211,7 @@ func (e *Engine) launch(ctx context.Context, rec container.Record, attach []moni
 	if att != nil {
 		run.endpoints, run.published = attachedRecord(att)
 	}
-	note, err := noteOf(run)
+	note, err := noteOf(run, dir)
 	if err != nil {
 		return nil, err
 	}

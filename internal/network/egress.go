@@ -385,24 +385,58 @@ func union(spans [][2]netip.Addr) [][2]netip.Addr {
 	return joined
 }
 
-// opens are the boxes that an address given for the name may be reached by.
+// opens are the boxes that an address given for the name may be reached by. Ranges of ports, and only they, are cut so that
+// they do not overlap.
 func (p *egress) opens(name string, f family) []box {
 	if p == nil || !p.resolves(name) {
 		return nil
 	}
-	var all, mine []box
+	var ranges, mine, opened []box
 	for _, r := range p.rules {
 		if r.verb != verbAllow || r.domain == "" {
 			continue
 		}
-		all = append(all, r.boxes(f)...)
-		if r.means(name) {
-			mine = append(mine, r.boxes(f)...)
+		for _, b := range r.boxes(f) {
+			switch means := r.means(name); {
+			case b.kind() == openRange:
+				if ranges = append(ranges, b); means {
+					mine = append(mine, b)
+				}
+			case means && !slices.Contains(opened, b):
+				opened = append(opened, b)
+			}
 		}
 	}
-	return slices.DeleteFunc(cut(all), func(piece box) bool {
-		return !slices.ContainsFunc(mine, func(b box) bool { return b.covers(piece) })
-	})
+	for _, piece := range cut(ranges) {
+		if slices.ContainsFunc(mine, func(b box) bool { return b.covers(piece) }) && !slices.Contains(opened, piece) {
+			opened = append(opened, piece)
+		}
+	}
+	return opened
+}
+
+// openKind is how much of an address a name opens. Each kind has a set of its own: only ranges need one with intervals, for
+// each of whose elements the kernel does more the more there are; the others are looked up by their hash.
+type openKind string
+
+const (
+	openAddress  = openKind("addresses") // all of it
+	openProtocol = openKind("protocols") // one protocol
+	openPort     = openKind("ports")     // one port
+	openRange    = openKind("names")     // a range of ports
+)
+
+func (b box) kind() openKind {
+	every := b.ports == [2]uint16{0, 65535}
+	switch {
+	case every && b.proto == [2]protocol{0, anyProtocol}:
+		return openAddress
+	case every && b.proto[0] == b.proto[1]:
+		return openProtocol
+	case b.proto[0] == b.proto[1] && b.ports[0] == b.ports[1]:
+		return openPort
+	}
+	return openRange
 }
 
 // fixedVerdict is what the rules with addresses say about a destination: known is false where only names could.

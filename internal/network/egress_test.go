@@ -155,6 +155,7 @@ func FuzzParseLog(f *testing.F) {
 
 func logMessage(packet []byte) []byte {
 	body := append([]byte{unix.AF_INET, 0, 0, 1}, nlAttr(logLink, []byte{0, 0, 0, 7})...)
+	body = append(body, nlAttr(logTime, []byte{0, 0, 0, 0, 0x60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7})...)
 	body = append(body, nlAttr(logPayload, packet)...)
 	m := []byte{byte(16 + len(body)), byte((16 + len(body)) >> 8), 0, 0, 0, logPacket >> 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 	return append(m, body...)
@@ -162,7 +163,7 @@ func logMessage(packet []byte) []byte {
 
 func TestParseLog(t *testing.T) {
 	got := parseLog(logMessage(append([]byte{0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2}, 0, 1, 0, 80)))
-	want := []logged{{7, netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2"), "tcp", 80}}
+	want := []logged{{7, netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2"), "tcp", 80, time.Unix(0x60000000, 7000)}}
 	if !slices.Equal(got, want) {
 		t.Errorf("%+v", got)
 	}
@@ -580,9 +581,16 @@ func TestEgressRestart(t *testing.T) {
 	if got := w.asks(t, a, "c.test", mdns.TypeA); got != "" || w.asked.Load() != before {
 		t.Errorf("the keeper says c.test is %q", got)
 	}
-	w.ways(t, "by the keeper", a, map[string]string{"tcp 10.213.251.2:80": "open"})
+	w.ways(t, "by the keeper", a, map[string]string{"tcp 10.213.251.2:80": "open", "tcp 10.213.252.1:81": "refused"})
 	n = again()
 	w.n = n
+	for deadline := time.Now().Add(30 * time.Second); !slices.ContainsFunc(n.Refused(), func(r Refused) bool {
+		return r.To.String() == "10.213.252.1" && r.Port == 81 && r.ContainerID == live.ContainerID
+	}); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("what was refused while there was no daemon is not told of: %+v", n.Refused())
+		}
+	}
 	want := map[string]string{"tcp 10.213.251.1:80": "open", "tcp 10.213.251.2:80": "open", "tcp 10.213.252.1:80": "refused"}
 	w.ways(t, "after a restart", a, want)
 	for range 2 {
@@ -625,20 +633,44 @@ func TestEgressManyNames(t *testing.T) {
 	n := room(t)
 	attach(t, n, AttachRequest{Endpoints: egressOn("bridge", "allow=*.example")})
 	l := n.exits.names
-	b := []leash{{link: n.opts.Bridge, addrs: []netip.Addr{netip.MustParseAddr("10.213.1.77")}, own: mustEgress("allow=*.example")}}
-	var err error
-	learnt := 0
-	for i := 0; err == nil && i < 100; i++ {
-		var rs []dns.Resolved
-		for j := range 100 {
-			rs = append(rs, dns.Resolved{Addr: netip.AddrFrom4([4]byte{192, 0, byte(i), byte(j)}), TTL: 1})
+	for i, c := range []struct {
+		policy string
+		most   int
+	}{{"allow=*.example", maxLearnt}, {"allow=*.example:443/tcp", maxLearnt}, {"allow=*.example/udp", maxLearnt}, {"allow=*.example:80-90/tcp", maxRanges}} {
+		b := []leash{{link: n.opts.Bridge, addrs: []netip.Addr{netip.AddrFrom4([4]byte{10, 213, 1, byte(100 + i)})}, own: mustEgress(c.policy)}}
+		var err error
+		learnt := 0
+		for i := 0; err == nil && i < 100; i++ {
+			var rs []dns.Resolved
+			for j := range 100 {
+				rs = append(rs, dns.Resolved{Addr: netip.AddrFrom4([4]byte{192, 0, byte(i), byte(j)}), TTL: 1})
+			}
+			if err = l.learn(b, fmt.Sprintf("n%d.example", i), rs); err == nil {
+				learnt += len(rs)
+			}
 		}
-		if err = l.learn(b, fmt.Sprintf("n%d.example", i), rs); err == nil {
-			learnt += len(rs)
+		if err == nil || learnt != c.most/100*100 {
+			t.Errorf("%s: %d ways, %v", c.policy, learnt, err)
 		}
 	}
-	if err == nil || learnt != maxLearnt/100*100 {
-		t.Errorf("%d ways, %v", learnt, err)
+	// Another daemon reads them all, and closes them all.
+	before := maps.Clone(l.known)
+	l.reset()
+	l.adopt()
+	for src, ways := range before {
+		if len(l.known[src]) != len(ways) {
+			t.Errorf("%v: %d of %d ways are found again", src, len(l.known[src]), len(ways))
+		}
+		for way := range ways {
+			if _, ok := l.known[src][way]; !ok {
+				t.Errorf("%v is not found again", way)
+				break
+			}
+		}
+		must(t, l.forget([]source{src}, nil, nil))
+	}
+	if text := nft(t, "list", "table", "inet", n.tableName()); strings.Contains(text, "192.0.") {
+		t.Error("some stay open")
 	}
 }
 

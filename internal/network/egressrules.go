@@ -32,7 +32,8 @@ type fence struct {
 }
 
 // compileEgress makes the rules about leaving; there are none where there is no policy. The rules are always the same
-// few; policies are elements of sets, names are put into the sets "…_names" as they are resolved.
+// few; policies are elements of sets, what names stand for is put into the sets of openSets as they
+// are resolved.
 func compileEgress(w fence) document {
 	if len(w.who) == 0 {
 		return document{}
@@ -71,19 +72,53 @@ func compileEgress(w fence) document {
 		of := []field{fieldLink, fieldDestination, fieldProtocol, fieldPort}
 		from := []field{fieldLink, fieldSource, fieldDestination, fieldProtocol, fieldPort}
 		t.chains = append(t.chains,
-			chain{name: "network" + suffix(f), rules: []rule{
+			chain{name: "network" + suffix(f), rules: slices.Concat([]rule{
 				when(version{f}, inSet{f, "network_deny", of}, jump("refuse")),
-				when(version{f}, inSet{f, "network_allow", of}, back()),
-				when(version{f}, inSet{f, "network_names", from}, back()),
-				when(jump("refuse"))}},
-			chain{name: "member" + suffix(f), rules: []rule{
+				when(version{f}, inSet{f, "network_allow", of}, back())},
+				openedBy(f, "network"), []rule{when(jump("refuse"))})},
+			chain{name: "member" + suffix(f), rules: slices.Concat([]rule{
 				when(version{f}, inSet{f, "member_deny", from}, jump("refuse")),
-				when(version{f}, inSet{f, "member_allow", from}, back()),
-				when(version{f}, inSet{f, "member_names", from}, back()),
-				when(jump("refuse"))}})
+				when(version{f}, inSet{f, "member_allow", from}, back())},
+				openedBy(f, "member"), []rule{when(jump("refuse"))})})
 	}
 	t.chains = append(t.chains, leaving)
 	return document{tables: []table{t}}
+}
+
+// openKinds are in the order they are asked.
+func openKinds() []openKind { return []openKind{openAddress, openProtocol, openPort, openRange} }
+
+// fields are what the set of a kind is asked for.
+func (k openKind) fields() []field {
+	fields := []field{fieldLink, fieldSource, fieldDestination, fieldProtocol, fieldPort}
+	switch k {
+	case openAddress:
+		return fields[:3]
+	case openProtocol:
+		return fields[:4]
+	}
+	return fields
+}
+
+// openSet is the set for what names have opened by a network's policy or a container's, without its elements.
+func openSet(of string, k openKind, f family) set {
+	all := []nftables.SetDatatype{nftables.TypeIFName, f.addrType(), f.addrType(), nftables.TypeInetProto, nftables.TypeInetService}
+	return set{name: of + "_" + string(k) + suffix(f), key: all[:len(k.fields())], interval: k == openRange, timeout: true}
+}
+
+func openSets(of string, f family) (sets []set) {
+	for _, k := range openKinds() {
+		sets = append(sets, openSet(of, k, f))
+	}
+	return sets
+}
+
+// openedBy lets pass what names have opened.
+func openedBy(f family, of string) (rules []rule) {
+	for _, k := range openKinds() {
+		rules = append(rules, when(version{f}, inSet{f, of + "_" + string(k), k.fields()}, back()))
+	}
+	return rules
 }
 
 func suffix(f family) string {
@@ -136,11 +171,8 @@ func (w fence) sets() []set {
 				allow1.elements = append(allow1.elements, who.policy.elements(verbAllow, f, exact(who.link), exact(addr))...)
 			}
 		}
-		sets = append(sets, within, members, deny, allow,
-			set{name: "network_names" + suffix(f), key: from, interval: true, timeout: true},
-			deny1, allow1,
-			set{name: "member_names" + suffix(f), key: from, interval: true, timeout: true},
-			set{name: "noise" + suffix(f), key: types(name, a), timeout: true, dynamic: true, size: noiseSize, lasts: noiseTime})
+		sets = slices.Concat(sets, []set{within, members, deny, allow}, openSets("network", f), []set{deny1, allow1}, openSets("member", f))
+		sets = append(sets, set{name: "noise" + suffix(f), key: types(name, a), timeout: true, dynamic: true, size: noiseSize, lasts: noiseTime})
 	}
 	sets = append([]set{networks}, sets...)
 	for i := range sets {

@@ -2,14 +2,15 @@ package network
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -65,11 +66,13 @@ type opened struct {
 const (
 	leastLearnt = 5 * time.Minute
 	mostLearnt  = 24 * time.Hour
-	// maxLearnt is how many ways of one address of a container are open by names at once. What the kernel does for each of them grows with
-	// their number (a set of concatenated intervals): 4,096 would keep a processor busy for minutes.
-	maxLearnt = 512
-	// learnBytes is room for the messages about that many.
-	learnBytes = 4 << 20
+	// maxLearnt is how many ways of one address of a container are open by names at once.
+	maxLearnt = 8192
+	// maxRanges is how many of them may be ranges of ports. What the kernel does for each of these grows with their number (a
+	// set of concatenated intervals): 4,096 would keep a processor busy for minutes.
+	maxRanges = 512
+	// learnBytes is room for the messages about as many as maxLearnt, to be put anew.
+	learnBytes = 8 << 20
 )
 
 // newLearner opens a socket in the calling thread's network namespace.
@@ -142,6 +145,9 @@ func (l *learner) learn(bounds []leash, name string, answers []dns.Resolved) err
 		if len(known)+len(ways) > maxLearnt {
 			return fmt.Errorf("%s has more than %d ways open by names", src.addr, maxLearnt)
 		}
+		if countRanges(maps.Keys(known))+countRanges(slices.Values(ways)) > maxRanges {
+			return fmt.Errorf("%s has more than %d ranges of ports open by names; allow single ports or all of them", src.addr, maxRanges)
+		}
 		for _, way := range ways {
 			o := known[way]
 			if !slices.Contains(o.names, name) {
@@ -166,10 +172,22 @@ func (l *learner) learn(bounds []leash, name string, answers []dns.Resolved) err
 	return nil
 }
 
-// A batch is what becomes of elements of sets.
-type batch struct{ gone, come map[string][]element }
+func countRanges(ways iter.Seq[learnt]) (ranges int) {
+	for way := range ways {
+		if way.kind() == openRange {
+			ranges++
+		}
+	}
+	return ranges
+}
 
-func newBatch() batch { return batch{map[string][]element{}, map[string][]element{}} }
+// A batch is what becomes of elements of sets.
+type batch struct {
+	gone, come map[string][]element
+	sets       map[string]set
+}
+
+func newBatch() batch { return batch{map[string][]element{}, map[string][]element{}, map[string]set{}} }
 
 // put opens a way for some time, also where it is open already: the kernel would keep the time there is.
 func (b batch) put(src source, way learnt, lasts time.Duration) {
@@ -179,15 +197,17 @@ func (b batch) put(src source, way learnt, lasts time.Duration) {
 
 // add opens a way that is not open.
 func (b batch) add(src source, way learnt, lasts time.Duration) {
-	name, e := wayElement(src, way)
+	s, e := wayElement(src, way)
 	e.lasts = lasts
-	b.come[name] = append(b.come[name], e)
+	b.sets[s.name] = s
+	b.come[s.name] = append(b.come[s.name], e)
 }
 
 // take closes a way, whether it is open or not.
 func (b batch) take(src source, way learnt) {
-	name, e := wayElement(src, way)
-	b.gone[name] = append(b.gone[name], e)
+	s, e := wayElement(src, way)
+	b.sets[s.name] = s
+	b.gone[s.name] = append(b.gone[s.name], e)
 }
 
 // queue makes messages of the batch. What is to go is made first, so that it is there.
@@ -198,7 +218,7 @@ func (l *learner) queue(conn *ruleSocket, b batch) {
 		do func(*nftables.Set, []nftables.SetElement) error
 	}{{b.gone, conn.SetAddElements}, {b.gone, conn.SetDeleteElements}, {b.come, conn.SetAddElements}} {
 		for _, name := range slices.Sorted(maps.Keys(step.of)) {
-			s := namesSet(name)
+			s := b.sets[name]
 			for part := range slices.Chunk(step.of[name], elementsAtOnce) {
 				_ = step.do(kernelSet(t, s, -1), kernelElements(s, part)) // errors come out of Flush
 			}
@@ -206,23 +226,23 @@ func (l *learner) queue(conn *ruleSocket, b batch) {
 	}
 }
 
-// namesSet is a set of what names have opened, without its elements.
-func namesSet(name string) set {
-	f := ip4
-	if strings.HasSuffix(name, suffix(ip6)) {
-		f = ip6
+// opener is whose policy has opened it, in the name of a set.
+func opener(network bool) string {
+	if network {
+		return "network"
 	}
-	return set{name: name, interval: true, timeout: true,
-		key: []nftables.SetDatatype{nftables.TypeIFName, f.addrType(), f.addrType(), nftables.TypeInetProto, nftables.TypeInetService}}
+	return "member"
 }
 
-func wayElement(src source, way learnt) (set string, e element) {
-	set = "member_names"
-	if way.network {
-		set = "network_names"
+func wayElement(src source, way learnt) (set, element) {
+	kind := way.kind()
+	s := openSet(opener(way.network), kind, familyOf(src.addr))
+	if kind == openRange {
+		key := append([]any{exact(src.link), exact(src.addr)}, reach{way.to, way.to, way.box}.key()...)
+		return s, element{key: key}
 	}
-	key := append([]any{exact(src.link), exact(src.addr)}, reach{way.to, way.to, way.box}.key()...)
-	return set + suffix(familyOf(src.addr)), element{key: key}
+	key := []any{src.link, src.addr, way.to, way.proto[0], way.ports[0]}
+	return s, element{key: key[:len(s.key)]}
 }
 
 // forget closes what was open by names for a source, but for what its policies, if there are any, still open by them.
@@ -293,33 +313,39 @@ func (l *learner) adopt() {
 	t := &nftables.Table{Family: nftables.TableFamily(inet), Name: l.table}
 	for _, f := range []family{ip4, ip6} {
 		for _, network := range []bool{true, false} {
-			name := "member_names"
-			if network {
-				name = "network_names"
-			}
-			elements, err := l.conn.GetSetElements(&nftables.Set{Table: t, Name: name + suffix(f)})
-			if err != nil {
-				continue // there was no policy
-			}
-			for _, e := range elements {
-				l.read(f, network, e)
+			for _, k := range openKinds() {
+				elements, err := l.conn.GetSetElements(&nftables.Set{Table: t, Name: openSet(opener(network), k, f).name})
+				if err != nil {
+					continue // there was no policy
+				}
+				for _, e := range elements {
+					l.read(f, network, k, e)
+				}
 			}
 		}
 	}
 }
 
-func (l *learner) read(f family, network bool, e nftables.SetElement) {
-	words := int(addrWords(f)) * 4
-	size := unix.IFNAMSIZ + 2*words + 4 + 4
-	if len(e.Key) != size || len(e.KeyEnd) != size || e.Expires <= 0 {
+// read notes what an element of a set of ours has opened.
+func (l *learner) read(f family, network bool, k openKind, e nftables.SetElement) {
+	s := openSet(opener(network), k, f)
+	if len(e.Key) != keySize(s.key) || s.interval && len(e.KeyEnd) != len(e.Key) || e.Expires <= 0 {
 		return
 	}
+	if !s.interval {
+		e.KeyEnd = e.Key
+	}
+	words := int(addrWords(f)) * 4
 	from, _ := netip.AddrFromSlice(e.Key[unix.IFNAMSIZ : unix.IFNAMSIZ+words])
 	to, _ := netip.AddrFromSlice(e.Key[unix.IFNAMSIZ+words : unix.IFNAMSIZ+2*words])
 	src := source{unix.ByteSliceToString(e.Key[:unix.IFNAMSIZ]), from}
-	at := unix.IFNAMSIZ + 2*words
-	port := func(b []byte) uint16 { return uint16(b[at+4])<<8 | uint16(b[at+5]) }
-	way := learnt{network, to, box{[2]protocol{protocol(e.Key[at]), protocol(e.KeyEnd[at])}, [2]uint16{port(e.Key), port(e.KeyEnd)}}}
+	way := learnt{network, to, box{[2]protocol{0, anyProtocol}, [2]uint16{0, 65535}}}
+	if at := unix.IFNAMSIZ + 2*words; k != openAddress {
+		way.proto = [2]protocol{protocol(e.Key[at]), protocol(e.KeyEnd[at])}
+		if k != openProtocol {
+			way.ports = [2]uint16{binary.BigEndian.Uint16(e.Key[at+4:]), binary.BigEndian.Uint16(e.KeyEnd[at+4:])}
+		}
+	}
 	if l.known[src] == nil {
 		l.known[src] = map[learnt]opened{}
 	}
@@ -443,6 +469,7 @@ func (n *Networks) applyEgress() error {
 	defer x.mu.Unlock()
 	w := n.fence()
 	if len(w.who) == 0 {
+		n.keeper.drop(keptLog)
 		if !x.written {
 			return nil
 		}
