@@ -2,6 +2,7 @@ package engine
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"net/netip"
 	"path"
@@ -97,10 +98,6 @@ func (e *Engine) links(rec container.Record) ([]linked, error) {
 		if err != nil {
 			return nil, err
 		}
-		if !e.opts.Network.ICC {
-			return nil, fmt.Errorf("cannot link to %s: containers of the default network cannot reach each other (--icc=false)%w",
-				"/"+other.Name, kind{errdefs.ErrInvalidArgument})
-		}
 		i := slices.IndexFunc(other.Endpoints, attachedTo("bridge"))
 		if !other.State.Alive() || i < 0 {
 			return nil, fmt.Errorf("Cannot link to a non running container: /%s AS /%s/%s%w", other.Name, rec.Name, alias,
@@ -115,6 +112,68 @@ func (e *Engine) links(rec container.Record) ([]linked, error) {
 	return all, nil
 }
 
+// peers are the container's links in the network room's words: what it reaches where containers of a network do not reach each
+// other. One that is not there is none yet.
+func (e *Engine) peers(rec container.Record) (peers []network.Peer) {
+	add := func(on string, links []string) {
+		for _, text := range links {
+			target, _, err := parseLink(text)
+			if err != nil {
+				continue
+			}
+			other, err := e.Containers.Get(target)
+			if err != nil {
+				continue
+			}
+			p := network.Peer{Network: on, ContainerID: other.ID}
+			for _, q := range linkPorts(other) {
+				p.Ports = append(p.Ports, network.PeerPort{Port: q.Container, Proto: q.Proto})
+			}
+			peers = append(peers, p)
+		}
+	}
+	add("bridge", rec.Config.Net.Links)
+	for _, ep := range rec.Config.Net.Endpoints {
+		add(networkName(ep.Network), ep.Links)
+	}
+	return peers
+}
+
+// findPeers tells the network room of containers whose links name one that has started, and was not there when they did.
+func (e *Engine) findPeers(rec container.Record) {
+	for _, other := range e.Containers.List() {
+		if !other.State.Alive() || !slices.ContainsFunc(other.Config.Net.Endpoints, func(ep container.Endpoint) bool {
+			return slices.ContainsFunc(ep.Links, func(text string) bool {
+				target, _, err := parseLink(text)
+				return err == nil && (target == rec.Name || strings.HasPrefix(rec.ID, target))
+			})
+		}) {
+			continue
+		}
+		if err := e.Networks.SetPeers(e.ctx, other.ID, e.peers(other)); err != nil && !errdefs.IsNotFound(err) {
+			e.log.Warn("open what a link reaches", "container", other.ID, "to", rec.ID, "error", err)
+		}
+	}
+}
+
+// linkPorts are the ports of a container that a link to it is about: exposed and published ones, in order.
+func linkPorts(rec container.Record) []network.PortRequest {
+	ports, err := exposedPorts(rec.Config.Exposed, nil)
+	if err != nil {
+		ports = nil
+	}
+	for _, p := range rec.Config.Net.Ports {
+		ports = append(ports, network.PortRequest{Container: p.Container, Proto: p.Proto})
+	}
+	for i := range ports {
+		ports[i].Proto = cmp.Or(ports[i].Proto, "tcp")
+	}
+	slices.SortFunc(ports, func(a, b network.PortRequest) int {
+		return cmp.Or(cmp.Compare(a.Container, b.Container), cmp.Compare(a.Proto, b.Proto))
+	})
+	return slices.CompactFunc(ports, func(a, b network.PortRequest) bool { return a.Container == b.Container && a.Proto == b.Proto })
+}
+
 // hosts is the link's line of the hosts file.
 func (l linked) hosts() network.Host {
 	names := []string{l.alias, l.rec.Config.Hostname}
@@ -126,6 +185,7 @@ func (l linked) hosts() network.Host {
 
 // relink tells the containers that are linked to one which has started where it is now.
 func (e *Engine) relink(rec container.Record) {
+	e.findPeers(rec)
 	i := slices.IndexFunc(rec.Endpoints, attachedTo("bridge"))
 	if i < 0 {
 		return
@@ -158,19 +218,8 @@ func (e *Engine) relink(rec container.Record) {
 func (l linked) env(own string) []string {
 	prefix := strings.ReplaceAll(strings.ToUpper(l.alias), "-", "_")
 	env := []string{prefix + "_NAME=/" + own + "/" + l.alias}
-	ports, err := exposedPorts(l.rec.Config.Exposed, nil)
-	if err != nil {
-		ports = nil
-	}
-	for _, p := range l.rec.Config.Net.Ports {
-		ports = append(ports, network.PortRequest{Container: p.Container, Proto: p.Proto})
-	}
-	slices.SortFunc(ports, func(a, b network.PortRequest) int {
-		return cmp.Or(cmp.Compare(a.Container, b.Container), cmp.Compare(a.Proto, b.Proto))
-	})
-	ports = slices.CompactFunc(ports, func(a, b network.PortRequest) bool { return a.Container == b.Container && a.Proto == b.Proto })
-	for i, p := range ports {
-		proto := cmp.Or(p.Proto, "tcp")
+	for i, p := range linkPorts(l.rec) {
+		proto := p.Proto
 		number := strconv.Itoa(int(p.Container))
 		url := proto + "://" + netip.AddrPortFrom(l.addr, p.Container).String()
 		name := prefix + "_PORT_" + number + "_" + strings.ToUpper(proto)
@@ -202,10 +251,17 @@ func (e *Engine) Unlink(ref string) error {
 	if !slices.ContainsFunc(rec.Config.Net.Links, is) {
 		return fmt.Errorf("cannot get name for link %s: container %s has no link %q%w", ref, rec.Name, alias, kind{errdefs.ErrNotFound})
 	}
-	_, err = e.Containers.Change(rec.ID, func(r *container.Record) error {
+	rec, err = e.Containers.Change(rec.ID, func(r *container.Record) error {
 		r.Config.Net.Links = slices.DeleteFunc(slices.Clone(r.Config.Net.Links), is)
 		return nil
 	})
+	if err != nil || e.Networks.Attached(rec.ID) == nil {
+		return err
+	}
+	err = e.Networks.SetPeers(context.Background(), rec.ID, e.peers(rec))
+	if errdefs.IsNotFound(err) { // it has ended
+		return nil
+	}
 	return err
 }
 

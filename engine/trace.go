@@ -7,8 +7,8 @@ import (
 	"github.com/berth-engine/berth/internal/network"
 )
 
-// Trace follows the way of packets to and from a container that runs; port 0 means every published one.
-func (e *Engine) Trace(ctx context.Context, ref string, port uint16, proto string) (container.Record, *network.Trace, error) {
+// Trace follows the way of packets to and from a container that runs: of r the port and the destination count.
+func (e *Engine) Trace(ctx context.Context, ref string, r network.TraceRequest) (container.Record, *network.Trace, error) {
 	rec, _, err := e.running(ref)
 	if err != nil {
 		return rec, nil, err
@@ -18,6 +18,7 @@ func (e *Engine) Trace(ctx context.Context, ref string, port uint16, proto strin
 		return rec, nil, err
 	}
 	defer ns.Close()
-	t, err := e.Networks.Trace(ctx, network.TraceRequest{ContainerID: rec.ID, Pid: rec.State.Pid, NetNS: ns, Port: port, Proto: proto})
+	r.ContainerID, r.Pid, r.NetNS = rec.ID, rec.State.Pid, ns
+	t, err := e.Networks.Trace(ctx, r)
 	return rec, t, err
 }

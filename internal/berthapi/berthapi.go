@@ -1,7 +1,7 @@
 // Package berthapi is what the daemon's API has beyond Docker's: paths below /berth, and the JSON they carry. Both ends
 // share it, the faces in package dockerapi and the command line; nothing below the faces knows it.
 //
-//	GET /berth/containers/{name}/trace?port=80/tcp    → Trace
+//	GET /berth/containers/{name}/trace?port=80/tcp&to=192.0.2.7:443    → Trace
 //	POST /berth/containers/{name}/network             ← Rewire
 //	POST /berth/containers/{name}/exec                ← Docker's request that creates an exec; upgraded to its stream
 //	GET  /berth/networks/refused?of=web               → []Refused
@@ -25,7 +25,8 @@ import (
 // Prefix begins every path that Docker does not have.
 const Prefix = "/berth"
 
-// TracePath is where the trace of a container's network is; the query parameter "port" (80, 53/udp) asks for one port.
+// TracePath is where the trace of a container's network is; the query parameter "port" (80, 53/udp) asks for one port,
+// "to" (192.0.2.7:443, example.com:53/udp, 192.0.2.7) for the way to a destination.
 func TracePath(container string) string { return Prefix + "/containers/" + container + "/trace" }
 
 // Trace is the way of packets between the host and a container, as the kernel has it at this moment.
@@ -34,6 +35,7 @@ type Trace struct {
 	ID        string
 	Endpoints []TraceEndpoint
 	Ports     []TracePort
+	To        []string `json:",omitempty"` // what becomes of packets to the destination that was asked for, in sentences
 	Problems  []string // what keeps packets from arriving, in sentences; empty: nothing was found
 }
 

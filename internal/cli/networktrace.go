@@ -18,12 +18,15 @@ import (
 )
 
 func newNetworkTrace(a *app) *cobra.Command {
-	var format string
+	var format, to string
 	cmd := command("trace [OPTIONS] CONTAINER [PORT[/PROTO]]", "Draw the way of packets to and from a container", rangeArgs(1, 2),
 		func(ctx context.Context, args []string) error {
 			query := url.Values{}
 			if len(args) > 1 {
 				query.Set("port", args[1])
+			}
+			if to != "" {
+				query.Set("to", to)
 			}
 			var t berthapi.Trace
 			if err := a.getOwn(ctx, berthapi.TracePath(url.PathEscape(args[0])), query, &t); err != nil {
@@ -42,8 +45,9 @@ func newNetworkTrace(a *app) *cobra.Command {
 			}
 			return fmt.Errorf("invalid --format %q: it is json, or nothing for a drawing", format)
 		})
+	cmd.Flags().StringVar(&to, "to", "", "Also say what becomes of packets to a destination: address or domain, :port, /protocol")
 	cmd.Long = "Draw the way of packets to and from a container, as the kernel has it: the pair of interfaces, the bridge, addresses, " +
-		"firewall rules, tracked connections and who listens inside, and what keeps packets from arriving.\n\n" +
+		"firewall rules, egress policies, tracked connections and who listens inside, and what keeps packets from arriving.\n\n" +
 		"PORT is the container's own; without it, all published ports are followed."
 	cmd.Flags().StringVar(&format, "format", "", "json, or nothing for a drawing")
 	cmd.ValidArgsFunction = a.completeFirst(a.containerNames(false))
@@ -116,6 +120,12 @@ func drawTrace(t *berthapi.Trace) string {
 	}
 	for _, p := range t.Ports {
 		drawPort(&b, p)
+	}
+	if len(t.To) > 0 {
+		b.WriteString("\n")
+	}
+	for _, line := range t.To {
+		fmt.Fprintf(&b, "to %s\n", line)
 	}
 	b.WriteString("\n")
 	if len(t.Problems) == 0 {

@@ -36,7 +36,7 @@ func (n *Networks) Attach(ctx context.Context, r AttachRequest) (*Attachment, er
 	if n.plain(r) {
 		taken = n.warm.take()
 	}
-	a := &attaching{n: n, r: r, holding: &holding{}}
+	a := &attaching{n: n, r: r, holding: &holding{peers: r.Peers}}
 	if err := a.reserve(taken); err != nil {
 		if taken != nil {
 			n.dropWarm(taken)
@@ -72,6 +72,9 @@ func (n *Networks) Attach(ctx context.Context, r AttachRequest) (*Attachment, er
 		return nil, err
 	}
 	if err := a.publish(); err != nil {
+		return nil, err
+	}
+	if err := n.linkPeers(r.ContainerID, a.holding, a.holding.endpoints); err != nil {
 		return nil, err
 	}
 	n.keep(r.ContainerID)
@@ -723,13 +726,13 @@ func (n *Networks) letGo(id string) error {
 	}
 	delete(n.held, id)
 	h.gone = true // a Connect under way sees it and takes back what it did
-	had := &holding{endpoints: h.endpoints, ports: h.ports, resolver: h.resolver, lan: h.lan}
-	h.endpoints, h.ports, h.resolver, h.lan = nil, nil, nil, nil
+	had := &holding{endpoints: h.endpoints, ports: h.ports, resolver: h.resolver, lan: h.lan, peers: h.peers}
+	h.endpoints, h.ports, h.resolver, h.lan, h.peers = nil, nil, nil, nil, nil
 	n.tell(id)
 	n.mu.Unlock()
 	err := errors.Join(n.closePorts(id, had.ports, true), n.dropLAN(had))
 	had.resolver.close() // its sockets are the last that keep the namespace
-	err = errors.Join(err, n.letOut(had.endpoints))
+	err = errors.Join(err, n.letOut(had.endpoints), n.linkPeers(id, had, had.endpoints))
 	n.mu.Lock()
 	for _, e := range had.endpoints {
 		n.freeEndpoint(e)

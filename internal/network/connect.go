@@ -43,7 +43,8 @@ func (n *Networks) Connect(ctx context.Context, r ConnectRequest) (*Attachment, 
 		}
 	}
 	if err == nil {
-		if err = n.reroute(h, r.ContainerID, r.NetNS, r.Name, r.Ports); err == nil {
+		err = errors.Join(n.reroute(h, r.ContainerID, r.NetNS, r.Name, r.Ports), n.linkPeers(r.ContainerID, h, []*endpoint{e}))
+		if err == nil {
 			n.keep(r.ContainerID)
 			return n.describe(h), nil
 		}
@@ -92,7 +93,7 @@ func (n *Networks) reserveMore(r ConnectRequest, names map[string]bool) (*holdin
 	}
 	h := n.held[r.ContainerID]
 	if h == nil { // it had no network until now
-		h = &holding{}
+		h = &holding{peers: r.Peers}
 	}
 	nw, err := n.lookup(r.Endpoint.Network)
 	if err != nil {
@@ -231,7 +232,7 @@ func (n *Networks) Disconnect(ctx context.Context, r DisconnectRequest) (*Attach
 	n.tell(r.ContainerID) // nobody shall be told an address that is going away
 	n.mu.Unlock()
 	err := n.unplug(e, r.NetNS)
-	err = errors.Join(err, n.letOut([]*endpoint{e}))
+	err = errors.Join(err, n.letOut([]*endpoint{e}), n.linkPeers(r.ContainerID, h, []*endpoint{e}))
 	n.mu.Lock()
 	n.freeEndpoint(e)
 	n.mu.Unlock()

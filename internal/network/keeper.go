@@ -25,7 +25,7 @@ import (
 //
 //	daemon                                    keeper
 //	  │ starts it with a socketpair and the listener of keeper.sock
-//	  ├─ set  container, places, sockets + fds ─▶ has them
+//	  ├─ set  container, places, sockets + fds ─▶ has them; and the log of what egress policies refuse, as a container
 //	  ├─ drop container, sockets ───────────────▶ closes them
 //	  ◀──────────────────────────────────── done ┤ (now the ports can be taken by others)
 //	  ✗ end of the stream                        ├ answers names; with nothing to keep, or without its socket, it ends
@@ -293,6 +293,9 @@ func (n *Networks) keep(id string) {
 			k.lose(err)
 			return
 		}
+	}
+	if err := n.keepLog(); err != nil {
+		k.lose(err)
 	}
 }
 

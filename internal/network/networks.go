@@ -48,6 +48,8 @@ type Networks struct {
 	// changing is held, by sending, while a network is made or removed.
 	changing chan struct{}
 	work     sync.WaitGroup // what runs on after an answer
+	// proxying is held while it is settled which addresses the host answers for; below mu.
+	proxying sync.Mutex
 
 	mu       sync.Mutex
 	shut     bool
@@ -117,6 +119,7 @@ type holding struct {
 	resolver  *resolver // nil without a network of the users'
 	lan       *os.File  // the namespace, where Detach has links to delete in it
 	gone      bool      // it has been let go of
+	peers     []Peer    // that it has links to
 }
 
 type heldPort struct {
@@ -528,6 +531,9 @@ func (n *Networks) policy() policy {
 	for _, h := range n.held {
 		p.ports = append(p.ports, h.policyPorts()...)
 	}
+	for _, ways := range n.peers() {
+		p.peers = append(p.peers, ways...)
+	}
 	return p
 }
 
@@ -575,7 +581,7 @@ func (n *Networks) settleRules() error {
 	if n.wall == nil {
 		return nil
 	}
-	if err := errors.Join(n.applyRules(), n.applyEgress()); err != nil {
+	if err := errors.Join(n.applyRules(), n.applyEgress(), n.answerForPeers()); err != nil {
 		return err
 	}
 	n.lookAround(true)

@@ -3,12 +3,14 @@ package network
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"hash/fnv"
 	"log/slog"
 	"net/netip"
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -48,6 +50,8 @@ type refusals struct {
 	group  uint16 // 0: not yet, or none
 	failed bool
 	socket *os.File
+	fd     int        // socket's
+	read   bool       // somebody reads it
 	kept   []*Refused // the last ones last
 	found  map[Refused]*Refused
 }
@@ -56,9 +60,12 @@ func newRefusals(name string, told func(Refused)) *refusals {
 	return &refusals{name: name, told: told, found: map[Refused]*Refused{}}
 }
 
-// note remembers one more.
+// note remembers one more, of now unless it says when it was.
 func (l *refusals) note(r Refused) {
-	now := time.Now()
+	now := r.Last
+	if now.IsZero() {
+		now = time.Now()
+	}
 	l.mu.Lock()
 	k := r.key()
 	old := l.found[k]
@@ -107,6 +114,10 @@ const groups = 16
 func (l *refusals) listen(log *slog.Logger, whose func(link int, from netip.Addr) Refused) uint16 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.group != 0 && !l.read {
+		l.read = true
+		go l.hear(l.socket, whose)
+	}
 	if l.group != 0 || l.failed {
 		return l.group
 	}
@@ -114,17 +125,66 @@ func (l *refusals) listen(log *slog.Logger, whose func(link int, from netip.Addr
 	_, _ = h.Write([]byte(l.name))
 	first := 1<<12 + uint16(h.Sum32()%(1<<15))
 	for i := range uint16(groups) {
-		f, err := listenLog(first + i)
+		fd, err := listenLog(first + i)
 		if err != nil {
 			log.Debug("listen to a group of nfnetlink_log", "group", first+i, "error", err)
 			continue
 		}
-		l.group, l.socket = first+i, f
-		go l.read(f, whose)
+		l.use(first+i, fd)
+		l.read = true
+		go l.hear(l.socket, whose)
 		return l.group
 	}
 	l.failed = true
 	return 0
+}
+
+func (l *refusals) use(group uint16, fd int) {
+	l.group, l.fd, l.socket = group, fd, os.NewFile(uintptr(fd), "nfnetlink_log")
+}
+
+// The keeper has a copy of the log's socket, under keptLog as if that were a container, with the group's number in its name. So
+// the kernel goes on telling while there is no daemon, into the socket, and the next daemon reads it there.
+const (
+	keptLog  = "(refused)"
+	keptNFLG = "nflog/"
+)
+
+// adopt takes over the log that the keeper has kept, if there is one among what it has.
+func (l *refusals) adopt(kept map[string]map[string]int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for name, fd := range kept[keptLog] {
+		number, ok := strings.CutPrefix(name, keptNFLG)
+		group, err := strconv.ParseUint(number, 10, 16)
+		if ok && err == nil && group != 0 && l.group == 0 {
+			l.use(uint16(group), fd)
+			delete(kept[keptLog], name)
+		}
+	}
+	if l.group != 0 {
+		delete(kept, keptLog)
+	}
+}
+
+// keepLog gives the keeper the log's socket, if there is one. Called with the keeper's mu held.
+func (n *Networks) keepLog() error {
+	k := n.keeper
+	if n.exits == nil || k.fd < 0 || k.has[keptLog] != nil {
+		return nil
+	}
+	l := n.exits.log
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.socket == nil {
+		return nil
+	}
+	name := keptNFLG + strconv.Itoa(int(l.group))
+	if err := sendKeeper(k.fd, keeperDocument{Op: keepSet, Container: keptLog, Sockets: []string{name}}, l.fd); err != nil {
+		return fmt.Errorf("give it the log of what is refused: %w", err)
+	}
+	k.has[keptLog] = map[string]bool{name: true}
+	return nil
 }
 
 func (l *refusals) close() {
@@ -138,6 +198,7 @@ func (l *refusals) close() {
 // Messages and attributes of linux/netfilter/nfnetlink_log.h.
 const (
 	logPacket, logConfig = unix.NFNL_SUBSYS_ULOG << 8, unix.NFNL_SUBSYS_ULOG<<8 | 1
+	logTime              = 3
 	logLink, logPayload  = 4, 9
 	configCommand        = 1
 	configMode           = 2
@@ -145,11 +206,14 @@ const (
 	modePacket           = 2
 )
 
+// logBytes is room for what the kernel tells while nobody reads: some thousand packets.
+const logBytes = 1 << 20
+
 // listenLog makes a socket the listener of a group; the kernel allows one.
-func listenLog(group uint16) (*os.File, error) {
+func listenLog(group uint16) (int, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
 	if err != nil {
-		return nil, err
+		return -1, err
 	}
 	ok := false
 	defer func() {
@@ -157,8 +221,11 @@ func listenLog(group uint16) (*os.File, error) {
 			unix.Close(fd)
 		}
 	}()
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, logBytes); err != nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, logBytes) // as much as there may be
+	}
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return nil, err
+		return -1, err
 	}
 	mode := binary.BigEndian.AppendUint32(nil, snapLen)
 	for _, attr := range [][]byte{nlAttr(configCommand, []byte{commandBind}), nlAttr(configMode, append(mode, modePacket, 0))} {
@@ -169,14 +236,14 @@ func listenLog(group uint16) (*os.File, error) {
 		m = binary.NativeEndian.AppendUint16(m, unix.NLM_F_REQUEST|unix.NLM_F_ACK)
 		m = append(binary.NativeEndian.AppendUint32(m, 1), 0, 0, 0, 0)
 		if err := unix.Sendto(fd, append(m, body...), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-			return nil, err
+			return -1, err
 		}
 		if err := nlAnswer(fd); err != nil {
-			return nil, err
+			return -1, err
 		}
 	}
 	ok = true
-	return os.NewFile(uintptr(fd), "nfnetlink_log"), nil
+	return fd, nil
 }
 
 // nlAnswer reads the kernel's answer to a request, which is there when the request has been sent.
@@ -204,8 +271,8 @@ func nlAttr(typ uint16, data []byte) []byte {
 	return b
 }
 
-// read hears what the kernel tells until the socket is closed.
-func (l *refusals) read(f *os.File, whose func(int, netip.Addr) Refused) {
+// hear hears what the kernel tells until the socket is closed.
+func (l *refusals) hear(f *os.File, whose func(int, netip.Addr) Refused) {
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := f.Read(buf)
@@ -217,7 +284,7 @@ func (l *refusals) read(f *os.File, whose func(int, netip.Addr) Refused) {
 		}
 		for _, p := range parseLog(buf[:n]) {
 			r := whose(p.link, p.from)
-			r.To, r.Proto, r.Port = p.to, p.proto, p.port
+			r.To, r.Proto, r.Port, r.Last = p.to, p.proto, p.port, p.at
 			l.note(r)
 		}
 	}
@@ -229,6 +296,7 @@ type logged struct {
 	from, to netip.Addr
 	proto    string
 	port     uint16
+	at       time.Time // zero where the kernel did not say
 }
 
 // parseLog reads messages of the kernel; what it cannot read it leaves out.
@@ -251,6 +319,13 @@ func parseLog(b []byte) (packets []logged) {
 				case logLink:
 					if len(data) == 4 {
 						p.link = int(binary.BigEndian.Uint32(data))
+					}
+				case logTime:
+					if len(data) == 16 { // seconds and microseconds
+						sec, usec := binary.BigEndian.Uint64(data), binary.BigEndian.Uint64(data[8:])
+						if sec < 1<<40 && usec < 1e6 {
+							p.at = time.Unix(int64(sec), int64(usec)*1000)
+						}
 					}
 				case logPayload:
 					ok = p.read(data)

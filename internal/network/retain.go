@@ -26,6 +26,9 @@ func (n *Networks) Retain(ctx context.Context, live []Live) error {
 		}
 		n.retainGuard(l)
 	}
+	if n.exits != nil {
+		n.exits.log.adopt(kept)
+	}
 	for id, sockets := range kept { // of containers that ended, and what nobody wants any more
 		for name, fd := range sockets {
 			n.keeper.drop(id, name)
@@ -103,7 +106,7 @@ func (n *Networks) retain(l Live, kept map[string]int) error {
 		}
 	}
 	endpoints = n.retainLAN(l, endpoints)
-	h := &holding{}
+	h := &holding{peers: l.Peers}
 	var errs []error
 	n.mu.Lock()
 	defer n.mu.Unlock()

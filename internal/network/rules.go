@@ -16,6 +16,8 @@ type policy struct {
 	// closed are the links between which nothing was forwarded until we turned forwarding on.
 	closed map[family][]string
 	gate   gate // none: published ports are open to all
+	// peers are ways between containers of networks without icc.
+	peers []policyPeer
 }
 
 type policyNetwork struct {
@@ -144,6 +146,15 @@ func (p policy) compile(f family) table {
 	if p.reachesInside(f) { // most hosts have no such network
 		sets = append(sets, routed, trusted, open, direct)
 	}
+	if p.links(f) {
+		linked := set{name: "linked" + suffix(f), key: types(f.addrType(), f.addrType(), proto, port)}
+		for _, q := range p.peers {
+			if familyOf(q.from) == f {
+				linked.elements = append(linked.elements, q.element())
+			}
+		}
+		sets = append(sets, linked)
+	}
 	if p.gate.out != "" {
 		asked, askedAt := set{name: "asked", key: published.key}, set{name: "asked_at", key: publishedAt.key}
 		asked.elements, askedAt.elements = byName[asked.name], byName[askedAt.name]
@@ -170,6 +181,11 @@ func (p policy) reachesInside(f family) bool {
 	})
 }
 
+// links reports whether containers have links to others that they would not reach without.
+func (p policy) links(f family) bool {
+	return slices.ContainsFunc(p.peers, func(q policyPeer) bool { return familyOf(q.from) == f })
+}
+
 func (p policy) chains(f family) []chain {
 	loopback := addr{dst: true, block: netip.MustParsePrefix("127.0.0.0/8")}
 	notLoopback := loopback
@@ -179,10 +195,15 @@ func (p policy) chains(f family) []chain {
 	ours := chain{name: "ours", rules: []rule{
 		when(linkPair{"same"}, accept()),
 		when(state{expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED}, accept()),
+	}}
+	if p.links(f) {
+		ours.rules = append(ours.rules, when(inSet{f, "linked", []field{fieldSource, fieldDestination, fieldProtocol, fieldPort}}, accept()).
+			because("links of containers that are apart otherwise"))
+	}
+	ours.rules = append(ours.rules,
 		when(link{dir: in, set: "internal"}, drop()).because("internal networks stay inside"),
 		when(link{dir: out, set: "internal"}, drop()),
-		when(translated{}, accept()).because("published ports"),
-	}}
+		when(translated{}, accept()).because("published ports"))
 	if p.reachesInside(f) {
 		ours.rules = append(ours.rules,
 			when(link{dir: out, set: "routed"}, toPort{set: "direct"}, accept()).because("routed networks: ports at the container's own address"),
@@ -215,6 +236,15 @@ func (p policy) chains(f family) []chain {
 		because("containers that use a published port")
 	leaving := when(addr{set: "hidden"}, link{dir: out, not: true, set: "links"}, masquerade{})
 
+	last := p.ask(gateNext)
+	if f == ip6 {
+		last = p.ask(gateNext6)
+	}
+	if p.links(f) {
+		last = append(last, chain{name: "no_redirects", hook: hookRawOutput(), rules: []rule{
+			when(link{dir: out, set: "links"}, redirect{}, drop()).because("who has a link would be told to go straight to the other, where no way is"),
+		}})
+	}
 	if f == ip6 {
 		return append([]chain{ours, forward,
 			{name: "prerouting", hook: hookPrerouting(), rules: toPorts(gated...)},
@@ -222,7 +252,7 @@ func (p policy) chains(f family) []chain {
 			{name: "postrouting", hook: hookPostrouting(), rules: []rule{leaving, hairpin,
 				when(addr{block: netip.MustParsePrefix("::1/128")}, link{dir: out, set: "links"}, masquerade{}).because("the host itself, through ::1"),
 			}},
-		}, p.ask(gateNext6)...)
+		}, last...)
 	}
 	return append([]chain{ours, forward,
 		{name: "guard", hook: hookGuard(), rules: []rule{
@@ -234,7 +264,7 @@ func (p policy) chains(f family) []chain {
 		{name: "postrouting", hook: hookPostrouting(), rules: []rule{leaving, hairpin,
 			when(fromLoopback, link{dir: out, set: "links"}, masquerade{}).because("the host itself, through 127.0.0.1"),
 		}},
-	}, p.ask(gateNext)...)
+	}, last...)
 }
 
 // ask is the last of the host's input: what came so far for a published port may go on.

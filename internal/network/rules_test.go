@@ -52,7 +52,13 @@ func policies() map[string]policy {
 		"two-networks":   table(policy{networks: []policyNetwork{standard, second}}),
 		"internal": table(policy{networks: []policyNetwork{standard,
 			{link: "br-1nternal", subnets: prefixes("172.18.4.0/22"), masquerade: true, icc: true, internal: true}}}),
-		"icc-off":        table(policy{networks: []policyNetwork{with(func(n *policyNetwork) { n.icc = false })}}),
+		"icc-off": table(policy{networks: []policyNetwork{with(func(n *policyNetwork) { n.icc = false })}}),
+		"icc-off-linked": table(policy{networks: []policyNetwork{with(func(n *policyNetwork) {
+			n.icc, n.subnets = false, prefixes("172.17.0.0/16", "fd00:17::/64")
+		})}, peers: []policyPeer{
+			{netip.MustParseAddr("172.17.0.3"), netip.MustParseAddrPort("172.17.0.2:5432"), unix.IPPROTO_TCP},
+			{netip.MustParseAddr("fd00:17::3"), netip.MustParseAddrPort("[fd00:17::2]:5432"), unix.IPPROTO_TCP},
+		}}),
 		"masquerade-off": table(policy{networks: []policyNetwork{with(func(n *policyNetwork) { n.masquerade = false })}}),
 		"several-subnets": table(policy{networks: []policyNetwork{{link: "br-many", masquerade: true, icc: true,
 			subnets: prefixes("10.1.0.0/24", "10.1.1.0/24", "10.2.0.0/16")}}}),

@@ -25,6 +25,7 @@ import (
 type Trace struct {
 	Endpoints []TraceEndpoint
 	Ports     []TracePort
+	To        []string // what becomes of packets to the destination that was asked for
 	// Problems are sentences about what keeps packets from arriving; none means that nothing was found.
 	Problems []string
 }
@@ -67,7 +68,8 @@ type TraceRequest struct {
 	Pid         int      // of a process in it
 	NetNS       *os.File // stays the caller's
 	Port        uint16
-	Proto       string // "" is "tcp"
+	Proto       string       // "" is "tcp"
+	To          *Destination // nil: none
 }
 
 // maxFlows bounds what is shown of a busy port.
@@ -143,6 +145,9 @@ func (n *Networks) Trace(_ context.Context, r TraceRequest) (*Trace, error) {
 		return nil, err
 	}
 	t.wholeTable()
+	if err := errors.Join(t.policyTable(), t.destination()); err != nil {
+		return nil, err
+	}
 	for _, w := range n.Warnings() {
 		t.problem("%s", w)
 	}
@@ -215,6 +220,7 @@ func (t *tracing) endpoint(e EndpointState) error {
 		return err
 	}
 	v.Rules = t.leaving(nw)
+	t.policies(&v, e)
 	t.Endpoints = append(t.Endpoints, v)
 	return nil
 }
@@ -324,8 +330,13 @@ func (t *tracing) wholeTable() {
 		t.problem("the daemon makes no firewall rules (--iptables=false): nothing is published, and packets to the outside keep the container's " +
 			"address unless somebody else translates them")
 	}
-	for _, tb := range t.doc.tables {
-		have, there := t.kernel[tb.family]
+	t.compare(t.doc, t.kernel)
+}
+
+// compare looks for what the kernel does not have of a document.
+func (t *tracing) compare(doc document, kernel map[family]kernelTable) {
+	for _, tb := range doc.tables {
+		have, there := kernel[tb.family]
 		if !there {
 			t.problem("the firewall table %q of family %s is gone: somebody has removed Berth's rules; the next container that starts brings "+
 				"them back", tb.name, tb.family)

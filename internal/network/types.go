@@ -108,6 +108,8 @@ type AttachRequest struct {
 	None bool
 	// Sysctls are applied in the namespace; only names that begin with "net." may be among them.
 	Sysctls map[string]string
+	// Peers are containers that it has links to, and reaches also on networks where icc is off.
+	Peers []Peer
 }
 
 // Attachment is a namespace with everything in it.
@@ -147,6 +149,7 @@ type ConnectRequest struct {
 	DNS   []string // as in AttachRequest
 	// Trusted is as in AttachRequest.
 	Trusted bool
+	Peers   []Peer // as in AttachRequest
 }
 
 // DisconnectRequest asks for the end of an interface of a container that runs.
@@ -174,4 +177,5 @@ type Live struct {
 	Ports             []PublishedPort
 	DNS               []string // as in AttachRequest
 	Trusted           bool     // as in AttachRequest
+	Peers             []Peer   // as in AttachRequest
 }

@@ -126,6 +126,33 @@ func TestLinks(t *testing.T) {
 	})
 }
 
+// TestLinksApart: with --icc=false who has a link reaches the exposed ports of the other, and nobody anything else; also after
+// the other was started again, and the daemon was killed.
+func TestLinksApart(t *testing.T) {
+	d := harness.Start(t, harness.Options{Args: []string{"--icc=false"}})
+	const serve = `sh -c 'for p in 80 81; do while :; do echo served | nc -l -p $p; done & done; wait'`
+	linked := []step{
+		{line: `for i in $(seq 600); do $D exec web nc -w 5 db 80 </dev/null && break; sleep 0.1; done`, out: "served\n"},
+		{line: `$D exec web nc -w 1 db 81 </dev/null`, code: 1},
+		{line: `$D exec other nc -w 1 $(cat $DIR/db) 80 </dev/null`, code: 1},
+		{line: `$D exec db nc -w 1 $(cat $DIR/web) 80 </dev/null`, code: 1},
+	}
+	addresses := step{line: `for c in db web; do $D inspect -f '{{.NetworkSettings.Networks.bridge.IPAddress}}' $c >$DIR/$c; done`}
+	obey(t, d, d.Berth(), append([]step{
+		{line: `$D run -d --name db --expose 80 berth/box ` + serve + ` | wc -c`, out: "65\n"},
+		{line: `$D run -d --name web --link db berth/box ` + serve + ` | wc -c; $D run -d --name other berth/box sleep 1000 | wc -c`, out: "65\n65\n"},
+		addresses}, linked...))
+	obey(t, d, d.Berth(), append([]step{{line: `$D stop -t 0 db; $D run -d --name thief berth/box sleep 1000 | wc -c; $D start db`, out: "db\n65\ndb\n"},
+		addresses}, linked...))
+	d.Kill()
+	if err := d.Launch(); err != nil {
+		t.Fatal(err)
+	}
+	obey(t, d, d.Berth(), append(linked,
+		step{line: `$D rm --link web/db && $D exec web nc -w 1 db 80 </dev/null`, code: 1, out: "web/db\n"},
+		step{line: `$D rm -f db web other thief | wc -l`, out: "4\n"}))
+}
+
 // TestConnectKilled kills the daemon at random moments while containers are connected and disconnected. Afterwards they
 // have what inspect says, and no link is left. Short form: 4 rounds; BERTH_SOAK makes it long.
 func TestConnectKilled(t *testing.T) {

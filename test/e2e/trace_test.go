@@ -17,14 +17,20 @@ func TestNetworkTrace(t *testing.T) {
 	d.Shell(b, `$D network trace web`).Exits(0).Shows("port 80/tcp", "port 81/tcp", "✗ nothing listens on port 81/tcp in the container")
 	d.Shell(b, `$D network trace --format json web 81/tcp`).Exits(0).Shows(`"Port": 81`, `"nothing listens on port 81/tcp in the container"`)
 	d.Shell(b, `$D network trace web 53/udp`).Exits(0).Shows("port 53/udp", "not published")
+	d.Shell(b, `$D network trace --to 192.0.2.7:80 web 80`).Exits(0).Shows("to 192.0.2.7:80/tcp: leaves by eth0; no policy is about it")
+	d.Must(`$D update --egress allow=192.0.2.0/24:80/tcp web`)
+	d.Shell(b, `$D network trace --to 192.0.2.7:80 web 80`).Exits(0).Shows("the container's own policy: allow=192.0.2.0/24:80/tcp",
+		"to 192.0.2.7:80/tcp: leaves by eth0; the container's own policy allows it (@member_allow4)")
+	d.Shell(b, `$D network trace --to 192.0.2.7 web 80`).Exits(0).Shows("✗ packets to 192.0.2.7/icmp are refused: the container's own policy has no rule that allows it")
 	d.Must(`$D run -d --name hosts --network host berth/box sleep 1000; $D create --name still berth/box true`)
 	for line, text := range map[string]string{
-		`$D network trace nobody`:            "No such container: nobody",
-		`$D network trace still`:             "is not running",
-		`$D network trace hosts`:             "no network of Berth's",
-		`$D network trace web 70000`:         "invalid port",
-		`$D network trace web 80/x`:          "invalid port",
-		`$D network trace --format yaml web`: "invalid --format",
+		`$D network trace nobody`:             "No such container: nobody",
+		`$D network trace still`:              "is not running",
+		`$D network trace hosts`:              "no network of Berth's",
+		`$D network trace web 70000`:          "invalid port",
+		`$D network trace web 80/x`:           "invalid port",
+		`$D network trace --format yaml web`:  "invalid --format",
+		`$D network trace --to 1.2.3.4:x web`: "invalid destination",
 	} {
 		d.Shell(b, line).Exits(1).Complains(text)
 	}
