@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -61,7 +62,7 @@ func newCounter(t *testing.T) *bundle {
 	})
 	b.spec.Root.Readonly = false
 	b.write()
-	for _, name := range []string{"mv", "mount", "hostname", "stty", "nc"} {
+	for _, name := range []string{"mv", "mount", "hostname", "stty", "nc", "grep", "stat", "sed"} {
 		if err := os.Symlink("busybox", b.dir+"/rootfs/bin/"+name); err != nil {
 			t.Fatal(err)
 		}
@@ -619,5 +620,118 @@ func TestCheckpointBadInput(t *testing.T) {
 	b.gone()
 	if left, err := os.ReadDir(elsewhere); err != nil || len(left) > 0 {
 		t.Error(left, err)
+	}
+}
+
+// remapped gives the bundle a user namespace, whose root owns the container's files.
+func (b *bundle) remapped() {
+	b.t.Helper()
+	const first = 300_000
+	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: first, Size: 65536}}
+	b.spec.Linux.Namespaces = append(b.spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+	b.spec.Linux.UIDMappings, b.spec.Linux.GIDMappings = ids, ids
+	if err := filepath.WalkDir(b.dir+"/rootfs", func(p string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return os.Lchown(p, first, first)
+	}); err != nil {
+		b.t.Fatal(err)
+	}
+	for _, dir := range []string{b.dir, filepath.Dir(b.dir), b.root} { // that root is nobody on the way there
+		if err := os.Chmod(dir, 0o711); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+	b.write()
+}
+
+// TestCheckpointWithUserNamespace: what comes back has the same users, and no right of the host's.
+func TestCheckpointWithUserNamespace(t *testing.T) {
+	b := newCounter(t)
+	data := t.TempDir()
+	if err := os.WriteFile(data+"/file", []byte("the host's\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	b.spec.Mounts = append(b.spec.Mounts, specs.Mount{Destination: "/data", Type: "bind", Source: data, Options: []string{"rbind", "ro"}},
+		specs.Mount{Destination: "/scratch", Type: "tmpfs", Source: "tmpfs", Options: []string{"size=1m"}})
+	b.remapped()
+	if err := os.Chmod(data, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	look := func() string {
+		t.Helper()
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.pid()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := ""
+		for line := range strings.Lines(string(status)) {
+			switch name, _, _ := strings.Cut(line, ":"); name {
+			case "Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "Seccomp", "NSpid": // no_new_privs is not saved by every criu: a warning says so
+				if name == "NSpid" { // the host's number is another one
+					line = line[strings.LastIndexByte(line, '\t'):]
+				}
+				text += line
+			}
+		}
+		return text + b.ok("exec", "c", "sh", "-c", "id; cat /proc/self/uid_map /proc/self/gid_map /data/file; stat -c '%u %g %a' /scratch /dev /dev/shm /proc/1; "+
+			"echo x 2>/dev/null >/data/file || echo read-only; cat /scratch/kept; grep -c . /proc/self/mountinfo; ls -ln /dev | grep ^c | sed 's/ [A-Z].*:.. / /'")
+	}
+	b.detached("run", "-d", "c")
+	b.countsBeyond(2)
+	b.ok("exec", "c", "sh", "-c", "echo kept >/scratch/kept")
+	before := look()
+	for i := range 2 { // and once more, from what was restored
+		images := b.images(fmt.Sprint("images", i))
+		b.ok("checkpoint", "--image-path", images, "c")
+		b.gone()
+		n := b.count()
+		b.detached("restore", "-d", "--image-path", images, "c")
+		b.countsBeyond(n)
+		if after := look(); after != before {
+			t.Errorf("it was\n%s\nand is\n%s", before, after)
+		}
+	}
+	b.ok("exec", "c", "sh", "-c", "echo >/dev/mine")
+	b.fails("a file of its own at \"/dev/mine\"", "checkpoint", "--image-path", b.images("own"), "c")
+	b.countsBeyond(b.count())
+	b.ok("delete", "--force", "c")
+}
+
+// TestScopeCheckpoint: a container whose group systemd makes has one again when it comes back, with its limits.
+func TestScopeCheckpoint(t *testing.T) {
+	needCriu(t)
+	b, unit := onSystemd(t, "sh", "-c", counting)
+	b.spec.Root.Readonly = false
+	pids, memory := int64(77), int64(64<<20)
+	b.spec.Linux.Resources = &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: &pids}, Memory: &specs.LinuxMemory{Limit: &memory}}
+	if err := os.Symlink("busybox", b.dir+"/rootfs/bin/mv"); err != nil {
+		t.Fatal(err)
+	}
+	for _, userns := range []bool{false, true} {
+		if userns {
+			b.remapped()
+		}
+		b.write()
+		b.detached("--systemd-cgroup", "run", "-d", "c")
+		b.countsBeyond(2)
+		images := b.images(fmt.Sprint("images", userns))
+		b.ok("--systemd-cgroup", "checkpoint", "--image-path", images, "c")
+		wantGone(t, b, unit)
+		n := b.count()
+		b.detached("--systemd-cgroup", "restore", "-d", "--image-path", images, "c")
+		b.countsBeyond(n)
+		wantProperties(t, unit, map[string]string{"ActiveState": "active", "Delegate": "yes", "TasksMax": "77", "MemoryMax": "67108864"})
+		wantFiles(t, unit, map[string]string{"pids.max": "77", "memory.max": "67108864"})
+		group, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", b.pid()))
+		if want := "0::" + strings.TrimPrefix(scopeDir(unit), "/sys/fs/cgroup"); err != nil || strings.TrimSpace(string(group)) != want {
+			t.Errorf("it is in %s, not in %s: %v", group, want, err)
+		}
+		if out := b.ok("--systemd-cgroup", "exec", "c", "cat", "/proc/self/cgroup"); !strings.HasPrefix(out, "0::/") || strings.Contains(out, "..") {
+			t.Errorf("an exec is in %q", out)
+		}
+		b.ok("--systemd-cgroup", "delete", "--force", "c")
+		wantGone(t, b, unit)
 	}
 }

@@ -29,6 +29,7 @@ import (
 //	stdin, stdout, stderr            external, as descriptors.json says    those of the restored process
 //	a terminal                       its slave is saved                    its master comes over criu's socket
 //	the root                         external                              mounted by us, in a mount namespace of criu's
+//	/dev, with a user namespace      external                              made again: see checkpointuser.go
 //
 // descriptors.json, beside the images, is a list of three strings, as other runtimes write it: "pipe:[123]".
 const descriptorsFile = "descriptors.json"
@@ -114,6 +115,16 @@ func (o *CheckpointOptions) dumped(st *State, proc *os.File) error {
 	points, err := externalMounts(o.Spec, info, host)
 	if err != nil {
 		return err
+	}
+	mounts, err := parseMounts(o.Spec.Mounts)
+	if err != nil {
+		return err
+	}
+	if ownDev(o.Spec, mounts) >= 0 {
+		if err := plainDev(proc, st.Pid, info); err != nil {
+			return err
+		}
+		points = append(points, "/dev")
 	}
 	for _, p := range points {
 		c.ExternalMounts = append(c.ExternalMounts, criu.Pair{Key: p, Value: p})

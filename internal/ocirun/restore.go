@@ -134,6 +134,12 @@ func (r *restoration) prepare() error {
 		return err
 	}
 	r.closeDirs = closeDirs
+	if remappedSpec(s.spec) {
+		s.exec.ids = &ids{s.lin.UIDMappings, s.lin.GIDMappings}
+		if err := letRead(r.o.Criu.ImagesDir, s.lin.GIDMappings); err != nil {
+			return fmt.Errorf("let the container's root read the images %q: %w", r.o.ImagesDir, err)
+		}
+	}
 	if err := r.stage(host); err != nil {
 		return err
 	}
@@ -154,7 +160,7 @@ func (r *restoration) stage(host []mountLine) error {
 	if dir == "" {
 		dir = s.o.Bundle
 	}
-	if err := unix.Mount("criu", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC, "mode=700"); err != nil {
+	if err := unix.Mount("criu", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC, "mode=711"); err != nil { // in a user namespace criu is not root
 		return fmt.Errorf("mount a tmpfs for criu at %q: %w", dir, err)
 	}
 	c.Root = filepath.Join(dir, "root")
@@ -166,15 +172,22 @@ func (r *restoration) stage(host []mountLine) error {
 		return err
 	}
 	s.root = confine.FromFile(s.keep(top))
+	dev := ownDev(s.spec, s.mounts)
 	for i := range s.mounts {
 		m := &s.mounts[i]
 		if err := r.mountPoint(m); err != nil {
 			return fmt.Errorf("mount %q: %w", m.dest, err)
 		}
+		at := filepath.Join(dir, strconv.Itoa(i))
+		if i == dev {
+			if err := s.makeDev(m, at); err != nil {
+				return fmt.Errorf("mount %q: %w", m.dest, err)
+			}
+			c.ExternalMounts = append(c.ExternalMounts, criu.Pair{Key: m.dest, Value: filepath.Join(at, "dev")})
+		}
 		if m.tree == nil {
 			continue
 		}
-		at := filepath.Join(dir, strconv.Itoa(i))
 		if err := stageMount(m.tree, at); err != nil {
 			return fmt.Errorf("mount %q: %w", m.dest, err)
 		}
@@ -226,6 +239,19 @@ func (r *restoration) mountPoint(m *mount) error {
 	if m.remount || slices.ContainsFunc(s.mounts, func(o mount) bool { return o.dest != m.dest && below(m.dest, o.dest) }) {
 		return nil
 	}
+	if err := s.mountPointFor(m); err != nil {
+		return err
+	}
+	real, err := s.root.Resolve(m.dest)
+	if err == nil && real != m.dest {
+		err = fmt.Errorf("there is a link on the way to it, which leads to %q: %w", real, errdefs.ErrInvalidArgument)
+	}
+	return err
+}
+
+// mountPointFor makes a directory, or a file for one that is mounted, where there is nothing.
+func (s *setup) mountPointFor(m *mount) error {
+	uid, gid := s.exec.ids.uid(0), s.exec.ids.gid(0)
 	isFile := false
 	if m.tree != nil {
 		fi, err := m.tree.Stat()
@@ -237,21 +263,14 @@ func (r *restoration) mountPoint(m *mount) error {
 	var place *os.File
 	var err error
 	if isFile {
-		place, err = s.root.Create(m.dest, 0o644, 0, 0)
+		place, err = s.root.Create(m.dest, 0o644, uid, gid)
 	} else {
-		place, err = s.root.OpenDirAll(m.dest, 0o755, 0, 0)
+		place, err = s.root.OpenDirAll(m.dest, 0o755, uid, gid)
 	}
 	if err != nil {
 		return err
 	}
-	if err := place.Close(); err != nil {
-		return err
-	}
-	real, err := s.root.Resolve(m.dest)
-	if err == nil && real != m.dest {
-		err = fmt.Errorf("there is a link on the way to it, which leads to %q: %w", real, errdefs.ErrInvalidArgument)
-	}
-	return err
+	return place.Close()
 }
 
 // ownRoot makes "/" of the calling thread a mount that can be pivoted away from, which that of an initramfs is not.
@@ -393,6 +412,12 @@ func (r *restoration) finish(pid int) (*Process, error) {
 	}
 	if err == nil {
 		p.StartTime, _, err = linux.StartTime(pid)
+	}
+	if err == nil && r.o.Spec.Process.NoNewPrivileges {
+		var status string
+		if status, err = readProc(r.s.hostProc, strconv.Itoa(pid)+"/status"); err == nil && !strings.Contains(status, "\nNoNewPrivs:\t1\n") {
+			p.Warnings = append(p.Warnings, "no_new_privs is not set any more: this criu does not save it (version 3.19 does)")
+		}
 	}
 	if err == nil && r.o.StateDir != "" {
 		err = WriteState(r.o.StateDir, NewState(&r.o.StartOptions, p))

@@ -14,6 +14,21 @@ func TestCheckpoint(t *testing.T) {
 	if testing.Short() {
 		t.Skip("boots a virtual machine")
 	}
+	program := criuProgram(t)
+	second := program
+	program.Name, second.Name, second.Before = "cgroup v2", "cgroup v1 with joint controllers", joint
+	second.Args = []string{"-test.run=^TestCheckpoint$", "-test.timeout=8m"}
+	if os.Getenv("BERTH_SOAK") == "" { // emulated, all of it takes some minutes
+		program.Args[0] = "-test.run=^TestCheckpoint$|TestCheckpointBadInput"
+		Run(t, []Program{program})
+		return
+	}
+	Run(t, []Program{program, second})
+}
+
+// criuProgram is the tests of berth-runtime's checkpoints with Debian's criu.
+func criuProgram(t *testing.T) Program {
+	t.Helper()
 	files := map[string]string{}
 	for _, name := range []string{"criu", "tar", "gzip", "ip"} {
 		path := hostProgram(t, name)
@@ -32,20 +47,11 @@ func TestCheckpoint(t *testing.T) {
 		files[path] = path
 	}
 	libraries(t, files, "/usr/sbin/xtables-legacy-multi")
-	program := Program{Package: "github.com/berth-engine/berth/cmd/berth-runtime", Files: files,
+	return Program{Package: "github.com/berth-engine/berth/cmd/berth-runtime", Files: files,
 		Args: []string{"-test.run=Checkpoint|PreDump|LazyPages|RestoreInTheForeground", "-test.timeout=8m"},
 		Env:  []string{"BERTH_CRIU=1", "PATH=/criu:/usr/bin:/bin"},
 		Modules: []string{"crc32c_generic", "unix_diag", "inet_diag", "tcp_diag", "udp_diag", "raw_diag", "netlink_diag", "af_packet_diag", "nf_tables", "nft_ct", "nf_conntrack", "nf_conntrack_netlink", "tun",
 			"ip_tables", "iptable_filter", "ip6_tables", "ip6table_filter", "xt_mark"}}
-	second := program
-	program.Name, second.Name, second.Before = "cgroup v2", "cgroup v1 with joint controllers", joint
-	second.Args = []string{"-test.run=^TestCheckpoint$", "-test.timeout=8m"}
-	if os.Getenv("BERTH_SOAK") == "" { // emulated, all of it takes some minutes
-		program.Args[0] = "-test.run=^TestCheckpoint$|TestCheckpointBadInput"
-		Run(t, []Program{program})
-		return
-	}
-	Run(t, []Program{program, second})
 }
 
 // hostProgram is the path of a program of the host's, "" where there is none; on CI there has to be.

@@ -34,10 +34,21 @@ func TestOnSystemd(t *testing.T) {
 		tests = "Scope.*|LifeOfAContainer|Update|Events|Paused.*|DefaultDevices.*|DeleteSpares.*|Rootless.*"
 	}
 	programs := []Program{{Name: "runtime", Package: runtime, Args: []string{"-test.run=^Test(" + tests + ")$"}}}
+	if os.Getenv("BERTH_SOAK") != "" {
+		checkpoint := criuProgram(t)
+		checkpoint.Name, checkpoint.Args = "checkpoint", []string{"-test.run=^TestScopeCheckpoint$", "-test.timeout=8m"}
+		programs = append(programs, checkpoint)
+	}
 	if podman := podman(t, runtime); podman != nil {
 		programs = append(programs, *podman)
 	}
-	PrepareSystemd(t, programs).Run(t, "")
+	if os.Getenv("BERTH_SOAK") == "" {
+		PrepareSystemd(t, programs).Run(t, "")
+		return
+	}
+	for _, p := range programs { // each of them takes minutes
+		PrepareSystemd(t, []Program{p}).Run(t, "")
+	}
 }
 
 // podman is Debian's with our runtime, for a guest that systemd runs; nil where it is not installed.
