@@ -30,6 +30,8 @@ type Config struct {
 	IPTables, IPForward       bool
 	IPForwardNoDrop           bool
 	IPMasq, ICC               bool
+	CNIConfDir                string
+	CNIBinDirs                []string
 	PublishPolicy             string // open or respect-host-firewall
 	PublishIP                 string // where ports are published unless a container says otherwise
 	DNS, DNSSearch, DNSOption []string
@@ -149,6 +151,10 @@ func settings() []setting {
 			func(c *Config) any { return &c.ICC }},
 		{"publish-policy", "", "publish-policy", "POLICY", "Who reaches published ports: open, or respect-host-firewall", false,
 			func(c *Config) any { return &c.PublishPolicy }},
+		{"cni-conf-dir", "", "cni-conf-dir", "DIR", "CNI configurations for networks of the driver cni (default /etc/cni/net.d)", false,
+			func(c *Config) any { return &c.CNIConfDir }},
+		{"cni-bin-dir", "", "cni-bin-dir", "DIR", "Where the CNI plugins are (default /opt/cni/bin, /usr/lib/cni and /usr/libexec/cni)", false,
+			func(c *Config) any { return &c.CNIBinDirs }},
 		{"ip", "", "ip", "ADDRESS", "Host address to publish ports on", false,
 			func(c *Config) any { return &c.PublishIP }},
 		{"dns", "", "dns", "ADDRESS", "Name server of containers", false,

@@ -60,7 +60,7 @@ func (s *Server) info(c *call) error {
 	r := &system.Info{
 		ID: f.ID, Driver: shownDriver(storage.Driver), DriverStatus: storageStatus(storage),
 		Plugins: system.PluginsInfo{
-			Volume: []string{"local"}, Network: []string{"bridge", "host", "null"}, Log: []string{"json-file", "none"},
+			Volume: []string{"local"}, Network: []string{"bridge", "cni", "host", "ipvlan", "macvlan", "null"}, Log: []string{"json-file", "none"},
 		},
 		MemoryLimit: f.Controllers["memory"], SwapLimit: f.SwapLimit,
 		CPUCfsPeriod: f.Controllers["cpu"], CPUCfsQuota: f.Controllers["cpu"], CPUShares: f.Controllers["cpu"],

@@ -18,7 +18,8 @@ import (
 )
 
 // Attach gives a container a network namespace with all its interfaces, addresses and published ports. What it took it
-// gives back when it fails. It finishes in well under two milliseconds and cannot be cancelled.
+// gives back when it fails. It finishes in well under two milliseconds and cannot be cancelled, except for plugins of CNI
+// configurations, which take what they take.
 func (n *Networks) Attach(ctx context.Context, r AttachRequest) (*Attachment, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -51,7 +52,7 @@ func (n *Networks) Attach(ctx context.Context, r AttachRequest) (*Attachment, er
 	}()
 	if taken != nil {
 		a.ns = taken.ns
-	} else if err := a.furnish(); err != nil {
+	} else if err := a.furnish(ctx); err != nil {
 		return nil, err
 	}
 	if taken != nil && r.Trusted && n.guard != nil {
@@ -187,10 +188,10 @@ func (h *holding) gateways() (gw4, gw6 *endpoint) {
 		if e.network.rec.Internal {
 			continue
 		}
-		if e.state.IPv4.IsValid() && (gw4 == nil || e.state.GwPriority > gw4.state.GwPriority) {
+		if e.state.IPv4.IsValid() && e.leads(ip4) && (gw4 == nil || e.state.GwPriority > gw4.state.GwPriority) {
 			gw4 = e
 		}
-		if e.state.IPv6.IsValid() && (gw6 == nil || e.state.GwPriority > gw6.state.GwPriority) {
+		if e.state.IPv6.IsValid() && e.leads(ip6) && (gw6 == nil || e.state.GwPriority > gw6.state.GwPriority) {
 			gw6 = e
 		}
 	}
@@ -225,7 +226,7 @@ func (n *Networks) newEndpoint(er EndpointRequest, r AttachRequest, used map[str
 	if (er.IPv4.IsValid() || er.IPv6.IsValid()) && nw.rec.Name == defaultName {
 		return nil, failf(errdefs.ErrInvalidArgument, "user specified IP address is supported on user defined networks only")
 	}
-	if (er.IPv4.IsValid() || er.IPv6.IsValid()) && !nw.rec.Configured {
+	if (er.IPv4.IsValid() || er.IPv6.IsValid()) && !nw.rec.Configured && nw.rec.Driver != driverCNI {
 		return nil, failf(errdefs.ErrInvalidArgument,
 			"user specified IP address is supported only when connecting to networks with user configured subnets")
 	}
@@ -260,6 +261,9 @@ func cmpAddr(a, b netip.Addr) netip.Addr {
 }
 
 func (n *Networks) addressEndpoint(e *endpoint, er EndpointRequest) error {
+	if isCNI(e) {
+		return e.wish(er)
+	}
 	nw, owner := e.network, "container "+e.name
 	var err error
 	var s Subnet
@@ -304,7 +308,22 @@ func (n *Networks) freeAddresses(e *endpoint) {
 }
 
 // furnish makes the namespace and everything in it.
-func (a *attaching) furnish() error {
+func (a *attaching) furnish(ctx context.Context) error {
+	err := a.furnishOurs()
+	if err != nil || len(a.holding.byPlugins()) == 0 {
+		return err
+	}
+	a.n.mu.Lock()
+	err = a.holding.keepLAN(a.ns)
+	a.n.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return a.joinAll(ctx)
+}
+
+// furnishOurs leaves out what plugins make, and what can be done only after them.
+func (a *attaching) furnishOurs() error {
 	n := a.n
 	if s := n.bare.take(); s != nil {
 		a.ns = s.ns
@@ -338,7 +357,7 @@ func (a *attaching) furnishInside(rt *rtnl) error {
 	if err := a.plugAll(rt); err != nil {
 		return err
 	}
-	if !a.holding.needsNames() {
+	if !a.holding.needsNames() || len(a.holding.byPlugins()) > 0 {
 		return nil
 	}
 	var err error
@@ -367,6 +386,9 @@ const loopbackIndex = 1 // the first link of every namespace
 
 func (a *attaching) plugAll(inside *rtnl) error {
 	for _, e := range a.holding.endpoints {
+		if isCNI(e) {
+			continue
+		}
 		ports := len(a.r.Ports) > 0
 		if err := a.n.plug(e, a.ns, inside, e == a.gw4, e == a.gw6, ports); err != nil {
 			return err
@@ -518,7 +540,7 @@ func (n *Networks) applySysctls(ns *os.File, sysctls map[string]string) error {
 
 // publish reserves the ports and brings them into the rules.
 func (a *attaching) publish() error {
-	if len(a.r.Ports) == 0 {
+	if len(a.r.Ports) == 0 || isCNI(a.holding.outermost()) {
 		return a.n.ensureRules()
 	}
 	return a.n.publish(a.holding, a.r.Name, a.r.Ports, a.gw4, a.gw6)
@@ -571,6 +593,11 @@ func (n *Networks) publish(h *holding, name string, ports []PortRequest, gw4, gw
 
 // reservePort takes a port for the holding.
 func (n *Networks) reservePort(h *holding, w wantedPort, to4, to6 netip.Addr) error {
+	return n.reservePortFor(h, w, to4, to6, nil)
+}
+
+// reservePortFor takes one that the plugins of by, unless that is nil, publish.
+func (n *Networks) reservePortFor(h *holding, w wantedPort, to4, to6 netip.Addr, by *endpoint) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if h.gone {
@@ -585,7 +612,7 @@ func (n *Networks) reservePort(h *holding, w wantedPort, to4, to6 netip.Addr) er
 		if r.host.Addr().Is6() {
 			to = to6
 		}
-		n.hold(h, heldPort{reservation: r, to: netip.AddrPortFrom(to, w.container)})
+		n.hold(h, heldPort{reservation: r, to: netip.AddrPortFrom(to, w.container), by: by})
 	}
 	return nil
 }
@@ -699,7 +726,7 @@ func (a *attaching) result() *Attachment {
 func (h *holding) result() *Attachment {
 	at := &Attachment{}
 	for _, e := range h.endpoints {
-		at.Endpoints = append(at.Endpoints, e.state)
+		at.Endpoints, at.Search = append(at.Endpoints, e.state), append(at.Search, e.search...)
 	}
 	if h.resolver != nil {
 		at.Resolvers = []string{resolverAddr}
@@ -730,13 +757,13 @@ func (n *Networks) letGo(id string) error {
 	h.endpoints, h.ports, h.resolver, h.lan, h.peers = nil, nil, nil, nil, nil
 	n.tell(id)
 	n.mu.Unlock()
-	err := errors.Join(n.closePorts(id, had.ports, true), n.dropLAN(had))
+	err := errors.Join(n.dropPlugins(had), n.closePorts(id, had.ports, true), n.dropLAN(had))
 	had.resolver.close() // its sockets are the last that keep the namespace
 	err = errors.Join(err, n.letOut(had.endpoints), n.linkPeers(id, had, had.endpoints))
 	n.mu.Lock()
 	for _, e := range had.endpoints {
 		n.freeEndpoint(e)
-		if !isLAN(e.network.rec.Driver) && e.host != "" {
+		if !isLAN(e.network.rec.Driver) && !isCNI(e) && e.host != "" {
 			n.leaving = append(n.leaving, e.host)
 		}
 	}

@@ -27,8 +27,11 @@ func alias(id string) string { return "berth network " + id }
 // ensureBridge makes the network's bridge as its record says, or corrects the one that is there. A link that somebody
 // else made is refused, unless adopt says that it was named by the administrator: then it is taken as it is.
 func (n *Networks) ensureBridge(nw *network, adopt bool) error {
-	if isLAN(nw.rec.Driver) {
+	switch {
+	case isLAN(nw.rec.Driver):
 		return n.ensureParent(nw)
+	case nw.rec.Driver == driverCNI: // has what its plugins make, when they make it
+		return nil
 	}
 	l, err := n.handle.LinkByName(nw.rec.Link)
 	var notFound netlink.LinkNotFoundError

@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/containerd/errdefs"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -21,7 +22,8 @@ import (
 // The caller sees to it that no two changes of one container are under way. Detach may come at any time.
 
 // Connect gives a container that runs one more interface. The default routes and the published ports go to whichever
-// network has the highest priority then. What it made is gone when it fails. It cannot be cancelled.
+// network has the highest priority then. What it made is gone when it fails. It cannot be cancelled, but for plugins of CNI
+// configurations.
 func (n *Networks) Connect(ctx context.Context, r ConnectRequest) (*Attachment, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -34,7 +36,7 @@ func (n *Networks) Connect(ctx context.Context, r ConnectRequest) (*Attachment, 
 	if err != nil {
 		return nil, err
 	}
-	res, err := n.plugMore(r, h, e)
+	res, err := n.plugMore(ctx, r, h, e)
 	if err == nil {
 		if err = n.limit(e); err == nil {
 			err = n.addTo(h, e, res, r.NetNS)
@@ -50,7 +52,7 @@ func (n *Networks) Connect(ctx context.Context, r ConnectRequest) (*Attachment, 
 		}
 		n.takeFrom(h, e)
 	}
-	err = errors.Join(err, n.unplug(e, r.NetNS))
+	err = errors.Join(err, n.unplug(e, r.NetNS), n.closePorts(r.ContainerID, n.portsBy(h, e), false))
 	n.mu.Lock()
 	n.freeEndpoint(e)
 	if len(h.endpoints) == 0 && n.held[r.ContainerID] == h && h.resolver == nil {
@@ -121,7 +123,10 @@ func (h *holding) on(networkID string) *endpoint {
 }
 
 // plugMore makes the interface, and the name server where the container needs one now.
-func (n *Networks) plugMore(r ConnectRequest, h *holding, e *endpoint) (res *resolver, err error) {
+func (n *Networks) plugMore(ctx context.Context, r ConnectRequest, h *holding, e *endpoint) (res *resolver, err error) {
+	if isCNI(e) {
+		return n.joinMore(ctx, r, h, e)
+	}
 	n.mu.Lock()
 	hairpin, needs := len(h.ports) > 0, (e.network.named() || e.egress != nil) && h.resolver == nil
 	n.mu.Unlock()
@@ -198,7 +203,10 @@ func errNotRunning(endpoints []*endpoint) error {
 
 // unplug deletes the endpoint's links. Where somebody did so already there is nothing to do.
 func (n *Networks) unplug(e *endpoint, ns *os.File) error {
-	if isLAN(e.network.rec.Driver) {
+	switch {
+	case isCNI(e):
+		return n.part(e, ns)
+	case isLAN(e.network.rec.Driver):
 		return n.unplugLAN(e, ns)
 	}
 	var r requests
@@ -232,7 +240,8 @@ func (n *Networks) Disconnect(ctx context.Context, r DisconnectRequest) (*Attach
 	n.tell(r.ContainerID) // nobody shall be told an address that is going away
 	n.mu.Unlock()
 	err := n.unplug(e, r.NetNS)
-	err = errors.Join(err, n.letOut([]*endpoint{e}), n.linkPeers(r.ContainerID, h, []*endpoint{e}))
+	err = errors.Join(err, n.closePorts(r.ContainerID, n.portsBy(h, e), false), n.letOut([]*endpoint{e}),
+		n.linkPeers(r.ContainerID, h, []*endpoint{e}))
 	n.mu.Lock()
 	n.freeEndpoint(e)
 	n.mu.Unlock()
@@ -329,12 +338,30 @@ func (n *Networks) setRoutes(ns *os.File, gw4, gw6 *endpoint) error {
 			}
 			var r requests
 			r.defaultRoute(index, to.e.gateway(to.f))
-			if err := rt.send(&r); err != nil {
+			err = rt.send(&r)
+			if errors.Is(err, unix.EEXIST) { // it is there, behind one that plugins put first
+				err = dropOtherDefaults(to.f, index)
+			}
+			if err != nil {
 				return fmt.Errorf("set the default route through network %q: %w", to.e.network.rec.Name, err)
 			}
 		}
 		return nil
 	})
+}
+
+// dropOtherDefaults deletes the default routes through other links than one. It runs inside.
+func dropOtherDefaults(f family, index int) error {
+	rs, err := whole(func() ([]netlink.Route, error) { return netlink.RouteList(nil, int(f)) })
+	if err != nil {
+		return fmt.Errorf("list the container's routes: %w", err)
+	}
+	for _, r := range rs {
+		if (r.Dst == nil || isZero(r.Dst.Mask)) && r.LinkIndex != index && r.Priority == 0 {
+			err = errors.Join(err, netlink.RouteDel(&r))
+		}
+	}
+	return err
 }
 
 // movePorts points the holding's ports at the endpoints, and takes those out that have nowhere to go.
@@ -343,6 +370,10 @@ func (n *Networks) movePorts(h *holding, gw4, gw6 *endpoint) (closed []heldPort,
 	defer n.mu.Unlock()
 	var kept []heldPort
 	for _, p := range h.ports {
+		if p.by != nil {
+			kept = append(kept, p)
+			continue
+		}
 		var to netip.Addr
 		f, gw := ip4, gw4
 		if p.to.Addr().Is6() {

@@ -34,6 +34,12 @@
 // connected to; lan.go says how. The host's rules have no part in it, and ports are not published. Here Detach does delete
 // the links, from inside the namespace, which it keeps for that: as long as one lingers nobody else can have its address.
 //
+// # CNI configurations
+//
+// On a network of the driver cni the plugins of a configuration of the host's make the interface and say which address it has;
+// cni.go says how that is checked, and package cni how they are run. Namespace, names and the reservation of host ports are
+// ours; our rules have no part in it.
+//
 // # Addresses
 //
 // Addresses go round the subnet, so that one just freed rests. Who has which is not saved: the engine's records say so,

@@ -89,6 +89,9 @@ func (s sysctl) apply(link string) error {
 // held.
 func (e *endpoint) chooseMAC(want string) error {
 	nw := e.network
+	if nw.rec.Driver == driverCNI {
+		return e.chooseMACByPlugins(want)
+	}
 	if nw.rec.Driver == driverIpvlan || nw.rec.Driver == driverMacvlan && nw.lan.mode == macvlanPassthru {
 		if want != "" {
 			return failf(errdefs.ErrInvalidArgument, "a MAC address cannot be chosen on network %q: its containers have that of the link %q",
@@ -112,19 +115,40 @@ func (e *endpoint) chooseMAC(want string) error {
 		e.state.MAC = mac.String()
 		return nil
 	}
+	mac, err := e.freeMAC(want)
+	if err != nil {
+		return err
+	}
+	e.state.MAC = mac.String()
+	return nil
+}
+
+// freeMAC reads a hardware address that nobody on the network has. Called with mu held.
+func (e *endpoint) freeMAC(want string) (net.HardwareAddr, error) {
 	mac, err := net.ParseMAC(want)
 	if err == nil && (len(mac) != 6 || mac[0]&1 != 0 || mac.String() == "00:00:00:00:00:00") {
 		err = errors.New("it is not the hardware address of one Ethernet interface")
 	}
 	if err != nil {
-		return failf(errdefs.ErrInvalidArgument, "invalid MAC address %q: %w", want, err)
+		return nil, failf(errdefs.ErrInvalidArgument, "invalid MAC address %q: %w", want, err)
 	}
 	if other := e.network.macs[mac.String()]; other != nil {
-		return failf(errdefs.ErrConflict, "MAC address %s is already in use on network %q by container %q", mac,
+		return nil, failf(errdefs.ErrConflict, "MAC address %s is already in use on network %q by container %q", mac,
 			e.network.rec.Name, other.name)
 	}
-	e.state.MAC = mac.String()
-	return nil
+	return mac, nil
+}
+
+// chooseMACByPlugins leaves it to them, unless one was asked for. Called with mu held.
+func (e *endpoint) chooseMACByPlugins(want string) error {
+	if want == "" {
+		return nil
+	}
+	mac, err := e.freeMAC(want)
+	if err == nil {
+		e.state.MAC = mac.String()
+	}
+	return err
 }
 
 // bridged is the endpoint if the host has a say in what reaches it, and nil otherwise.

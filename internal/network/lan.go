@@ -37,7 +37,7 @@ type lanOptions struct {
 }
 
 // joins reports whether containers can be connected to networks of a driver.
-func joins(driver string) bool { return driver == driverBridge || isLAN(driver) }
+func joins(driver string) bool { return driver == driverBridge || driver == driverCNI || isLAN(driver) }
 
 func isLAN(driver string) bool { return driver == driverMacvlan || driver == driverIpvlan }
 
@@ -268,7 +268,15 @@ func (n *Networks) unplugLAN(e *endpoint, ns *os.File) error {
 // later, with the namespace: until they have gone, nobody else can have the container's hardware address. Called with mu
 // held.
 func (h *holding) keepLAN(ns *os.File) error {
-	if h.lan != nil || !slices.ContainsFunc(h.endpoints, func(e *endpoint) bool { return isLAN(e.network.rec.Driver) }) {
+	if h.lan != nil || !slices.ContainsFunc(h.endpoints, func(e *endpoint) bool { return isLAN(e.network.rec.Driver) || isCNI(e) }) {
+		return nil
+	}
+	return h.keepNetNS(ns)
+}
+
+// keepNetNS is keepLAN in any case. Called with mu held.
+func (h *holding) keepNetNS(ns *os.File) error {
+	if h.lan != nil {
 		return nil
 	}
 	fd, err := unix.FcntlInt(ns.Fd(), unix.F_DUPFD_CLOEXEC, 0)

@@ -136,10 +136,14 @@ func (n *Networks) Create(ctx context.Context, r CreateRequest) (CreateResult, e
 	if err := n.ensureBridge(nw, false); err != nil {
 		return CreateResult{}, err
 	}
-	if isLAN(rec.Driver) {
-		if err := n.tryLAN(nw); err != nil {
-			return CreateResult{}, err
-		}
+	switch {
+	case isLAN(rec.Driver):
+		err = n.tryLAN(nw)
+	case rec.Driver == driverCNI:
+		err = n.tryCNI(ctx, nw)
+	}
+	if err != nil {
+		return CreateResult{}, err
 	}
 	defer undo(func() error { return n.removeRecord(rec.ID) })
 	if err := n.save(&nw.rec); err != nil {
@@ -186,12 +190,12 @@ func (n *Networks) newRecord(r CreateRequest) (record, error) {
 	switch r.Driver {
 	case "", "default":
 		r.Driver = driverBridge
-	case driverBridge, driverMacvlan, driverIpvlan:
+	case driverBridge, driverMacvlan, driverIpvlan, driverCNI:
 	case driverHost, driverNull:
 		return record{}, failf(errdefs.ErrPermissionDenied, "only one instance of %q network is allowed", r.Driver)
 	default:
 		return record{}, failf(errdefs.ErrNotFound, "plugin %q not found: Berth's networks have the drivers "+
-			"\"bridge\", \"macvlan\" and \"ipvlan\"", r.Driver)
+			"\"bridge\", \"macvlan\", \"ipvlan\" and \"cni\"", r.Driver)
 	}
 	switch r.IPAMDriver {
 	case "", "default":
@@ -234,9 +238,14 @@ func (n *Networks) newRecord(r CreateRequest) (record, error) {
 	var o bridgeOptions
 	var lan lanOptions
 	var err error
-	if isLAN(r.Driver) {
+	switch {
+	case r.Driver == driverCNI:
+		if err = checkCNI(r); err == nil {
+			_, err = parseCNIOptions(r.Name, r.Options)
+		}
+	case isLAN(r.Driver):
 		lan, err = parseLANOptions(r.Driver, r.Options)
-	} else {
+	default:
 		o, err = parseBridgeOptions(r.Options)
 	}
 	if err == nil && o.egress != nil && n.exits == nil {
@@ -264,6 +273,8 @@ func (n *Networks) newRecord(r CreateRequest) (record, error) {
 		Attachable: r.Attachable, IPv4: r.IPv4 == nil || *r.IPv4, IPAMOptions: r.IPAMOptions, Options: r.Options,
 		Labels: r.Labels, Link: o.link, Configured: len(r.Subnets) > 0, IPAMDriver: r.IPAMDriver, ConfigFrom: r.ConfigFrom}
 	switch {
+	case r.Driver == driverCNI:
+		return rec, nil
 	case isLAN(r.Driver) && lan.parent == "":
 		rec.Link, rec.Internal = "dm-"+id[:12], true // nothing leads out
 	case isLAN(r.Driver):

@@ -201,7 +201,9 @@ func (e *endpoint) called() []string {
 // enlist and delist keep who is on a network. Called with mu held.
 func (nw *network) enlist(e *endpoint) {
 	nw.endpoints[e] = struct{}{}
-	nw.macs[e.state.MAC] = e
+	if e.state.MAC != "" {
+		nw.macs[e.state.MAC] = e
+	}
 }
 
 func (nw *network) delist(e *endpoint) {
@@ -233,6 +235,13 @@ func (h *holding) places() []dns.Place {
 			Links: e.state.Links}
 		for _, s := range nw.rec.Subnets {
 			p.Subnets = append(p.Subnets, s.Prefix)
+		}
+		if isCNI(e) {
+			for _, a := range []netip.Prefix{e.state.IPv4, e.state.IPv6} {
+				if a.IsValid() {
+					p.Subnets = append(p.Subnets, a.Masked())
+				}
+			}
 		}
 		if p.Named {
 			p.Called = e.called()

@@ -19,6 +19,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/berth-engine/berth/internal/cni"
 	"github.com/berth-engine/berth/internal/dns"
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
@@ -40,6 +41,8 @@ type Networks struct {
 	warm    *pool // namespaces on the default network
 	bare    *pool // namespaces with a loopback only
 	table   dns.Table
+	plugins *cni.Host     // those of CNI configurations
+	swept   chan struct{} // closed when plugins have cleaned up after containers that are gone
 	keeper  *keeper
 	gate    gate
 	// noTables is why the kernel takes no nftables rules; nil where it does.
@@ -72,7 +75,8 @@ type Networks struct {
 type network struct {
 	rec     record
 	options bridgeOptions
-	lan     lanOptions       // of macvlan and ipvlan
+	lan     lanOptions // of macvlan and ipvlan
+	cni     cniOptions
 	mac     net.HardwareAddr // of the parent, where containers have the same
 	index   int              // of the bridge or parent
 	foreign bool             // the bridge is the administrator's
@@ -98,9 +102,12 @@ type endpoint struct {
 	host      string // the link on our side
 	sysctls   []sysctl
 	rates     rates
-	egress    *egress // where the container may go by it; nil is everywhere
-	leaving   bool    // it has no policy any more, and soon no address
-	trusted   bool    // may speak for others
+	egress    *egress      // where the container may go by it; nil is everywhere
+	leaving   bool         // it has no policy any more, and soon no address
+	servers   []netip.Addr // that its plugins named
+	search    []string
+	mtu       int  // of what plugins made; 0: unknown
+	trusted   bool // may speak for others
 }
 
 // identify gives the endpoint an ID, and from it its link on our side a name: by that a daemon knows the links of its
@@ -116,15 +123,17 @@ func hostLink(endpointID string) string { return "veth" + endpointID[:min(7, len
 type holding struct {
 	endpoints []*endpoint
 	ports     []heldPort
-	resolver  *resolver // nil without a network of the users'
-	lan       *os.File  // the namespace, where Detach has links to delete in it
-	gone      bool      // it has been let go of
-	peers     []Peer    // that it has links to
+	resolver  *resolver    // nil without a network of the users'
+	lan       *os.File     // the namespace, where Detach has links to delete in it, or plugins have
+	byPlugin  []pluginPort // for Retain
+	gone      bool         // it has been let go of
+	peers     []Peer       // that it has links to
 }
 
 type heldPort struct {
 	*reservation
 	to netip.AddrPort
+	by *endpoint // whose plugins publish it; nil: our rules do
 }
 
 // Open reads the networks, makes their bridges again where they are gone, and turns forwarding on. No container can be
@@ -154,6 +163,9 @@ func Open(ctx context.Context, o Options) (*Networks, error) {
 	}
 	if n.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 		return nil, fmt.Errorf("open an rtnetlink socket: %w", err)
+	}
+	if err := n.openCNI(); err != nil {
+		return nil, err
 	}
 	n.noTables = probeNFTables()
 	if o.IPTables {
@@ -247,6 +259,12 @@ func find(records []*record, name string) *record {
 }
 
 func (n *Networks) newNetwork(rec record) (*network, error) {
+	if rec.Driver == driverCNI {
+		o, err := parseCNIOptions(rec.Name, rec.Options)
+		nw := plainNetwork(rec)
+		nw.cni, nw.options.prefix = o, "eth"
+		return nw, err
+	}
 	if isLAN(rec.Driver) {
 		o, err := parseLANOptions(rec.Driver, rec.Options)
 		nw := plainNetwork(rec)
@@ -541,6 +559,9 @@ func (n *Networks) policy() policy {
 func (h *holding) policyPorts() []policyPort {
 	ports := make([]policyPort, 0, len(h.ports))
 	for _, p := range h.ports {
+		if p.by != nil {
+			continue
+		}
 		ports = append(ports, policyPort{host: p.host, proto: p.proto, to: p.to, direct: h.direct(p)})
 	}
 	return ports

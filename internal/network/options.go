@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -43,6 +44,12 @@ type Options struct {
 
 	// RespectFirewall lets whoever rules the host's input decide who reaches published ports; without it all do.
 	RespectFirewall bool
+
+	// CNIConfDir and CNIBinDirs have the CNI configurations and their plugins; nothing is where they usually are. CNITimeout is
+	// how long plugins may take; 0 is half a minute.
+	CNIConfDir string
+	CNIBinDirs []string
+	CNITimeout time.Duration
 
 	// HostIP is where ports are published that name no address; the zero value is every address.
 	HostIP netip.Addr

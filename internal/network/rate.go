@@ -48,6 +48,10 @@ func (n *Networks) shape(e *endpoint, r rates, was bool) error {
 	if r == (rates{}) && !was {
 		return nil
 	}
+	if isCNI(e) {
+		return failf(errdefs.ErrInvalidArgument, "the options %q and %q are not for network %q: a CNI configuration has the plugin bandwidth for that",
+			optionReceive, optionSend, e.network.rec.Name)
+	}
 	if r.receive > 0 && isLAN(e.network.rec.Driver) {
 		return failf(errdefs.ErrInvalidArgument, "option %q is not for network %q: what the driver %s delivers passes no link of the host's own",
 			optionReceive, e.network.rec.Name, e.network.rec.Driver)
@@ -164,6 +168,11 @@ func (n *Networks) Publish(ctx context.Context, r PublishRequest) (*Attachment, 
 	var kept, closed []heldPort
 	for _, p := range h.ports {
 		if slices.ContainsFunc(r.Remove, func(q PortRequest) bool { return q.means(p) }) {
+			if p.by != nil {
+				n.mu.Unlock()
+				return nil, failf(errdefs.ErrFailedPrecondition, "port %s is published by the plugins of network %q, who do so as long as the container "+
+					"is connected to it", p.host, p.by.network.rec.Name)
+			}
 			closed = append(closed, p)
 		} else {
 			kept = append(kept, p)

@@ -136,6 +136,10 @@ func readRecord(path, id string) (*record, error) {
 	if !joins(r.Driver) {
 		return r, nil
 	}
+	if r.Driver == driverCNI {
+		_, err = parseCNIOptions(r.Name, r.Options)
+		return r, err
+	}
 	if err := checkLinkName(r.Link); err != nil {
 		return nil, err
 	}

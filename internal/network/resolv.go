@@ -103,8 +103,11 @@ func renderResolvConf(host, chosen ResolvConf, at *Attachment) []byte {
 			c.Nameservers = only4
 		}
 	}
-	if len(chosen.Search) > 0 {
+	switch {
+	case len(chosen.Search) > 0:
 		c.Search = chosen.Search
+	case at != nil && len(at.Search) > 0:
+		c.Search = at.Search
 	}
 	c.Search = slices.DeleteFunc(slices.Clone(c.Search), func(s string) bool { return s == "." })
 	if len(chosen.Options) > 0 {

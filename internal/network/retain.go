@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/berth-engine/berth/internal/cni"
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -20,8 +21,9 @@ import (
 // network is gone is reported and left as it is.
 func (n *Networks) Retain(ctx context.Context, live []Live) error {
 	kept := n.keeper.adopt()
+	known := n.knownToPlugins()
 	for _, l := range live {
-		if err := errors.Join(n.retain(l, kept[l.ContainerID]), n.retainNames(l, kept[l.ContainerID])); err != nil {
+		if err := errors.Join(n.retain(l, kept[l.ContainerID], known), n.retainNames(l, kept[l.ContainerID])); err != nil {
 			n.warn("container %q: %s", l.Name, err)
 		}
 		n.retainGuard(l)
@@ -42,6 +44,7 @@ func (n *Networks) Retain(ctx context.Context, live []Live) error {
 		n.keep(l.ContainerID)
 	}
 	n.sweepLinks()
+	n.sweepPlugins(known)
 	if n.exits != nil {
 		n.exits.adopt()
 	}
@@ -97,7 +100,7 @@ func (n *Networks) retainGuard(l Live) {
 	}
 }
 
-func (n *Networks) retain(l Live, kept map[string]int) error {
+func (n *Networks) retain(l Live, kept map[string]int, known map[string]cni.Known) error {
 	endpoints := l.Endpoints
 	if len(endpoints) == 0 && l.Pid > 0 {
 		var err error
@@ -125,7 +128,10 @@ func (n *Networks) retain(l Live, kept map[string]int) error {
 			errs = append(errs, fmt.Errorf("its egress policy: %w", err))
 			e.egress = &egress{text: s.Egress}
 		}
-		if isLAN(nw.rec.Driver) {
+		if isCNI(e) {
+			e.host = ""
+			n.retainPlugins(h, e, known[s.EndpointID])
+		} else if isLAN(nw.rec.Driver) {
 			e.host = ""
 		} else if on, there := n.found[e.host]; there && on == nil { // the bridge was gone and is made anew
 			if err := n.putOn(e.host, nw); err != nil {
@@ -137,7 +143,7 @@ func (n *Networks) retain(l Live, kept map[string]int) error {
 		}
 		delete(n.found, e.host)
 		for _, p := range []netip.Prefix{s.IPv4, s.IPv6} {
-			if !p.IsValid() {
+			if !p.IsValid() || isCNI(e) {
 				continue
 			}
 			if _, _, err := nw.addrs.take(p.Addr().Is6(), p.Addr(), "container "+l.Name); err != nil {
@@ -251,7 +257,7 @@ func (n *Networks) retainNames(l Live, kept map[string]int) error {
 	if okUDP && okTCP {
 		pc, l4, err := socketsOf(udp, tcp)
 		if err == nil {
-			r, err := n.serveNames(pc, l4, ns, l.ContainerID, l.DNS)
+			r, err := n.serveNames(pc, l4, ns, l.ContainerID, h.servers(l.DNS))
 			if err == nil {
 				for _, name := range []string{keptNamesUDP, keptNamesTCP, keptNetNS} {
 					if fd, ok := kept[name]; ok {
@@ -267,7 +273,7 @@ func (n *Networks) retainNames(l Live, kept map[string]int) error {
 		}
 	}
 	return n.inNetNS(ns, func() (err error) {
-		h.resolver, err = n.startResolver(ns, l.ContainerID, l.DNS, false)
+		h.resolver, err = n.startResolver(ns, l.ContainerID, h.servers(l.DNS), false)
 		return err
 	})
 }
@@ -286,6 +292,13 @@ func (n *Networks) retainPort(h *holding, p PublishedPort, to4, to6 netip.Addr, 
 	if p.HostIP.Is6() {
 		to = to6
 	}
+	by := h.publisher(p)
+	if by != nil {
+		to = by.state.IPv4.Addr()
+		if p.HostIP.Is6() || !to.IsValid() {
+			to = by.state.IPv6.Addr()
+		}
+	}
 	if proto != 0 && host.Addr().IsUnspecified() && host.Port() == 0 && to.IsValid() { // on a routed network
 		n.hold(h, heldPort{reservation: &reservation{proto: proto, host: host, fd: -1}, to: netip.AddrPortFrom(to, p.Container)})
 		return nil
@@ -295,7 +308,7 @@ func (n *Networks) retainPort(h *holding, p PublishedPort, to4, to6 netip.Addr, 
 	}
 	if fd, ok := kept[keptPort(proto, host)]; ok {
 		delete(kept, keptPort(proto, host))
-		n.hold(h, heldPort{reservation: &reservation{proto: proto, host: host, fd: fd}, to: netip.AddrPortFrom(to, p.Container)})
+		n.hold(h, heldPort{reservation: &reservation{proto: proto, host: host, fd: fd}, to: netip.AddrPortFrom(to, p.Container), by: by})
 		return nil
 	}
 	r, err := bind(proto, host)
@@ -303,7 +316,7 @@ func (n *Networks) retainPort(h *holding, p PublishedPort, to4, to6 netip.Addr, 
 		r = &reservation{proto: proto, host: host, fd: -1}
 		err = fmt.Errorf("its published port: %w", bindError(proto, host, err))
 	}
-	n.hold(h, heldPort{reservation: r, to: netip.AddrPortFrom(to, p.Container)})
+	n.hold(h, heldPort{reservation: r, to: netip.AddrPortFrom(to, p.Container), by: by})
 	return err
 }
 

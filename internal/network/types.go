@@ -120,6 +120,8 @@ type Attachment struct {
 	Ports     []PublishedPort
 	// Resolvers stand in for the host's name servers; none means that those are used.
 	Resolvers []string
+	// Search are domains that the networks name.
+	Search []string
 }
 
 // EndpointState is one interface of a container. Its owner saves it and gives it back to Retain.
