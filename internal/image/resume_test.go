@@ -267,6 +267,61 @@ func TestContinuedLayersAreVerified(t *testing.T) {
 	}
 }
 
+// What is there of a layer is unpacked, and what arrives of it too, before the rest of it is there.
+func TestResumedLayersAreUnpackedAsTheyArrive(t *testing.T) {
+	for _, busy := range []int32{0, 1 << 20} { // decompressed apart from the making of files, and together with it
+		big := noise(6 << 20)
+		b := build(t, ocispec.Image{}, rootTar(t, "small", "small"), rootTar(t, "first", "1", "big", string(big[:3<<20]), "second", "2",
+			"more", string(big[3<<20:])))
+		s := &slowRegistry{fakeRegistry: serve(t, b), half: make(chan struct{}), sent: map[digest.Digest]int{}}
+		for d, data := range b.blobs {
+			if len(data) > 1<<20 {
+				s.big = d
+			}
+		}
+		s.fault = s.serve
+		im := open(t)
+		im.extracting.Store(busy)
+		if err := s.begin(t, im)(); !isCancel(err) {
+			t.Fatal(err)
+		}
+		unpacked := func(name string) bool {
+			list, err := filepath.Glob(filepath.Join(im.store.Root(), "snapshots/snapshots/*/fs", name))
+			must(t, err)
+			return len(list) == 1
+		}
+		must(t, im.store.GC(t.Context()))
+		eventually(t, "what the first try had unpacked is gone", func() bool { return !unpacked("first") })
+		goOn := make(chan struct{})
+		end := sync.OnceFunc(func() { close(goOn) })
+		t.Cleanup(end)
+		s.answer = func(w http.ResponseWriter, r *http.Request, data []byte) bool {
+			var from int
+			if _, err := fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &from); err != nil {
+				return false
+			}
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, len(data)-1, len(data)))
+			w.Header().Set("Content-Length", fmt.Sprint(len(data)-from))
+			w.WriteHeader(http.StatusPartialContent)
+			most := len(data) * 3 / 4
+			_, _ = w.Write(data[from:most])
+			w.(http.Flusher).Flush()
+			<-goOn
+			_, _ = w.Write(data[most:])
+			return true
+		}
+		done := make(chan error, 1)
+		go func() {
+			_, err := im.Pull(t.Context(), s.addr+"/x:1", PullOptions{})
+			done <- err
+		}()
+		eventually(t, "what was there is unpacked", func() bool { return unpacked("first") })
+		eventually(t, "what has come since is unpacked", func() bool { return unpacked("second") && unpacked("more") })
+		end()
+		must(t, <-done)
+	}
+}
+
 func TestTwoPullsShareOneDownload(t *testing.T) {
 	s, im := serveSlowly(t), open(t)
 	cancel := s.begin(t, im)

@@ -165,7 +165,7 @@ func (u *unpacking) move(ctx context.Context, i int, st *store.Staged) error {
 	if err != nil {
 		return err
 	}
-	w, err := u.im.store.Content().Writer(ctx, content.WithRef("layer-"+desc.Digest.String()),
+	w, err := u.im.store.Content().Writer(ctx, content.WithRef(layerRef(desc)),
 		content.WithDescriptor(ocispec.Descriptor{Digest: desc.Digest, Size: desc.Size}))
 	if errdefs.IsAlreadyExists(err) {
 		unlock()
@@ -175,49 +175,112 @@ func (u *unpacking) move(ctx context.Context, i int, st *store.Staged) error {
 		unlock()
 		return fmt.Errorf("layer %s: %w", desc.Digest, err)
 	}
-	together, err := u.receive(ctx, w, i, st)
+	err = u.receive(ctx, w, i, st)
 	err = errors.Join(err, w.Close())
 	unlock()
 	if err != nil {
 		return layerError(desc, err)
 	}
-	if together {
-		return nil
+	if st == nil {
+		u.say.say(id, "Download complete")
 	}
-	u.say.say(id, "Download complete")
-	return u.moveLocal(ctx, i, st)
+	return nil
 }
 
-// receive downloads what is missing of a blob. One that begins is unpacked into st on the way, if that is not nil. If
-// one that was continued comes out wrong, the part that was there is to blame, and it begins once more.
-func (u *unpacking) receive(ctx context.Context, w content.Writer, i int, st *store.Staged) (together bool, err error) {
+// receive downloads what is missing of a blob, and unpacks it into st on the way, if that is not nil. If one that was
+// continued comes out wrong, the part that was there is to blame, and it begins once more.
+func (u *unpacking) receive(ctx context.Context, w content.Writer, i int, st *store.Staged) error {
 	desc, id := u.layers[i], short(u.layers[i].Digest)
 	status, err := w.Status()
 	if err != nil {
-		return false, err
+		return err
 	}
-	offset := status.Offset
-	if offset > 0 && offset <= desc.Size {
+	if offset := status.Offset; offset > 0 && offset <= desc.Size {
 		u.say.say(id, fmt.Sprintf("Resuming at %d of %d bytes", offset, desc.Size))
-		err := u.download(ctx, w, offset, desc, nil)
+		err := u.resume(ctx, w, offset, i, st)
 		var other *otherError
 		if !errors.As(err, &other) {
-			return false, err
+			return err
+		}
+		if st != nil {
+			if err := st.Restart(ctx); err != nil {
+				return err
+			}
 		}
 	}
 	if err := w.Truncate(0); err != nil {
-		return false, err
+		return err
 	}
 	if st == nil {
-		return false, u.download(ctx, w, 0, desc, nil)
+		return u.download(ctx, w, 0, desc, nil, nil)
 	}
 	x := u.im.startExtraction(ctx, st, i == 0)
-	if err = u.download(ctx, w, 0, desc, x); err == nil {
+	if err = u.download(ctx, w, 0, desc, x, nil); err == nil {
 		u.say.say(id, "Download complete")
 		u.say.say(id, "Extracting")
 	}
-	return true, x.wait(err, u.diffs[i])
+	return x.wait(err, u.diffs[i])
 }
+
+// resume downloads what is behind offset, while what is there already is unpacked from the disk, and the rest as it
+// arrives. The download does not wait for the unpacking, and what is wrong with the blob comes before what is wrong in it.
+func (u *unpacking) resume(ctx context.Context, w content.Writer, offset int64, i int, st *store.Staged) error {
+	desc, id := u.layers[i], short(u.layers[i].Digest)
+	if st == nil {
+		return u.download(ctx, w, offset, desc, nil, nil)
+	}
+	part, err := u.im.store.Part(layerRef(desc))
+	if err != nil {
+		return err
+	}
+	defer part.Close()
+	x := u.im.startExtraction(ctx, st, i == 0)
+	written := make(chan int64, 1) // how much there is now; the last one counts
+	written <- offset
+	followed := make(chan error, 1)
+	go func() { followed <- follow(part, x, written) }()
+	err = u.download(ctx, w, offset, desc, nil, func(n int64) {
+		select {
+		case <-written:
+		default:
+		}
+		written <- n
+	})
+	close(written)
+	if err == nil {
+		u.say.say(id, "Download complete")
+		u.say.say(id, "Extracting")
+	} else {
+		x.in.abandon(errAbandoned) // what is there is unpacked for nothing
+	}
+	if ferr := <-followed; err == nil {
+		err = ferr
+	}
+	return x.wait(err, u.diffs[i])
+}
+
+// follow feeds x with a file that others write, as far as they say that there is something. It ends with them, or when x
+// does not want more.
+func follow(f io.ReaderAt, x *extraction, written <-chan int64) error {
+	var at int64
+	for limit := range written {
+		for at < limit {
+			b, err := x.in.next()
+			if err != nil {
+				return err
+			}
+			n, err := f.ReadAt(b[:min(int64(len(b)), limit-at)], at)
+			x.in.put(b[:n])
+			at += int64(n)
+			if err != nil && (err != io.EOF || n == 0) {
+				return fmt.Errorf("read what is there of the layer: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+func layerRef(desc ocispec.Descriptor) string { return "layer-" + desc.Digest.String() }
 
 // moveLocal unpacks a blob that is in the store.
 func (u *unpacking) moveLocal(ctx context.Context, i int, st *store.Staged) error {
@@ -250,9 +313,10 @@ type otherError struct{ error }
 
 func (e *otherError) Unwrap() error { return e.error }
 
-// download reads what is missing of a blob and commits it. What it reads goes to x too, if that is not nil.
+// download reads what is missing of a blob and commits it. What it reads goes to x too, if that is not nil, and how many
+// bytes of the blob are written then to grown, if that is not nil.
 func (u *unpacking) download(ctx context.Context, w content.Writer, offset int64, desc ocispec.Descriptor,
-	x *extraction) (err error) {
+	x *extraction, grown func(int64)) (err error) {
 	rc, err := u.fetch(ctx, desc)
 	if err != nil {
 		return err
@@ -271,6 +335,9 @@ func (u *unpacking) download(ctx context.Context, w content.Writer, offset int64
 	// One byte more than announced is read, to notice that there are more.
 	n, err := feed(io.LimitReader(rc, desc.Size-offset+1), w, x, func(n int64) {
 		u.say.bytes(id, "Downloading", offset+n, desc.Size)
+		if grown != nil {
+			grown(offset + n)
+		}
 	})
 	if offset > 0 && errdefs.IsInvalidArgument(err) {
 		return &otherError{err}

@@ -96,6 +96,18 @@ func (st *Staged) Commit(ctx context.Context, chain, parent digest.Digest) (err 
 	return st.a.close()
 }
 
+// Restart drops what is unpacked and begins anew. After an error, Abort is all that is left.
+func (st *Staged) Restart(ctx context.Context) error {
+	st.Abort(ctx)
+	st.a = nil
+	next, err := st.s.Stage(ctx)
+	if err != nil {
+		return err
+	}
+	st.key, st.a = next.key, next.a
+	return nil
+}
+
 // Abort drops the layer. Its space is freed by the next GC.
 func (st *Staged) Abort(ctx context.Context) {
 	if st.a != nil {
