@@ -11,6 +11,8 @@
 //	POST      /berth/images/collect                   → Collection
 //	POST      /berth/images/{name}/pin, …/unpin       → Pinned
 //	GET /berth/images/{name}/explore?layer=2&path=/etc&platform=linux/arm64    → Exploration
+//	GET       /berth/manifests/{name}?content=1&insecure=1   → Manifests
+//	POST      /berth/manifests/{name}?insecure=1       ← ManifestList, → PushedList
 //	GET, POST, DELETE /berth/registry                  ← RegistrySettings (POST), → Registry
 //	GET /berth/layers                                  → []SharedLayer, those that several images have
 //
@@ -20,6 +22,8 @@ package berthapi
 import (
 	"net/netip"
 	"time"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // Prefix begins every path that Docker does not have.
@@ -253,6 +257,38 @@ type SharedLayer struct {
 	Chain  string   // of the layer and those below it
 	Size   int64    // bytes on the disk
 	Images []string // IDs
+}
+
+// ManifestsPath is where the manifests at a registry are read (GET) and a manifest list is pushed (POST). Docker's header
+// X-Registry-Auth has the credentials for the registry of the name, and X-Registry-Config those for others. The query parameter
+// "insecure" asks it without verified TLS; "content" reads the manifests that a list names, too.
+func ManifestsPath(name string) string { return Prefix + "/manifests/" + name }
+
+// Manifests are what a name leads to at its registry.
+type Manifests struct {
+	MediaType string
+	List      bool
+	Manifests []Manifest // of a list those it names; else the one
+}
+
+// Manifest is a manifest at a registry.
+type Manifest struct {
+	Ref        string             // how to ask for it
+	Descriptor ocispec.Descriptor // with its platform, if it is known
+	Raw        []byte             `json:",omitempty"`
+}
+
+// ManifestList is an index to be pushed, and where to find the manifests it names.
+type ManifestList struct {
+	MediaType string
+	Raw       []byte
+	Sources   []Manifest // Raw is not needed
+}
+
+// PushedList is what was pushed.
+type PushedList struct {
+	Digest string   // of the list
+	Copied []string // digests of the manifests that were brought into the repository
 }
 
 // RegistryPath is where the daemon's registry is: GET tells how it is, POST starts it, DELETE stops it.

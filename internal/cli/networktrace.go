@@ -69,6 +69,16 @@ func (a *app) askOwn(ctx context.Context, method, path string, query url.Values,
 
 // sendOwn is askOwn with a document; nil is none.
 func (a *app) sendOwn(ctx context.Context, method, path string, query url.Values, in, out any) error {
+	return a.sendOwnWith(ctx, nil, method, path, query, in, out)
+}
+
+// daemonError is what the daemon says of a request that failed.
+type daemonError struct{ text string }
+
+func (e *daemonError) Error() string { return "Error response from daemon: " + e.text }
+
+// sendOwnWith is sendOwn with a header, which may be nil.
+func (a *app) sendOwnWith(ctx context.Context, header http.Header, method, path string, query url.Values, in, out any) error {
 	var body io.Reader
 	if in != nil {
 		text, err := json.Marshal(in)
@@ -87,6 +97,9 @@ func (a *app) sendOwn(ctx context.Context, method, path string, query url.Values
 	req, err := http.NewRequestWithContext(ctx, method, "http://berth"+path+"?"+query.Encode(), body)
 	if err != nil {
 		return err
+	}
+	for name, values := range header {
+		req.Header[name] = values
 	}
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")
@@ -108,7 +121,7 @@ func (a *app) sendOwn(ctx context.Context, method, path string, query url.Values
 	if err := dec.Decode(&failure); err != nil || failure.Message == "" || failure.Message == "page not found" {
 		return fmt.Errorf("the daemon at %s %w (%s): is it Berth's, of this release?", api.DaemonHost(), errUnknownRequest, resp.Status)
 	}
-	return fmt.Errorf("Error response from daemon: %s", failure.Message)
+	return &daemonError{failure.Message}
 }
 
 // drawTrace draws from the inside out.

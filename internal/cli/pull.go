@@ -118,6 +118,30 @@ func (a *app) authFor(ref reference.Named) (string, error) {
 	return authconfig.Encode(auth)
 }
 
+// authsFor returns the same for the registries of several names, "" if nothing is known of any.
+func (a *app) authsFor(refs []reference.Named) (string, error) {
+	all := map[string]json.RawMessage{}
+	for _, ref := range refs {
+		one, err := a.authFor(ref)
+		if err != nil {
+			return "", err
+		}
+		if one == "" {
+			continue
+		}
+		text, err := base64.URLEncoding.DecodeString(one)
+		if err != nil {
+			return "", err
+		}
+		all[reference.Domain(ref)] = text
+	}
+	if len(all) == 0 {
+		return "", nil
+	}
+	text, err := json.Marshal(all)
+	return base64.URLEncoding.EncodeToString(text), err
+}
+
 // familiarTagged is the name as people write it, with the tag that is meant.
 func familiarTagged(name string) string {
 	ref, err := reference.ParseAnyReference(name)

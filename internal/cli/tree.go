@@ -85,6 +85,13 @@ func tree() []node {
 			{name: "tag", make: newTag},
 			{name: "unpin", make: newImageUnpin},
 		}},
+		{name: "manifest", section: management, short: "Put images for several platforms under one name", children: []node{
+			{name: "annotate", make: newManifestAnnotate},
+			{name: "create", make: newManifestCreate},
+			{name: "inspect", make: newManifestInspect},
+			{name: "push", make: newManifestPush},
+			{name: "rm", make: newManifestRm},
+		}},
 		{name: "network", section: management, short: "Manage networks", children: []node{
 			{name: "connect", make: newNetworkConnect},
 			{name: "create", make: newNetworkCreate},

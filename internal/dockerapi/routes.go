@@ -88,6 +88,8 @@ func routes() []route {
 		{"POST", "/berth/images/{name...}/unpin", 0, (*Server).imagePin},
 		{"GET", "/berth/images/{name...}/explore", 0, (*Server).imageExplore},
 		{"GET", "/berth/layers", 0, (*Server).sharedLayers},
+		{"GET", "/berth/manifests/{name...}", 0, (*Server).manifestsLook},
+		{"POST", "/berth/manifests/{name...}", 0, (*Server).manifestsPush},
 		{"GET", "/berth/registry", 0, (*Server).registryService},
 		{"POST", "/berth/registry", 0, (*Server).registryService},
 		{"DELETE", "/berth/registry", 0, (*Server).registryService},

@@ -98,6 +98,12 @@ func status(err error) (code int, detail string) {
 	return 0, detail
 }
 
+// Missing tells whether an error is that the registry has no such thing, as opposed to that it does not show it.
+func Missing(err error) bool {
+	code, _ := status(err)
+	return code == http.StatusNotFound
+}
+
 // network says in a few words why the other side could not be talked to.
 func network(err error) string {
 	var (

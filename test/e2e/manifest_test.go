@@ -1,0 +1,118 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/berth-engine/berth/test/harness"
+)
+
+// TestManifestLists: a list of images for several platforms is put together, annotated, shown, pushed and pulled by platform, at
+// Debian's docker-registry and at our own. Docker's clients do the same, and print and push the same.
+func TestManifestLists(t *testing.T) {
+	harness.Need(t)
+	harness.Tool(t, "docker-registry", "skopeo")
+	d := harness.Start(t)
+	b := d.Berth()
+	own, _ := serveImages(t, d, filepath.Join(d.Dir, "images"))
+	hosts := map[string]string{"docker-registry": registry(t, d.Dir), "our own": own}
+	far := hosts["docker-registry"]
+
+	// Docker's manifests, which every client reads, and one of the OCI's.
+	d.Must("mkdir $DIR/tree && echo x >$DIR/tree/x")
+	image := func(ref, platform, format string) {
+		t.Helper()
+		d.Must("echo " + platform + " >$DIR/tree/platform && tar -C $DIR/tree -c . | $D import --platform " + platform + " - made:1 && " +
+			"$D save made:1 -o $DIR/made.tar && skopeo copy -q --dest-tls-verify=false --format " + format + " docker-archive:$DIR/made.tar docker://" + ref)
+	}
+	for _, host := range hosts {
+		image(host+"/app:amd64", "linux/amd64", "v2s2")
+		image(host+"/app:arm64", "linux/arm64", "v2s2")
+		image(host+"/other/app:arm", "linux/arm/v7", "v2s2")
+		image(host+"/app:oci", "linux/s390x", "oci")
+	}
+	for name, host := range hosts {
+		t.Run(name, func(t *testing.T) {
+			said := map[string][]string{}
+			for _, c := range d.Clients() {
+				said[c.Name] = manifestList(t, d, c, host)
+			}
+			for name, lines := range said {
+				for i, line := range lines {
+					if ours := said["berth"][i]; line != ours {
+						t.Errorf("%s says\n%s\nand berth\n%s", name, line, ours)
+					}
+				}
+			}
+		})
+	}
+
+	// An image from another registry is copied, which Docker's clients do not do.
+	d.Shell(b, "$D manifest create "+own+"/copied:1 "+far+"/app:oci "+own+"/app:amd64 && $D manifest push -p "+own+"/copied:1").Exits(0).
+		Shows("Pushed ref " + own + "/copied@sha256:")
+	d.Shell(b, "$D pull -q --platform linux/s390x "+own+"/copied:1 && $D image inspect --platform linux/s390x --format '{{.Architecture}}' "+own+"/copied:1").
+		Exits(0).Shows("s390x")
+
+	// What one client has begun the other pushes.
+	for i, c := range d.Clients()[1:] {
+		list := own + "/begun:" + string(rune('a'+i))
+		set := "export DOCKER_CONFIG=" + t.TempDir() + " DOCKER_CLI_EXPERIMENTAL=enabled; "
+		d.Shell(c, set+"$D manifest create --insecure "+list+" "+own+"/app:amd64 "+own+"/app:arm64 && "+b.Path+" manifest push "+list).Exits(0)
+		d.Shell(c, set+b.Path+" manifest create "+list+"x "+own+"/app:amd64 "+own+"/app:arm64 && $D manifest push --insecure "+list+"x").Exits(0)
+		same := "skopeo inspect --raw --tls-verify=false docker://"
+		if one, two := d.Must(same+list), d.Must(same+list+"x"); one != two {
+			t.Errorf("%s: %s and %s", c.Name, one, two)
+		}
+	}
+}
+
+// manifestList puts a list together by one client and returns what was printed, line by line, in words that are the same for all.
+func manifestList(t *testing.T, d *harness.Daemon, c harness.Client, host string) (said []string) {
+	t.Helper()
+	dir, list := t.TempDir(), host+"/list-"+c.Name+":1"
+	set := "export DOCKER_CONFIG=" + dir + " DOCKER_CLI_EXPERIMENTAL=enabled; "
+	step := func(code int, line string) {
+		t.Helper()
+		r := d.ShellT(t, c, set+"$D manifest "+strings.ReplaceAll(line, "LIST", list)).Exits(code)
+		var kept []string
+		for l := range strings.Lines(r.Out + r.Err) {
+			if !strings.Contains(l, `"Raw": "`) { // which Docker's clients print since 23.0
+				kept = append(kept, l)
+			}
+		}
+		said = append(said, line+"\n"+strings.ReplaceAll(strings.Join(kept, ""), "list-"+c.Name, "LIST"))
+	}
+	step(0, "create --insecure LIST "+host+"/app:amd64 "+host+"/app:arm64 "+host+"/other/app:arm")
+	step(1, "create --insecure LIST "+host+"/app:amd64")
+	step(1, "create --insecure --amend LIST "+host+"/none:1")
+	step(0, "annotate LIST "+host+"/other/app:arm --variant v6 --os-features a,b --os-version 3")
+	step(1, "annotate LIST "+host+"/app:none --arch arm")
+	step(0, "inspect LIST")
+	step(0, "inspect -v LIST")
+	step(0, "inspect LIST "+host+"/app:amd64")
+	step(0, "inspect -v LIST "+host+"/app:arm64")
+	step(1, "inspect LIST "+host+"/app:none")
+	step(0, "push --insecure LIST")
+	step(0, "push --insecure --purge LIST") // and the same digest once more
+	if left, err := os.ReadDir(filepath.Join(dir, "manifests")); err != nil || len(left) != 0 {
+		t.Errorf("%s: %v, %v", c.Name, left, err)
+	}
+	step(1, "push --insecure LIST")
+	step(0, "inspect --insecure LIST")
+	step(0, "inspect --insecure -v LIST")
+	step(0, "inspect --insecure "+host+"/app:arm64")
+	step(0, "inspect --insecure -v "+host+"/app:arm64")
+	step(1, "inspect --insecure "+host+"/none:1")
+	step(1, "create --insecure "+host+"/more:1 LIST")
+	step(0, "create --insecure LIST "+host+"/app:amd64")
+	step(0, "rm LIST")
+	step(1, "rm LIST")
+	for _, arch := range []string{"amd64", "arm64", "arm/v6"} {
+		want := strings.TrimSuffix(arch, "/v6")
+		d.ShellT(t, d.Berth(), "$D pull -q --platform linux/"+arch+" "+list+" && $D image inspect --platform linux/"+arch+
+			" --format '{{.Architecture}}' "+list+" && $D rmi "+list).Exits(0).Shows(want + "\n")
+	}
+	return said
+}
