@@ -125,8 +125,8 @@ type Status struct {
 	Since    time.Time
 	Settings Settings
 	Log      string // the file
-	Failure  string // why it does not run, or ended last
-	Restarts int    // since Start
+	Failure  string // why it does not run, or while it runs, how its process before ended; "" if none has
+	Restarts int    // how often its process ended unasked and another one took its place, since this daemon has it
 }
 
 // Service is one registry. Its methods may be called from any goroutine.
@@ -147,6 +147,25 @@ type Service struct {
 type process struct {
 	pid   int
 	pidfd *os.File
+	how   chan string // gets how it ended; nil for what another daemon has started
+}
+
+// since is when it was started.
+func (p *process) since() time.Time {
+	var up unix.Timespec
+	ticks, _, err := linux.StartTime(p.pid)
+	if err != nil || unix.ClockGettime(unix.CLOCK_BOOTTIME, &up) != nil {
+		return time.Now()
+	}
+	return time.Now().Add(time.Duration(ticks)*(time.Second/100) - time.Duration(up.Nano()))
+}
+
+// ended says how it ended, once it has.
+func (p *process) ended() string {
+	if p.how == nil {
+		return "it ended"
+	}
+	return <-p.how
 }
 
 // Open prepares a service that is off.
@@ -295,13 +314,18 @@ func (s *Service) halt(ctx context.Context) {
 // keep runs the process again and again until ctx ends, and then ends it.
 func (s *Service) keep(ctx context.Context, set Settings, first chan<- error) {
 	pause := time.Second
-	for n := 0; ; n++ {
+	ends, last := 0, ""
+	for {
 		begun := time.Now()
 		p, err := s.run(ctx, set)
+		var since time.Time
+		if p != nil {
+			since = p.since()
+		}
 		s.mu.Lock()
-		s.st.Restarts = n
 		if s.proc = p; p != nil {
-			s.st.Running, s.st.Pid, s.st.Since = true, p.pid, time.Now()
+			s.st.Running, s.st.Pid, s.st.Since = true, p.pid, since
+			s.st.Restarts, s.st.Failure = ends, last
 		} else {
 			s.st.Failure = err.Error()
 		}
@@ -317,13 +341,12 @@ func (s *Service) keep(ctx context.Context, set Settings, first chan<- error) {
 			if !ended {
 				_ = linux.PidfdSendSignal(p.pidfd, unix.SIGTERM)
 				_ = await(context.Background(), p.pidfd)
+			} else {
+				ends, last = ends+1, p.ended()
 			}
 			s.mu.Lock()
 			s.proc = nil
-			s.st.Running, s.st.Pid = false, 0
-			if ended {
-				s.st.Failure = "it ended: " + s.lastWords(0)
-			}
+			s.st.Running, s.st.Pid, s.st.Failure = false, 0, last
 			_ = p.pidfd.Close()
 			s.mu.Unlock()
 		}
@@ -432,8 +455,11 @@ func (s *Service) start(ctx context.Context, set Settings, argv []string) (*proc
 	if err != nil {
 		return nil, fmt.Errorf("start the registry: %w", err)
 	}
-	p := &process{pid: proc.Pid, pidfd: os.NewFile(uintptr(pidfd), "registry")}
-	go func() { _, _ = proc.Wait() }() // how it ended is in its log
+	p := &process{pid: proc.Pid, pidfd: os.NewFile(uintptr(pidfd), "registry"), how: make(chan string, 1)}
+	go func() {
+		state, err := proc.Wait()
+		p.how <- s.howEnded(state, err, from)
+	}()
 	stop := context.AfterFunc(ctx, func() { _ = linux.PidfdSendSignal(p.pidfd, unix.SIGTERM) })
 	defer stop()
 	said, _ := io.ReadAll(io.LimitReader(ready, 16)) // it closes its end when it answers, or ends
@@ -444,6 +470,17 @@ func (s *Service) start(ctx context.Context, set Settings, argv []string) (*proc
 	_ = await(context.Background(), p.pidfd)
 	_ = p.pidfd.Close()
 	return nil, errors.New(s.lastWords(from))
+}
+
+// howEnded says it in words. from is where the log was when it began.
+func (s *Service) howEnded(state *os.ProcessState, err error, from int64) string {
+	if err != nil {
+		return "it ended"
+	}
+	if w, ok := state.Sys().(syscall.WaitStatus); ok && w.Signaled() {
+		return "it was ended by " + unix.SignalName(w.Signal())
+	}
+	return fmt.Sprintf("it ended with code %d: %s", state.ExitCode(), s.lastWords(from))
 }
 
 // openLog opens the log to be appended to, and tells where its end is.
@@ -506,7 +543,7 @@ func (s *Service) ours(root string) (*process, error) {
 		return nil, nil // it has ended
 	}
 	if a := commandLine(pid); len(a) > 2 && a[0] == "berth-registry" && strings.HasPrefix(a[2], "--service="+s.o.Dir+"#") {
-		return &process{pid, pidfd}, nil
+		return &process{pid: pid, pidfd: pidfd}, nil
 	}
 	_ = pidfd.Close()
 	return nil, nil

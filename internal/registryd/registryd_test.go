@@ -90,7 +90,7 @@ func TestStartAndStop(t *testing.T) {
 	}
 	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		if now := s.Status(); now.Running && now.Pid != st.Pid {
-			if now.Restarts != 1 || !strings.HasPrefix(now.Failure, "it ended: ") {
+			if now.Restarts != 1 || now.Failure != "it was ended by SIGKILL" {
 				t.Errorf("again: %+v", now)
 			}
 			break
