@@ -289,6 +289,9 @@ func (im *Images) holds(ctx context.Context, img *Image) map[digest.Digest]int64
 		// A chain may have the digest of a blob: the lowest one is the digest of its uncompressed layer.
 		out["chain "+u.Chain] = u.Size
 	}
+	if n := im.store.TreeSize(ctx, img.Chain); n > 0 {
+		out["tree "+img.Chain] = n
+	}
 	return out
 }
 

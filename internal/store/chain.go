@@ -145,7 +145,8 @@ func (s *Store) IsPinned(ctx context.Context, chain digest.Digest) (bool, error)
 	return ok, err
 }
 
-// Usage is the space of all blobs, parts of blobs and layers, in bytes. Those of containers do not count.
+// Usage is the space of all blobs, parts of blobs, layers, and what images were put together in, in bytes. Those of containers do
+// not count.
 func (s *Store) Usage(ctx context.Context) (int64, error) {
 	ctx = s.Context(ctx)
 	var sum int64
@@ -180,5 +181,6 @@ func (s *Store) Usage(ctx context.Context) (int64, error) {
 		}
 		sum += u.Size
 	}
-	return sum, nil
+	trees, err := s.treesSize(ctx)
+	return sum + trees, err
 }

@@ -388,7 +388,20 @@ func TestBtrfsLayers(t *testing.T) {
 	ctx, release, err := s.Lease(t.Context())
 	must(t, err)
 	chain := threeLayers(t, ctx, s)
+	usage := func() int64 {
+		n, err := s.Usage(ctx)
+		must(t, err)
+		return n
+	}
+	plain := usage()
+	if n := s.TreeSize(ctx, chain); n != 0 {
+		t.Errorf("a tree that was not made takes %d bytes", n)
+	}
 	must(t, s.NewLayer(ctx, "c", chain))
+	// Every file of the tree counts with its entry, and its data with the layers alone.
+	if n := s.TreeSize(ctx, chain); n == 0 || n != usage()-plain || n > 1<<20 {
+		t.Errorf("%d bytes of a tree, of %d in all and %d without it", n, usage(), plain)
+	}
 	root, _ := s.Layer("c")
 	must(t, os.Mkdir(filepath.Join(root, "d"), 0o755))
 	must(t, linux.NewSubvolume(filepath.Join(root, "d", "nested")))
@@ -441,8 +454,8 @@ func TestBtrfsLayers(t *testing.T) {
 	must(t, linux.NewSubvolume(filepath.Join(s.root, treesDir, newPrefix+"half")))
 	release()
 	must(t, s.GC(t.Context()))
-	if linux.IsSubvolume(tree) {
-		t.Error("the tree of a collected image stays")
+	if n := s.TreeSize(t.Context(), chain); linux.IsSubvolume(tree) || n != 0 {
+		t.Errorf("the tree of a collected image stays, or counts with %d bytes", n)
 	}
 	must(t, s.sweepTrees(t.Context(), true)) // as the next Open does
 	if left, err := os.ReadDir(filepath.Join(s.root, treesDir)); err != nil || len(left) > 0 {

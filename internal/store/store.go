@@ -79,6 +79,8 @@ type Store struct {
 	lowers   map[digest.Digest][]string
 	busy     map[string]chan struct{} // what somebody works on, see Lock
 	kept     map[string]*kept         // leases in use that outlive the process, see kept.go
+
+	treeSizes map[string]int64 // as far as they were asked for, see TreeSize
 }
 
 // Open takes the data root, making it if it is absent. New containers are made by overlay2 until Use says otherwise. The
@@ -95,7 +97,7 @@ func Open(ctx context.Context, root string) (_ *Store, err error) {
 	// matters of it comes back as an error as well.
 	_ = log.SetLevel("error")
 	s := &Store{root: root, driver: Overlay, lowers: map[digest.Digest][]string{}, busy: map[string]chan struct{}{},
-		kept: map[string]*kept{}, closing: make(chan struct{})}
+		kept: map[string]*kept{}, closing: make(chan struct{}), treeSizes: map[string]int64{}}
 	var undo []func() error
 	defer func() {
 		for i := len(undo) - 1; err != nil && i >= 0; i-- {

@@ -121,6 +121,62 @@ func (s *Store) tree(ctx context.Context, chain digest.Digest) (_ string, unlock
 	return path, unlock, nil
 }
 
+// An entry is what the file system keeps of a file beside its data. Up to inlineData, the data lies in the entry and is not
+// shared by clones.
+const (
+	entryCost  = 512
+	inlineData = 2048
+)
+
+// TreeSize is the space that the tree of a chain takes beside the layers whose data it shares, in bytes; 0 if there is none. It
+// is an estimate of what btrfs tells of nothing but a whole file system.
+func (s *Store) TreeSize(ctx context.Context, chain digest.Digest) int64 {
+	if chain == "" {
+		return 0
+	}
+	return s.treeSize(ctx, chain.Encoded())
+}
+
+func (s *Store) treeSize(ctx context.Context, name string) (size int64) {
+	path := filepath.Join(s.root, treesDir, name)
+	if _, err := os.Lstat(path); err != nil {
+		return 0
+	}
+	s.mu.Lock()
+	size, known := s.treeSizes[name]
+	s.mu.Unlock()
+	if known { // nobody changes one
+		return size
+	}
+	err := filepath.WalkDir(path, func(_ string, d fs.DirEntry, err error) error {
+		if err = errors.Join(err, ctx.Err()); err != nil {
+			return err
+		}
+		size += entryCost
+		fi, err := d.Info()
+		if err == nil && fi.Mode().IsRegular() && fi.Size() <= inlineData {
+			size += fi.Size()
+		}
+		return err
+	})
+	if err != nil {
+		return 0 // it goes at this moment
+	}
+	s.mu.Lock()
+	s.treeSizes[name] = size
+	s.mu.Unlock()
+	return size
+}
+
+// treesSize adds up all trees.
+func (s *Store) treesSize(ctx context.Context) (sum int64, err error) {
+	list, err := s.unknownIn(treesDir, func(path string) bool { return strings.HasPrefix(filepath.Base(path), newPrefix) })
+	for _, path := range list {
+		sum += s.treeSize(ctx, filepath.Base(path))
+	}
+	return sum, err
+}
+
 // sweepTrees removes the trees of chains that are gone, and those that were never finished when nobody is making one.
 func (s *Store) sweepTrees(ctx context.Context, alone bool) error {
 	list, err := s.strayTrees(alone)
@@ -133,6 +189,9 @@ func (s *Store) sweepTrees(ctx context.Context, alone bool) error {
 			return err
 		}
 		err = linux.RemoveSubvolume(path)
+		s.mu.Lock()
+		delete(s.treeSizes, filepath.Base(path))
+		s.mu.Unlock()
 		unlock()
 		if err != nil {
 			return fmt.Errorf("remove what an image's files were put together in: %w", err)
