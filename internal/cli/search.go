@@ -23,13 +23,8 @@ func newSearch(a *app) *cobra.Command {
 				return err
 			}
 			o := client.ImageSearchOptions{Filters: filter.filters, Limit: limit}
-			// A registry is named as in image names; the search of Docker Hub needs no account.
-			if first, _, ok := strings.Cut(args[0], "/"); ok && strings.ContainsAny(first, ".:") {
-				if ref, err := reference.ParseNormalizedNamed(first + "/search"); err == nil {
-					if o.RegistryAuth, err = a.authFor(ref); err != nil {
-						return err
-					}
-				}
+			if o.RegistryAuth, err = a.authFor(searched(args[0])); err != nil {
+				return err
 			}
 			result, err := api.ImageSearch(ctx, args[0], o)
 			if err != nil {
@@ -45,6 +40,17 @@ func newSearch(a *app) *cobra.Command {
 	f.BoolVar(&noTrunc, "no-trunc", false, "Do not shorten the output")
 	cmd.ValidArgsFunction = cobra.NoFileCompletions
 	return cmd
+}
+
+// searched is a name at the registry that a term is searched at: the one it begins with, as names of images do, or Docker Hub.
+func searched(term string) reference.Named {
+	if first, _, ok := strings.Cut(term, "/"); ok && (strings.ContainsAny(first, ".:") || first == "localhost") {
+		if ref, err := reference.ParseNormalizedNamed(first + "/search"); err == nil {
+			return ref
+		}
+	}
+	hub, _ := reference.ParseNormalizedNamed("search") // a name
+	return hub
 }
 
 func searchListing(noTrunc bool) *listing[registry.SearchResult] {

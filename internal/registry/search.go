@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 )
@@ -30,8 +31,23 @@ type Found struct {
 	Official    bool
 }
 
+// basic is an authorizer with a name and a password, for a host that asks for none and shows more to whom it knows.
+type basic struct{ user, password, host string }
+
+// Authorize implements docker.Authorizer.
+func (b *basic) Authorize(_ context.Context, req *http.Request) error {
+	if req.URL.Host == b.host && req.URL.Scheme == "https" {
+		req.SetBasicAuth(b.user, b.password)
+	}
+	return nil
+}
+
+// AddResponses implements docker.Authorizer: there is nothing more to show.
+func (b *basic) AddResponses(context.Context, []*http.Response) error { return docker.ErrInvalidAuthorization }
+
 // Search asks a registry, named as in image names, for repositories. Only Docker Hub and a few others answer: it is of the
-// protocol's first version (GET /v1/search), which the distribution specification has nothing in place of.
+// protocol's first version (GET /v1/search), which the distribution specification has nothing in place of. Who has logged in at Docker
+// Hub finds what is private there, too.
 func (c *Client) Search(ctx context.Context, domain, term string, limit int, auth *Auth) ([]Found, error) {
 	name, err := reference.ParseNormalizedNamed(domain + "/berth/search")
 	if err != nil {
@@ -49,6 +65,9 @@ func (c *Client) Search(ctx context.Context, domain, term string, limit int, aut
 	p := *peers[len(peers)-1]
 	if domain == dockerHub && p.host.Host == "registry-1.docker.io" {
 		p.host.Host, p.host.Authorizer = hubIndex, nil
+		if auth != nil && auth.Password != "" {
+			p.host.Authorizer = &basic{auth.Username, auth.Password, hubIndex}
+		}
 	}
 	query := url.Values{"q": {term}, "n": {strconv.Itoa(limit)}}
 	address := p.host.Scheme + "://" + p.host.Host + "/v1/search?" + query.Encode()

@@ -56,3 +56,17 @@ func TestSearch(t *testing.T) {
 		}
 	}
 }
+
+// The password for Docker Hub goes along with a search there, encrypted and to nobody else.
+func TestSearchCredentials(t *testing.T) {
+	b := &basic{"ann", "secret", hubIndex}
+	for address, want := range map[string]bool{"https://" + hubIndex + "/v1/search": true, "http://" + hubIndex + "/v1/search": false,
+		"https://mirror.example/v1/search": false} {
+		req, err := http.NewRequest(http.MethodGet, address, nil)
+		must(t, err)
+		must(t, b.Authorize(t.Context(), req))
+		if _, _, told := req.BasicAuth(); told != want {
+			t.Errorf("%s: %t", address, told)
+		}
+	}
+}

@@ -28,6 +28,27 @@ func TestSearch(t *testing.T) {
 		d.Shell(c, `$D search --limit 101 `+host+`/web`).Exits(1).Complains("outside the range of [1, 100]")
 		d.Shell(c, `$D search --filter colour=red `+host+`/web`).Exits(1).Complains("colour")
 	}
+
+	// One that wants to know who asks, after a login.
+	door := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, _ := r.BasicAuth(); user != "ann" || password != "secret" {
+			w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		_, _ = w.Write([]byte(`{"results":[{"name":"team/private","description":"ours and nobody else's, which takes more words than a table has room for",` +
+			`"star_count":1,"is_official":false}]}`))
+	}))
+	defer door.Close()
+	behind := strings.TrimPrefix(door.URL, "http://")
+	for _, c := range d.Clients() {
+		set := "export DOCKER_CONFIG=" + t.TempDir() + "; "
+		d.Shell(c, set+`$D search `+behind+`/team`).Exits(1)
+		d.Shell(c, set+`echo secret | $D login -u ann --password-stdin `+behind).Exits(0)
+		d.Shell(c, set+`$D search --no-trunc --format '{{.Name}}: {{.Description}}' `+behind+`/team`).
+			Prints("team/private: ours and nobody else's, which takes more words than a table has room for\n")
+		d.Shell(c, set+`$D search --format '{{.Description}}' `+behind+`/team`).Prints("ours and nobody else's, which takes more wor…\n")
+	}
 	d.Shell(d.Berth(), `$D search `+host+`/web`).Shows(`serves\x1b[31m pages`)
 	d.Shell(d.Berth(), `$D search `+registry(t, d.Dir)+`/web`).Exits(1).Complains("has no search")
 }
