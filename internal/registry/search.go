@@ -43,7 +43,9 @@ func (b *basic) Authorize(_ context.Context, req *http.Request) error {
 }
 
 // AddResponses implements docker.Authorizer: there is nothing more to show.
-func (b *basic) AddResponses(context.Context, []*http.Response) error { return docker.ErrInvalidAuthorization }
+func (b *basic) AddResponses(context.Context, []*http.Response) error {
+	return docker.ErrInvalidAuthorization
+}
 
 // Search asks a registry, named as in image names, for repositories. Only Docker Hub and a few others answer: it is of the
 // protocol's first version (GET /v1/search), which the distribution specification has nothing in place of. Who has logged in at Docker
