@@ -198,7 +198,8 @@ func (im *Images) bringLeased(ctx context.Context, target ocispec.Descriptor, pl
 	if err != nil {
 		return err
 	}
-	if have := platformOf(config); exact && have.OS != "" && !m.Match(have) {
+	// An index may know better than the configuration what it is for: people annotate it.
+	if have := platformOf(config); exact && manifest.Platform == nil && have.OS != "" && !m.Match(have) {
 		return noPlatform(platform)
 	}
 	if config.OS != "" && config.OS != "linux" {

@@ -566,6 +566,24 @@ func severalPlatforms(t *testing.T) *built {
 	return b
 }
 
+// What an index says of a platform counts, also where the configuration says something else.
+func TestPullForAnnotatedPlatform(t *testing.T) {
+	b := &built{blobs: map[digest.Digest][]byte{}}
+	d := b.manifest(t, ocispec.Image{Platform: ocispec.Platform{OS: "linux", Architecture: "arm", Variant: "v7"}}, rootTar(t, "f", "x"))
+	d.Platform = &ocispec.Platform{OS: "linux", Architecture: "arm", Variant: "v6"}
+	b.target = b.addJSON(t, ocispec.MediaTypeImageIndex, ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2},
+		MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{d}})
+	f, im := serve(t, b), open(t)
+	img, err := im.Pull(t.Context(), f.addr+"/x:1", PullOptions{Platform: "linux/arm/v6"})
+	must(t, err)
+	if again, err := im.Resolve(t.Context(), f.addr+"/x:1", "linux/arm/v6"); err != nil || again.ID != img.ID {
+		t.Errorf("%+v, %v", again, err)
+	}
+	if _, err := open(t).Pull(t.Context(), f.addr+"/x:1", PullOptions{Platform: "linux/arm/v7"}); !errdefs.IsNotFound(err) {
+		t.Error(err)
+	}
+}
+
 func TestPullForPlatform(t *testing.T) {
 	b := severalPlatforms(t)
 	f := serve(t, b)

@@ -309,7 +309,7 @@ func (im *Images) parse(ctx context.Context, target ocispec.Descriptor, platform
 		return nil, err
 	}
 	have := platforms.Normalize(ocispec.Platform{OS: img.OS, Architecture: img.Architecture, Variant: img.Variant})
-	if exact && img.OS != "" && !m.Match(have) {
+	if exact && img.Manifest.Platform == nil && img.OS != "" && !m.Match(have) {
 		return nil, withKind(errdefs.ErrNotFound, "its platform is %s and not %s", platforms.Format(have), platform)
 	}
 	img.Size = img.blobs

@@ -43,7 +43,9 @@ func TestSearch(t *testing.T) {
 	behind := strings.TrimPrefix(door.URL, "http://")
 	for _, c := range d.Clients() {
 		set := "export DOCKER_CONFIG=" + t.TempDir() + "; "
-		d.Shell(c, set+`$D search `+behind+`/team`).Exits(1)
+		if c.Name == "berth" { // the others ask for a name, for ever
+			d.Shell(c, set+`$D search `+behind+`/team`).Exits(1).Complains("unauthorized")
+		}
 		d.Shell(c, set+`echo secret | $D login -u ann --password-stdin `+behind).Exits(0)
 		d.Shell(c, set+`$D search --no-trunc --format '{{.Name}}: {{.Description}}' `+behind+`/team`).
 			Prints("team/private: ours and nobody else's, which takes more words than a table has room for\n")
