@@ -20,6 +20,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -32,6 +33,7 @@ func main() {
 	only := flag.String("only", "berth,docker,podman,floor", "engines to measure")
 	smoke := flag.Bool("smoke", false, "5 rounds and 16 containers, to see that it works")
 	pull := flag.Bool("pull", false, "measure pulls and nothing else")
+	match := flag.String("match", "", "of networks, measure only rows that this regular expression matches")
 	ofNetwork := flag.Bool("network", false, "measure networks: streams, requests, ports")
 	flag.Parse()
 	if os.Geteuid() != 0 {
@@ -46,6 +48,11 @@ func main() {
 		b.rounds, b.crowd, b.crowdRounds = 5, 16, 1
 	}
 	if b.network = *ofNetwork; b.network {
+		var err error
+		if b.match, err = regexp.Compile(*match); err != nil {
+			fmt.Fprintf(os.Stderr, "bench: -match: %v\n", err)
+			os.Exit(1)
+		}
 		b.rounds, b.seconds, b.requests = 3, 1, 4000
 		if *smoke {
 			b.rounds, b.seconds, b.requests = 1, 1, 500
@@ -71,6 +78,9 @@ func main() {
 	b.close()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
+		if b.network && len(b.rows) > 0 { // what was measured until then, but not for the file
+			fmt.Print(b.networkReport())
+		}
 		os.Exit(1)
 	}
 	text := ""
@@ -96,6 +106,7 @@ type bench struct {
 	rounds, crowd, crowdRounds int
 	network                    bool
 	seconds, requests          int // of a stream, in a measurement
+	match                      *regexp.Regexp
 	only                       []string
 	pull                       bool
 	dir                        string
