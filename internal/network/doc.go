@@ -59,7 +59,7 @@
 //	published                protocol . port            → container's address . port, on every address of the host
 //	published_at             address . protocol . port  → the same, on that address only
 //
-// Packets from or to our links go through the chain "ours": same network, known connection, internal, published, and
+// Packets of known connections pass; others from or to our links go through the chain "ours": same network, internal, published, and
 // then nothing else reaches a container. What neither comes from nor goes to our links is left to other rules, with one
 // exception: where forwarding was off and we turned it on, the hardware links there were keep not forwarding to each
 // other (Options.IPForwardNoDrop lifts that).

@@ -92,8 +92,8 @@ func compileGuard(name string, links map[string]guarded) document {
 	const routerAdvertisement, neighbourAdvertisement, redirect = 134, 136, 137
 	return document{tables: []table{{family: onBridges, name: name, sets: guardSets(links), chains: []chain{
 		{name: "prerouting", hook: hookBridge(), rules: []rule{
+			when(speaksFor{as4: true, set: "own4"}, accept()), // first, because most are these
 			when(link{dir: in, not: true, set: "guarded"}, accept()),
-			when(speaksFor{as4: true, set: "own4"}, accept()),
 			when(speaksFor{asARP: true, set: "own4"}, accept()),
 			when(icmp6{typ: routerAdvertisement}, drop()).because("a container is nobody's router"),
 			when(icmp6{typ: redirect}, drop()),

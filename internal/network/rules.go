@@ -192,10 +192,7 @@ func (p policy) chains(f family) []chain {
 	notLoopback.not = true
 	fromLoopback := addr{block: loopback.block}
 
-	ours := chain{name: "ours", rules: []rule{
-		when(linkPair{"same"}, accept()),
-		when(state{expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED}, accept()),
-	}}
+	ours := chain{name: "ours", rules: []rule{when(linkPair{"same"}, accept())}}
 	if p.links(f) {
 		ours.rules = append(ours.rules, when(inSet{f, "linked", []field{fieldSource, fieldDestination, fieldProtocol, fieldPort}}, accept()).
 			because("links of containers that are apart otherwise"))
@@ -213,7 +210,9 @@ func (p policy) chains(f family) []chain {
 	ours.rules = append(ours.rules,
 		when(link{dir: out, set: "links"}, drop()).because("nothing else reaches a container, networks are apart"),
 		when(accept()))
+	// Nearly every packet ends at the first rule, which looks into no set.
 	forward := chain{name: "forward", hook: hookForward(), rules: []rule{
+		when(state{expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED}, accept()),
 		when(link{dir: in, set: "links"}, jump("ours")),
 		when(link{dir: out, set: "links"}, jump("ours")),
 	}}
@@ -256,7 +255,7 @@ func (p policy) chains(f family) []chain {
 	}
 	return append([]chain{ours, forward,
 		{name: "guard", hook: hookGuard(), rules: []rule{
-			when(link{dir: in, set: "links"}, loopback, drop()).because("the bridges route 127/8 for ports published there"),
+			when(loopback, link{dir: in, set: "links"}, drop()).because("the bridges route 127/8 for ports published there"),
 		}},
 		// Nobody but the host itself reaches what is published on 127.0.0.1, so only output translates that.
 		{name: "prerouting", hook: hookPrerouting(), rules: toPorts(append(gated, notLoopback)...)},
