@@ -501,7 +501,7 @@ func TestFreezeAndThaw(t *testing.T) {
 	g := create(t, h, nil)
 	c := run(t, g, "exec cat")
 	c.ask(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
 	for range 3 {
 		if err := g.Freeze(ctx); err != nil {
