@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -135,5 +136,101 @@ func TestCheckRefuses(t *testing.T) {
 		HugepageLimits: []specs.LinuxHugepageLimit{{Pagesize: "1GB"}, {Pagesize: "64KB"}}}
 	if err := check(&good); err != nil {
 		t.Error(err)
+	}
+}
+
+// Every resource that a spec can have is written, warned of or refused on both versions: none is passed over in silence. One that a newer
+// specification adds fails here until it has its place.
+func TestNoResourceIsPassedOver(t *testing.T) {
+	idle := map[string]string{ // what asks for nothing by itself
+		"devices":                  "TestDeviceProgram and its like",
+		"memory.checkBeforeUpdate": "TestPlans; the kernel of version 1 refuses of itself",
+		"network.priorities.name":  "with its priority",
+		"unified":                  "TestPlans",
+		"rdma":                     "TestPlans",
+		"hugepageLimits.pageSize":  "with its limit",
+	}
+	host := &Host{version: 2}
+	for _, path := range leaves(reflect.TypeFor[specs.LinuxResources](), "") {
+		if idle[path] != "" {
+			delete(idle, path)
+			continue
+		}
+		var r specs.LinuxResources
+		fill(t, reflect.ValueOf(&r).Elem(), strings.Split(path, "."))
+		if path == "memory.useHierarchy" { // which it is anyhow
+			*r.Memory.UseHierarchy = false
+		}
+		for version, plan := range map[int]func(*specs.LinuxResources, reader) ([]setting, []string, error){1: planV1, 2: planV2} {
+			s, warnings, err := plan(&r, func(_, file string) (string, error) { return "1000000", nil })
+			s = append(s, (&Group{host: host}).planHugepages(&r)...)
+			if len(s) == 0 && len(warnings) == 0 && err == nil && len(bygone(r.Memory)) == 0 && check(&r) == nil {
+				t.Errorf("version %d: %s is passed over in silence", version, path)
+			}
+		}
+	}
+	for path := range idle {
+		t.Errorf("%s is no resource", path)
+	}
+}
+
+// leaves are the JSON paths of the fields that are no structures themselves.
+func leaves(t reflect.Type, prefix string) (list []string) {
+	for i := range t.NumField() {
+		f := t.Field(i)
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		of := f.Type
+		for of.Kind() == reflect.Pointer || of.Kind() == reflect.Slice {
+			of = of.Elem()
+		}
+		switch {
+		case f.Anonymous && name == "":
+			list = append(list, leaves(of, prefix)...)
+		case of.Kind() == reflect.Struct && prefix+name != "devices":
+			list = append(list, leaves(of, prefix+name+".")...)
+		case name != "major" && name != "minor": // of a device whose limit it is
+			list = append(list, prefix+name)
+		}
+	}
+	return list
+}
+
+// fill gives the field at path a value that asks for something.
+func fill(t *testing.T, v reflect.Value, path []string) {
+	t.Helper()
+	switch v.Kind() {
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		fill(t, v.Elem(), path)
+		return
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
+		fill(t, v.Index(0), path)
+		return
+	}
+	if len(path) == 0 {
+		switch v.Kind() {
+		case reflect.Bool:
+			v.SetBool(true)
+		case reflect.String:
+			v.SetString("0")
+		case reflect.Int64, reflect.Int, reflect.Int32:
+			v.SetInt(1 << 20)
+		case reflect.Uint64, reflect.Uint32, reflect.Uint16:
+			v.SetUint(100)
+		default:
+			t.Fatal("no value for", v.Type())
+		}
+		return
+	}
+	for i := range v.NumField() {
+		name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
+		if v.Type().Field(i).Anonymous && name == "" {
+			fill(t, v.Field(i), path)
+			continue
+		}
+		if name == path[0] {
+			fill(t, v.Field(i), path[1:])
+		}
 	}
 }

@@ -49,6 +49,7 @@ func (g *Group) set(r *specs.LinuxResources, fresh bool) (warnings []string, err
 	if err != nil {
 		return warnings, fmt.Errorf("cgroup %q: %w", g.path, err)
 	}
+	warnings = append(warnings, bygone(r.Memory)...)
 	settings = append(settings, g.planHugepages(r)...)
 	for i := 0; i < len(settings); i++ {
 		s := &settings[i]
@@ -113,6 +114,18 @@ func (g *Group) explain(s *setting, err error) error {
 		hint = ": the parent cgroup must have a realtime runtime at least as large"
 	}
 	return fmt.Errorf("set %s of cgroup %q to %q: %w%s", s.file, g.path, s.value, err, hint)
+}
+
+// bygone warns of what no kernel does any more, whatever the version of its groups.
+func bygone(m *specs.LinuxMemory) (warnings []string) {
+	//lint:ignore SA1019 deprecated, and still asked for
+	if m != nil && m.Kernel != nil && *m.Kernel > 0 {
+		warnings = append(warnings, noKernelMemory)
+	}
+	if m != nil && m.UseHierarchy != nil && !*m.UseHierarchy {
+		warnings = append(warnings, alwaysHierarchy)
+	}
+	return warnings
 }
 
 // check refuses values that would not be understood as meant.

@@ -78,6 +78,10 @@ func planV2(r *specs.LinuxResources, read reader) (s []setting, warnings []strin
 	if n := r.Network; n != nil && (n.ClassID != nil || len(n.Priorities) > 0) {
 		return nil, nil, fmt.Errorf("cgroup v2 has no network classes and priorities: %w", errdefs.ErrInvalidArgument)
 	}
+	if io := r.BlockIO; io != nil && (io.LeafWeight != nil && *io.LeafWeight != 0 ||
+		slices.ContainsFunc(io.WeightDevice, func(d specs.LinuxWeightDevice) bool { return d.LeafWeight != nil && *d.LeafWeight != 0 })) {
+		warnings = append(warnings, noLeafWeight)
+	}
 	names := make([]string, 0, len(r.Unified))
 	for name := range r.Unified {
 		names = append(names, name)

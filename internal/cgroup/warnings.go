@@ -14,7 +14,11 @@ const (
 	noOOMDisable = "Your kernel does not support OomKillDisable. OomKillDisable discarded."
 	noKernelTCP  = "Your kernel does not support kernel memory TCP limit capabilities or the cgroup is not mounted. " +
 		"Limitation discarded."
-	noPids = "Your kernel does not support PIDs limit capabilities or the cgroup is not mounted. " +
+	noKernelMemory = "Your kernel does not support kernel memory limit capabilities or the cgroup is not mounted. " +
+		"Limitation discarded."
+	noLeafWeight    = "Block I/O leaf weight is not known to cgroup version 2. Weight discarded."
+	alwaysHierarchy = "Memory is always counted with the groups below: useHierarchy false discarded."
+	noPids          = "Your kernel does not support PIDs limit capabilities or the cgroup is not mounted. " +
 		"PIDs limit discarded."
 	noShares = "Your kernel does not support CPU shares or the cgroup is not mounted. Shares discarded."
 	noQuota  = "Your kernel does not support CPU CFS scheduler. CPU period/quota discarded."
