@@ -24,6 +24,7 @@ import (
 type creation struct {
 	c                              *cli
 	bundle, consoleSocket, pidFile string
+	pidfdSocket                    string
 	noPivot, noNewKeyring          bool
 	preserve                       int
 
@@ -36,6 +37,7 @@ type creation struct {
 func (n *creation) flags(name string) *flags {
 	f := newFlags("berth-runtime "+name, "[FLAGS] ID")
 	n.place(f)
+	f.StringVar(&n.pidfdSocket, "pidfd-socket", "", pidfdSocketHelp)
 	f.BoolVar(&n.noNewKeyring, "no-new-keyring", false, "keep the caller's session keyring")
 	f.IntVar(&n.preserve, "preserve-fds", 0, "how many descriptors after 2 the process gets")
 	n.begin = ocirun.Start
@@ -126,6 +128,9 @@ func (n *creation) make(id string, held bool) (_ *ocirun.Process, err error) {
 		if err := sendMaster(n.consoleSocket, p.Master); err != nil {
 			return nil, err
 		}
+	}
+	if err := sendPidfd(n.pidfdSocket, "standard", p.Pidfd); err != nil {
+		return nil, err
 	}
 	return p, writePidFile(n.pidFile, p.Pid)
 }
@@ -303,6 +308,26 @@ func writePidFile(name string, pid int) error {
 // sendMaster gives a terminal's master to who listens at a unix socket, as runc does: one message that carries it, with the
 // terminal's name as text.
 func sendMaster(socket string, master *os.File) error {
+	// The descriptor that is sent shares its flags with ours, and those who get it expect it to block.
+	if err := unix.SetNonblock(int(master.Fd()), false); err != nil {
+		return os.NewSyscallError("fcntl", err)
+	}
+	return sendFile("console", socket, "/dev/ptmx", master)
+}
+
+const pidfdSocketHelp = "unix socket that gets a pidfd of the process"
+
+// sendPidfd gives a process's pidfd to who listens at a unix socket, as runc does; kind is "standard" for a container's first process
+// and "setns" for one that is executed. No socket is none.
+func sendPidfd(socket, kind string, pidfd *os.File) error {
+	if socket == "" {
+		return nil
+	}
+	return sendFile("pidfd", socket, kind, pidfd)
+}
+
+// sendFile sends one message with a text and an open file.
+func sendFile(what, socket, text string, file *os.File) error {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return os.NewSyscallError("socket", err)
@@ -310,14 +335,10 @@ func sendMaster(socket string, master *os.File) error {
 	conn := os.NewFile(uintptr(fd), socket)
 	defer conn.Close()
 	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: socket}); err != nil {
-		return fmt.Errorf("console socket %q: %w", socket, err)
+		return fmt.Errorf("%s socket %q: %w", what, socket, err)
 	}
-	// The descriptor that is sent shares its flags with ours, and those who get it expect it to block.
-	if err := unix.SetNonblock(int(master.Fd()), false); err != nil {
-		return os.NewSyscallError("fcntl", err)
-	}
-	if _, err := linux.SendMsg(conn, []byte("/dev/ptmx"), master); err != nil {
-		return fmt.Errorf("console socket %q: %w", socket, err)
+	if _, err := linux.SendMsg(conn, []byte(text), file); err != nil {
+		return fmt.Errorf("%s socket %q: %w", what, socket, err)
 	}
 	return nil
 }

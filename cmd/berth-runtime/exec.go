@@ -18,15 +18,16 @@ import (
 
 // execution are the flags of exec.
 type execution struct {
-	consoleSocket, pidFile, processFile, cwd, user, apparmor, label string
-	env, caps, gids, cgroups                                        words
-	tty, detach, noNewPrivs, ignorePaused                           bool
-	preserve                                                        int
+	consoleSocket, pidfdSocket, pidFile, processFile, cwd, user, apparmor, label string
+	env, caps, gids, cgroups                                                     words
+	tty, detach, noNewPrivs, ignorePaused                                        bool
+	preserve                                                                     int
 }
 
 func (x *execution) flags() *flags {
 	f := newFlags("berth-runtime exec", "[FLAGS] ID COMMAND [ARGS…]")
 	f.StringVar(&x.consoleSocket, "console-socket", "", "unix socket that gets the terminal's master")
+	f.StringVar(&x.pidfdSocket, "pidfd-socket", "", pidfdSocketHelp)
 	f.StringVar(&x.pidFile, "pid-file", "", "file for the process's number")
 	f.both(&x.processFile, "process", "p", "", "file with the process as JSON, in place of COMMAND and the other flags")
 	f.StringVar(&x.cwd, "cwd", "", "working directory")
@@ -135,6 +136,9 @@ func (x *execution) run(c *cli, st *ocirun.State, o ocirun.ExecOptions) (err err
 	c.warn(p.Warnings)
 	if x.consoleSocket != "" {
 		err = sendMaster(x.consoleSocket, p.Master)
+	}
+	if err == nil {
+		err = sendPidfd(x.pidfdSocket, "setns", p.Pidfd)
 	}
 	if err == nil {
 		err = writePidFile(x.pidFile, p.Pid)

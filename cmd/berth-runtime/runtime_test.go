@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -344,6 +345,67 @@ func TestConsoleSocket(t *testing.T) {
 	}
 	b.until("stopped")
 	b.ok("delete", "c")
+}
+
+// Who asks for it gets a pidfd of the process, of a container or executed in one.
+func TestPidfdSocket(t *testing.T) {
+	b := newBundle(t, "sleep", "999")
+	socket, received := pidfds(t)
+	b.ok("create", "--pidfd-socket", socket, "c")
+	kind, pid := received()
+	if kind != "standard" || pid != b.pid() {
+		t.Errorf("%q of process %d, not %d", kind, pid, b.pid())
+	}
+	b.ok("start", "c")
+	file := filepath.Join(t.TempDir(), "pid")
+	b.ok("exec", "--detach", "--pid-file", file, "--pidfd-socket", socket, "c", "sleep", "999")
+	kind, pid = received()
+	if text, err := os.ReadFile(file); kind != "setns" || err != nil || strconv.Itoa(pid) != string(text) {
+		t.Errorf("%q of process %d, not %s, %v", kind, pid, text, err)
+	}
+	b.ok("delete", "--force", "c")
+	b.ok("run", "--detach", "--pidfd-socket", socket, "c")
+	if kind, pid = received(); kind != "standard" || pid != b.pid() {
+		t.Errorf("%q of process %d, not %d", kind, pid, b.pid())
+	}
+	b.ok("delete", "--force", "c")
+	b.fails("pidfd socket", "run", "--detach", "--pidfd-socket", socket+"-none", "c")
+	b.gone()
+}
+
+// pidfds listens for pidfds, and tells with which word one came and whose it is.
+func pidfds(t *testing.T) (socket string, received func() (kind string, pid int)) {
+	t.Helper()
+	socket = filepath.Join(t.TempDir(), "pidfds")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return socket, func() (string, int) {
+		t.Helper()
+		if err := l.SetDeadline(time.Now().Add(2 * time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		conn, err := l.AcceptUnix()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		buf := make([]byte, 100)
+		n, files, err := linux.RecvMsg(conn, buf, 1)
+		if err != nil || len(files) != 1 {
+			t.Fatal(files, err)
+		}
+		defer files[0].Close()
+		info, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", files[0].Fd()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, rest, _ := strings.Cut(string(info), "\nPid:\t")
+		pid, _ := strconv.Atoi(strings.TrimSpace(strings.SplitN(rest, "\n", 2)[0]))
+		return string(buf[:n]), pid
+	}
 }
 
 func TestPreservedFiles(t *testing.T) {

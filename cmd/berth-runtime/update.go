@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 
 	"github.com/berth-engine/berth/internal/sdbus"
@@ -25,8 +26,8 @@ func update(c *cli, args []string) error {
 	}
 	f.StringVar(&kernel, "kernel-memory", "", "without effect: kernels have no such limit any more")
 	f.StringVar(&kernelTCP, "kernel-memory-tcp", "", "without effect: kernels have no such limit any more")
-	f.StringVar(&l3, "l3-cache-schema", "", "refused: no container has an Intel RDT group")
-	f.StringVar(&bandwidth, "mem-bw-schema", "", "refused: no container has an Intel RDT group")
+	f.StringVar(&l3, "l3-cache-schema", "", "what the container's class of Intel RDT has of the cache, as L3:0=f")
+	f.StringVar(&bandwidth, "mem-bw-schema", "", "what it has of memory bandwidth, as MB:0=50")
 	id, err := f.id(args, 1)
 	if err != nil {
 		return err
@@ -34,9 +35,6 @@ func update(c *cli, args []string) error {
 	st, dir, err := c.load(id)
 	if err != nil {
 		return err
-	}
-	if l3 != "" || bandwidth != "" {
-		return fmt.Errorf("container %q has no Intel RDT group whose schema could change: %w", id, errdefs.ErrFailedPrecondition)
 	}
 	var r *resources
 	if file != "" {
@@ -52,6 +50,14 @@ func update(c *cli, args []string) error {
 	}
 	if kernel != "" || kernelTCP != "" {
 		c.warn([]string{"kernel memory settings are ignored: kernels have no such limit any more"})
+	}
+	if l3 != "" || bandwidth != "" {
+		if err := st.Rdt.Update(&specs.LinuxIntelRdt{L3CacheSchema: l3, MemBwSchema: bandwidth}); err != nil {
+			return fmt.Errorf("container %q: %w", id, err)
+		}
+		if file == "" && !slices.ContainsFunc(values, func(v string) bool { return v != "" }) {
+			return nil
+		}
 	}
 	g, err := group(st)
 	if err != nil {

@@ -158,6 +158,21 @@ func makeRdt(root, id, notes string, r *specs.LinuxIntelRdt) (_ *Rdt, err error)
 	return t, nil
 }
 
+// Update changes what the class has, which others may be in as well. The error wraps errdefs.ErrFailedPrecondition where there is none.
+func (t *Rdt) Update(r *specs.LinuxIntelRdt) error {
+	if t == nil {
+		return fmt.Errorf("it has no Intel RDT class whose schema could change: %w", errdefs.ErrFailedPrecondition)
+	}
+	err := checkRdt(r)
+	if err == nil {
+		err = writeSchemata(t.Dir, rdtLines(r))
+	}
+	if err != nil {
+		return fmt.Errorf("intelRdt: class %q: %w", filepath.Base(t.Dir), err)
+	}
+	return nil
+}
+
 func writeSchemata(dir string, lines []string) error {
 	if len(lines) == 0 {
 		return nil

@@ -194,3 +194,22 @@ func TestRdtOfAKilledCreate(t *testing.T) {
 		t.Error("nothing: ", err)
 	}
 }
+
+// An update writes what it is told into the class, and refuses what is no schema.
+func TestRdtUpdate(t *testing.T) {
+	root := fakeResctrl(t)
+	class := &Rdt{Dir: root + "/gold"}
+	write(t, root+"/gold/schemata", "")
+	if err := class.Update(&specs.LinuxIntelRdt{L3CacheSchema: "L3:0=f", MemBwSchema: "MB:0=50"}); err != nil {
+		t.Error(err)
+	}
+	if got := content(t, root+"/gold/schemata"); got != "L3:0=f\nMB:0=50\n" {
+		t.Errorf("%q", got)
+	}
+	if err := class.Update(&specs.LinuxIntelRdt{MemBwSchema: "L3:0=f"}); !errdefs.IsInvalidArgument(err) {
+		t.Error(err)
+	}
+	if err := (*Rdt)(nil).Update(&specs.LinuxIntelRdt{L3CacheSchema: "L3:0=f"}); !errdefs.IsFailedPrecondition(err) {
+		t.Error(err)
+	}
+}
