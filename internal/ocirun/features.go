@@ -3,6 +3,7 @@ package ocirun
 import (
 	"slices"
 
+	"github.com/berth-engine/berth/internal/seccomp"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 )
@@ -11,13 +12,16 @@ import (
 func Features(version string) *features.Features {
 	yes := new(bool)
 	*yes = true
+	known := seccomp.Knows()
 	f := &features.Features{
 		OCIVersionMin: "1.0.0", OCIVersionMax: specs.Version,
 		Hooks: []string{"prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"},
 		Linux: &features.Linux{
-			Capabilities:    capNames[:],
-			Cgroup:          &features.Cgroup{V1: yes, V2: yes, Systemd: yes, SystemdUser: yes},
-			Seccomp:         &features.Seccomp{Enabled: yes},
+			Capabilities: capNames[:],
+			Cgroup:       &features.Cgroup{V1: yes, V2: yes, Systemd: yes, SystemdUser: yes, Rdma: yes},
+			Seccomp: &features.Seccomp{Enabled: yes, Actions: words(known.Actions), Operators: words(known.Operators), Archs: words(known.Arches),
+				KnownFlags: words(known.Flags), SupportedFlags: words(known.Supported)},
+			MemoryPolicy:    &features.MemoryPolicy{Modes: words(memoryModes[:]), Flags: words(memoryFlags[:])},
 			Apparmor:        &features.Apparmor{Enabled: yes},
 			Selinux:         &features.Selinux{Enabled: yes},
 			IntelRdt:        &features.IntelRdt{Enabled: yes, Schemata: yes, Monitoring: yes},
@@ -42,6 +46,15 @@ func Features(version string) *features.Features {
 	slices.Sort(f.MountOptions)
 	slices.Sort(f.Linux.Namespaces)
 	return f
+}
+
+// words are names of the specification as plain text, in their order.
+func words[T ~string](names []T) (list []string) {
+	for _, n := range names {
+		list = append(list, string(n))
+	}
+	slices.Sort(list)
+	return list
 }
 
 // Example is a spec to begin with: a shell on the terminal, with few rights.

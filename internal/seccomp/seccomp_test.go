@@ -687,3 +687,25 @@ func BenchmarkCompile(b *testing.B) {
 		compile(b, p)
 	}
 }
+
+// What is told to be known is understood, each by itself.
+func TestWhatIsKnownIsUnderstood(t *testing.T) {
+	k := Knows()
+	if len(k.Actions) != 9 || len(k.Operators) != 7 || len(k.Arches) != 5 || len(k.Flags) != 4 || !slices.Contains(k.Supported, specs.LinuxSeccompFlagLog) {
+		t.Errorf("%+v", k)
+	}
+	for _, a := range k.Actions {
+		for _, op := range k.Operators {
+			p := &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Architectures: k.Arches, Flags: k.Flags, Syscalls: []specs.LinuxSyscall{
+				{Names: []string{"mkdir"}, Action: a, Args: []specs.LinuxSeccompArg{{Index: 1, Op: op}}}}}
+			if _, err := Compile(p); err != nil {
+				t.Error(a, op, err)
+			}
+		}
+	}
+	for _, a := range k.Arches {
+		if _, ok := findArch(a); !ok {
+			t.Error(a)
+		}
+	}
+}
