@@ -19,8 +19,8 @@ func Features(version string) *features.Features {
 		Linux: &features.Linux{
 			Capabilities: capNames[:],
 			Cgroup:       &features.Cgroup{V1: yes, V2: yes, Systemd: yes, SystemdUser: yes, Rdma: yes},
-			Seccomp: &features.Seccomp{Enabled: yes, Actions: words(known.Actions), Operators: words(known.Operators), Archs: words(known.Arches),
-				KnownFlags: words(known.Flags), SupportedFlags: words(known.Supported)},
+			Seccomp: &features.Seccomp{Enabled: yes, Actions: words(known.Actions), Operators: words(known.Operators),
+				Archs: words(known.Arches), KnownFlags: words(known.Flags), SupportedFlags: words(known.Supported)},
 			MemoryPolicy:    &features.MemoryPolicy{Modes: words(memoryModes[:]), Flags: words(memoryFlags[:])},
 			Apparmor:        &features.Apparmor{Enabled: yes},
 			Selinux:         &features.Selinux{Enabled: yes},
