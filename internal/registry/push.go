@@ -59,7 +59,8 @@ func (r *Repository) PushBlob(ctx context.Context, b Blob) (Pushed, error) {
 	return done, nil
 }
 
-// PushManifest stores a manifest or an index, under a tag if that is not "". The bytes are those that were given.
+// PushManifest stores a manifest or an index, under a tag if that is not "". The bytes are those that were given. One that is about
+// another one is listed where clients look for it, see referrers.go.
 func (r *Repository) PushManifest(ctx context.Context, desc ocispec.Descriptor, data []byte, tag string) error {
 	p, err := r.pusher(ctx)
 	if err != nil {
@@ -78,6 +79,12 @@ func (r *Repository) PushManifest(ctx context.Context, desc ocispec.Descriptor, 
 	if d := resp.Header.Get("Docker-Content-Digest"); d != "" && d != desc.Digest.String() {
 		return fmt.Errorf("registry %q stored the manifest as %.100q where %s was sent: %w", reference.Domain(r.name), d,
 			desc.Digest, errdefs.ErrUnavailable)
+	}
+	if resp.Header.Get("OCI-Subject") != "" {
+		return nil
+	}
+	if err := p.refer(p.scoped(ctx), desc, data); err != nil {
+		return r.explainPush(ctx, err)
 	}
 	return nil
 }
