@@ -2,7 +2,7 @@ package cli
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,8 +21,13 @@ func newImages(a *app) *cobra.Command {
 	var filter filterValue
 	cmd := command("images [OPTIONS] [REPOSITORY[:TAG]]", "List images", maxArgs(1),
 		func(ctx context.Context, args []string) error {
-			if tree && (format != "" || quiet || noTrunc || digests) {
-				return errors.New("--tree cannot be used with --format, --quiet, --no-trunc or --digests")
+			for _, other := range []struct {
+				name string
+				on   bool
+			}{{"quiet", quiet}, {"no-trunc", noTrunc}, {"show-digest", digests}, {"format", format != ""}} {
+				if tree && other.on {
+					return fmt.Errorf("--%s is not yet supported with --tree", other.name)
+				}
 			}
 			api, err := a.client()
 			if err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"reflect"
 	"strings"
 
 	"github.com/berth-engine/berth/internal/berthapi"
@@ -63,7 +64,7 @@ func (a *app) formattedInfo(format string, info system.Info, me map[string]any, 
 	if err != nil {
 		return err
 	}
-	o := v.(*object)
+	o := shaped(v, reflect.TypeOf(info)).(*object)
 	o.keys = append(o.keys, "ClientInfo")
 	if o.values["ClientInfo"], err = objectOf(me); err != nil {
 		return err

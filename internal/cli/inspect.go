@@ -7,9 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"slices"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/image"
+	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/api/types/volume"
 	"github.com/moby/moby/client"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
@@ -18,11 +23,11 @@ import (
 // inspectors asks for the raw description of one object of each kind.
 func inspectors(api *client.Client, size, verbose bool, platform *ocispec.Platform) []inspector {
 	return []inspector{
-		{"container", func(ctx context.Context, name string) (json.RawMessage, error) {
+		{"container", reflect.TypeFor[container.InspectResponse](), func(ctx context.Context, name string) (json.RawMessage, error) {
 			r, err := api.ContainerInspect(ctx, name, client.ContainerInspectOptions{Size: size})
 			return r.Raw, err
 		}},
-		{"image", func(ctx context.Context, name string) (json.RawMessage, error) {
+		{"image", reflect.TypeFor[image.InspectResponse](), func(ctx context.Context, name string) (json.RawMessage, error) {
 			var raw bytes.Buffer
 			options := []client.ImageInspectOption{client.ImageInspectWithRawResponse(&raw)}
 			if platform != nil {
@@ -31,11 +36,11 @@ func inspectors(api *client.Client, size, verbose bool, platform *ocispec.Platfo
 			_, err := api.ImageInspect(ctx, name, options...)
 			return raw.Bytes(), err
 		}},
-		{"network", func(ctx context.Context, name string) (json.RawMessage, error) {
+		{"network", reflect.TypeFor[network.Inspect](), func(ctx context.Context, name string) (json.RawMessage, error) {
 			r, err := api.NetworkInspect(ctx, name, client.NetworkInspectOptions{Verbose: verbose})
 			return r.Raw, err
 		}},
-		{"volume", func(ctx context.Context, name string) (json.RawMessage, error) {
+		{"volume", reflect.TypeFor[volume.Volume](), func(ctx context.Context, name string) (json.RawMessage, error) {
 			r, err := api.VolumeInspect(ctx, name, client.VolumeInspectOptions{})
 			return r.Raw, err
 		}},
@@ -44,7 +49,19 @@ func inspectors(api *client.Client, size, verbose bool, platform *ocispec.Platfo
 
 type inspector struct {
 	kind string
-	get  func(context.Context, string) (json.RawMessage, error)
+	of   reflect.Type // of what it gets, in Docker's client
+	ask  func(context.Context, string) (json.RawMessage, error)
+}
+
+// description is what the server says of an object, and its type.
+type description struct {
+	raw json.RawMessage
+	of  reflect.Type
+}
+
+func (i *inspector) get(ctx context.Context, name string) (description, error) {
+	raw, err := i.ask(ctx, name)
+	return description{raw, i.of}, err
 }
 
 func newInspect(a *app) *cobra.Command {
@@ -65,7 +82,7 @@ func newInspect(a *app) *cobra.Command {
 				}
 				kinds = kinds[i : i+1]
 			}
-			return a.inspect(ctx, format, args, func(ctx context.Context, name string) (json.RawMessage, error) {
+			return a.inspect(ctx, format, args, func(ctx context.Context, name string) (description, error) {
 				return firstFound(ctx, kinds, name)
 			})
 		})
@@ -77,14 +94,14 @@ func newInspect(a *app) *cobra.Command {
 	return cmd
 }
 
-func firstFound(ctx context.Context, kinds []inspector, name string) (json.RawMessage, error) {
+func firstFound(ctx context.Context, kinds []inspector, name string) (description, error) {
 	for _, k := range kinds {
-		raw, err := k.get(ctx, name)
+		found, err := k.get(ctx, name)
 		if err == nil || !errdefs.IsNotFound(err) && !errdefs.IsInvalidArgument(err) || len(kinds) == 1 {
-			return raw, err
+			return found, err
 		}
 	}
-	return nil, fmt.Errorf("Error: No such object: %s", name)
+	return description{}, fmt.Errorf("Error: No such object: %s", name)
 }
 
 // newKindInspect is the inspect command of one kind of object.
@@ -146,7 +163,7 @@ func newVolumeInspect(a *app) *cobra.Command {
 // inspect prints the descriptions of the objects named: as one indented JSON list, or a template's text for each. What
 // was found is printed also when something was not.
 func (a *app) inspect(ctx context.Context, format string, names []string,
-	get func(context.Context, string) (json.RawMessage, error)) error {
+	get func(context.Context, string) (description, error)) error {
 	var template *outputTemplate
 	var err error
 	if format != "" && format != "json" {
@@ -154,15 +171,15 @@ func (a *app) inspect(ctx context.Context, format string, names []string,
 			return err
 		}
 	}
-	var found []json.RawMessage
+	var found []description
 	var failed []error
 	for _, name := range names {
-		raw, err := get(ctx, name)
+		one, err := get(ctx, name)
 		if err != nil {
 			failed = append(failed, plainError(err))
 			continue
 		}
-		found = append(found, raw)
+		found = append(found, one)
 	}
 	var b bytes.Buffer
 	if err := a.writeInspected(&b, template, format, found); err != nil {
@@ -174,13 +191,14 @@ func (a *app) inspect(ctx context.Context, format string, names []string,
 	return joined(failed)
 }
 
-func (a *app) writeInspected(b *bytes.Buffer, template *outputTemplate, format string, found []json.RawMessage) error {
+func (a *app) writeInspected(b *bytes.Buffer, template *outputTemplate, format string, found []description) error {
 	if template != nil {
-		for _, raw := range found {
-			v, err := parseJSON(raw)
+		for _, one := range found {
+			v, err := parseJSON(one.raw)
 			if err != nil {
 				return err
 			}
+			v = shaped(v, one.of)
 			var text bytes.Buffer // a template that fails halfway prints nothing
 			if err := template.execute(&text, v); err != nil {
 				b.WriteByte('\n')
@@ -215,19 +233,23 @@ func (a *app) parseFormat(format string) (*outputTemplate, error) {
 	return template, nil
 }
 
-func rawBytes(list []json.RawMessage) [][]byte {
+func rawBytes(list []description) [][]byte {
 	out := make([][]byte, len(list))
-	for i, raw := range list {
-		out[i] = bytes.TrimSpace(raw)
+	for i, one := range list {
+		out[i] = bytes.TrimSpace(one.raw)
 	}
 	return out
 }
 
 // printObject prints one API value under --format.
 func (a *app) printObject(format string, value any) error {
-	o, err := objectOf(value)
-	if err != nil {
-		return err
+	var o any = value
+	if _, ready := value.(*object); !ready {
+		var err error
+		if o, err = objectOf(value); err != nil {
+			return err
+		}
+		o = shaped(o, reflect.TypeOf(value))
 	}
 	if format == "json" {
 		text, err := toJSON(o)

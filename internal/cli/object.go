@@ -6,13 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"strings"
 )
 
 // object is a JSON object with the order of its keys, so that what the server sent is shown as it was sent.
 type object struct {
 	keys   []string
-	values map[string]any
+	values map[string]any // nil for a map that is not there
+
+	of reflect.Type // a struct or a map, if that is known; see shaped
 }
 
 // field finds a key as it is written, and else without regard to case, because templates written for Docker use the
@@ -26,7 +29,7 @@ func (o *object) field(name string) (any, bool) {
 			return o.values[k], true
 		}
 	}
-	return nil, false
+	return o.shapedField(name)
 }
 
 func (o *object) fieldNames() []string { return o.keys }
@@ -35,6 +38,9 @@ func (o *object) String() string { return fmt.Sprint(plain(o)) }
 
 // MarshalJSON keeps the order.
 func (o *object) MarshalJSON() ([]byte, error) {
+	if o.values == nil {
+		return []byte("null"), nil
+	}
 	var b bytes.Buffer
 	b.WriteByte('{')
 	for i, k := range o.keys {

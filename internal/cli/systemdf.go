@@ -8,10 +8,10 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/distribution/reference"
 	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/build"
-	"github.com/moby/moby/api/types/container"
-	"github.com/moby/moby/api/types/volume"
+	"github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 )
@@ -89,22 +89,40 @@ func usageListing() *listing[usageRow] {
 
 // verboseUsage prints a table per kind, or all of them as one object under a person's template.
 func (a *app) verboseUsage(u client.DiskUsageResult, format string) error {
-	images := imageListing(false, false)
+	// Only a table is for people: everything else has whole names, as with Docker.
+	people := format == "" || format == "table"
+	images := imageListing(!people, false)
 	images.table = `{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}` +
 		`\t{{.SharedSize}}\t{{.UniqueSize}}\t{{.Containers}}`
-	imageList := imageRows(u.Images.Items, false, false)
-	containers := containerListing(false, true)
+	// Of an image with several names, the first: there is one image on the disk.
+	var imageList []imageRow
+	for _, i := range u.Images.Items {
+		row := imageRows([]image.Summary{i}, false, false)[0]
+		if len(i.RepoTags) > 0 {
+			if ref, err := reference.ParseNormalizedNamed(i.RepoTags[0]); err == nil {
+				if tagged, ok := ref.(reference.Tagged); ok {
+					row.repo, row.tag = reference.FamiliarName(ref), tagged.Tag()
+				}
+			}
+		}
+		if !people {
+			row.digest = ""
+		}
+		imageList = append(imageList, row)
+	}
+	for i := range u.Containers.Items {
+		u.Containers.Items[i].SizeRootFs = 0 // the image's part stands above
+	}
+	containers := containerListing(!people, true)
 	containers.table = `{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.LocalVolumes}}\t{{.Size}}` +
 		`\t{{.RunningFor}}\t{{.Status}}\t{{.Names}}`
 	volumes := volumeListing()
 	volumes.table = `{{.Name}}\t{{.Links}}\t{{.Size}}`
 	caches := cacheListing()
-	if format != "" && format != "table" {
-		return a.printObject(format, map[string]any{
-			"Images": rowValues(images, imageList), "Containers": rowValues[container.Summary](containers, u.Containers.Items),
-			"Volumes":    rowValues[volume.Volume](volumes, u.Volumes.Items),
-			"BuildCache": rowValues[build.CacheRecord](caches, u.BuildCache.Items),
-		})
+	if !people {
+		return a.printObject(format, struct{ Images, Containers, Volumes, BuildCache []any }{
+			rowValues(images, imageList), rowValues(containers, u.Containers.Items), rowValues(volumes, u.Volumes.Items),
+			rowValues(caches, u.BuildCache.Items)})
 	}
 	for _, part := range []struct {
 		title string

@@ -16,7 +16,8 @@ import (
 
 // outputTemplate is the parsed value of a --format. It has the language of text/template, on data made of
 //
-//	nil, bool, int64, float64, string, []any, *object (a JSON object) and rows (columns by name)
+//	nil, bool, int64, float64, string, []any, *object (a JSON object), what stands in for Go's other values
+//	(see shaped), and rows (columns by name)
 //
 // A field that is not there in any spelling is an error that names those that are.
 type outputTemplate struct {
@@ -187,7 +188,7 @@ func (e *execution) rangeOver(dot any, n *parse.RangeNode) {
 		return l != breaking
 	}
 	switch v := value.(type) {
-	case nil:
+	case nil, nilPointer:
 	case []any:
 		for i, item := range v {
 			if !one(int64(i), item) {
@@ -349,7 +350,7 @@ func (e *execution) variable(n *parse.VariableNode) any {
 
 func (e *execution) chain(n parse.Node, value any, names []string) any {
 	for _, name := range names {
-		if value == nil {
+		if value == nil || value == (nilPointer{}) {
 			e.fail(n, "nil data; no entry for key %q", name)
 		}
 		f, ok := value.(fields)
@@ -536,7 +537,7 @@ func title(s string) string {
 
 func truth(v any) bool {
 	switch v := v.(type) {
-	case nil, none:
+	case nil, none, nilPointer:
 		return false
 	case bool:
 		return v
@@ -549,7 +550,7 @@ func truth(v any) bool {
 	case []any:
 		return len(v) > 0
 	case *object:
-		return len(v.keys) > 0
+		return len(v.keys) > 0 || v.of != nil && v.of.Kind() == reflect.Struct
 	}
 	return true
 }
@@ -588,6 +589,11 @@ func compare(name string, args []any) (any, error) {
 var errIncompatible = errors.New("incompatible types for comparison")
 
 func equal(a, b any) (bool, error) {
+	for _, v := range []*any{&a, &b} {
+		if *v == (nilPointer{}) {
+			*v = nil
+		}
+	}
 	if a == nil || b == nil {
 		return a == nil && b == nil, nil
 	}
@@ -654,6 +660,9 @@ func index(args []any) (any, error) {
 			if !ok {
 				return nil, fmt.Errorf("cannot index a list with %s", kindOf(key))
 			}
+			if v == nil {
+				return nil, errors.New("index of untyped nil") // as Docker says of what is null
+			}
 			if i < 0 || i >= int64(len(v)) {
 				return nil, fmt.Errorf("index out of range: %d", i)
 			}
@@ -669,7 +678,10 @@ func index(args []any) (any, error) {
 			if !ok {
 				return nil, fmt.Errorf("value has %s for a key; should be a string", kindOf(key))
 			}
-			value = v.values[k] // nothing, when it is not there
+			at, there := v.values[k]
+			if value = at; !there && v.of != nil && v.of.Kind() == reflect.Map {
+				value = empty(v.of.Elem())
+			}
 		case nil:
 			return nil, errors.New("index of untyped nil")
 		default:
@@ -738,6 +750,9 @@ func plainAll(args []any) []any {
 func plain(v any) any {
 	switch v := v.(type) {
 	case *object:
+		if v.of != nil && v.of.Kind() == reflect.Struct {
+			return v.structText()
+		}
 		m := make(map[string]any, len(v.keys))
 		for k, item := range v.values {
 			m[k] = plain(item)

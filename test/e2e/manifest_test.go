@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/berth-engine/berth/test/harness"
 	"github.com/opencontainers/go-digest"
@@ -58,7 +59,8 @@ func putImage(t *testing.T, host, ref string, p ocispec.Platform, kind string) {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	config, err := json.Marshal(ocispec.Image{Platform: p, RootFS: ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.FromBytes(layer.Bytes())}}})
+	created := time.Date(2020, 1, 2, 3, 4, 5, 0, time.UTC)
+	config, err := json.Marshal(ocispec.Image{Created: &created, Platform: p, RootFS: ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.FromBytes(layer.Bytes())}}})
 	if err != nil {
 		t.Fatal(err)
 	}
