@@ -89,7 +89,7 @@ func TestCreateRefuses(t *testing.T) {
 	if l := n.List(); len(l) != 4 {
 		t.Errorf("networks %+v", l)
 	}
-	files, _ := os.ReadDir(filepath.Join(n.opts.DataRoot, "networks"))
+	files, _ := filepath.Glob(filepath.Join(n.opts.DataRoot, "networks", "*.json"))
 	if len(files) != 4 {
 		t.Errorf("files %v", files)
 	}
