@@ -545,28 +545,32 @@ func (s *Server) imageImport(c *call) error {
 	if src == "" {
 		return invalid("either fromImage or fromSrc must be given")
 	}
-	if src != "-" {
-		if u, err := url.Parse(src); err != nil || u.Scheme == "" {
-			src = "http://" + src
-		}
-		return unsupported("importing from %s is not supported: fetch it and send it, as in `curl URL | berth import -`",
-			withoutUser(src))
-	}
 	ref, err := repoTag(c.text("repo"), c.text("tag"))
 	if err != nil {
 		return err
 	}
 	message := c.text("message")
 	if message == "" {
-		message = "Imported from -"
+		message = "Imported from " + withoutUser(src)
 	}
-	img, err := s.engine.Images.Import(c.ctx(), ref, c.upload(), c.r.Form["changes"], message, c.text("platform"))
+	in, p := c.upload(), progress{newStream(c.w)}
+	if src != "-" {
+		web, err := s.engine.Images.Download(c.ctx(), src)
+		if err != nil {
+			return err
+		}
+		defer web.Close()
+		in = web
+		c.w.Header().Set("Content-Type", "application/json")
+		p.line(jsonstream.Message{Status: "Downloading from " + withoutUser(src)})
+	}
+	img, err := s.engine.Images.Import(c.ctx(), ref, in, c.r.Form["changes"], message, c.text("platform"))
 	if err != nil {
-		return err
+		return p.fail(err)
 	}
 	s.publish("image", "import", img.ID, map[string]string{"name": img.ID})
 	c.w.Header().Set("Content-Type", "application/json")
-	progress{newStream(c.w)}.line(jsonstream.Message{Status: img.ID})
+	p.line(jsonstream.Message{Status: img.ID})
 	return nil
 }
 
