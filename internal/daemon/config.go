@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/berth-engine/berth/internal/image"
+	"github.com/berth-engine/berth/internal/network"
 	"github.com/berth-engine/berth/internal/store"
 )
 
@@ -265,6 +266,14 @@ func (c *Config) check() error {
 	}
 	if c.PublishPolicy != policyOpen && c.PublishPolicy != policyRespect {
 		return fmt.Errorf("publish-policy %q is neither %s nor %s", c.PublishPolicy, policyOpen, policyRespect)
+	}
+	switch c.FirewallBackend {
+	case network.FirewallAuto, network.FirewallNFTables, network.FirewallIPTables:
+	default:
+		return fmt.Errorf("firewall-backend %q is neither auto, nftables nor iptables", c.FirewallBackend)
+	}
+	if c.PublishPolicy == policyRespect && c.FirewallBackend == network.FirewallIPTables {
+		return fmt.Errorf("publish-policy %s needs nftables, which firewall-backend iptables forbids", policyRespect)
 	}
 	if c.PublishPolicy == policyRespect && !c.IPTables {
 		return fmt.Errorf("publish-policy %s needs firewall rules, which --iptables=false forbids", policyRespect)

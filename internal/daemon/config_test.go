@@ -108,6 +108,8 @@ func TestRefusals(t *testing.T) {
 		{"", "--data-root=x", `data-root "x" must be an absolute path`},
 		{"", "--data-root=/a --exec-root=/a", "must not be the same directory"},
 		{"", "--mtu=-1", `invalid value for --mtu: "-1" is not a whole number of at least 0`},
+		{"", "--firewall-backend=pf", `firewall-backend "pf" is neither auto, nftables nor iptables`},
+		{`{"publish-policy":"respect-host-firewall","firewall-backend":"iptables"}`, "", "publish-policy respect-host-firewall needs nftables"},
 		{"", "--publish-policy=closed", `publish-policy "closed" is neither open nor respect-host-firewall`},
 		{`{"publish-policy":"respect-host-firewall","iptables":false}`, "", "publish-policy respect-host-firewall needs firewall rules"},
 		{"", "--icc=maybe", `invalid value for --icc: "maybe" is neither true nor false`},

@@ -208,6 +208,7 @@ func (d *daemon) openEngine(c *Config, runtimePath string) (*engine.Engine, erro
 	n.Bridge, n.BIP, n.FixedCIDR, n.MTU = c.Bridge, c.BIP, c.FixedCIDR, c.MTU
 	n.IPTables, n.IPForward, n.IPForwardNoDrop = c.IPTables, c.IPForward, c.IPForwardNoDrop
 	n.IPMasq, n.ICC = c.IPMasq, c.ICC
+	n.Firewall = c.FirewallBackend
 	n.CNIConfDir, n.CNIBinDirs = c.CNIConfDir, c.CNIBinDirs
 	n.RespectFirewall = c.PublishPolicy == policyRespect
 	n.Log = d.log

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/berth-engine/berth/internal/container"
+	"github.com/berth-engine/berth/internal/network"
 	"github.com/berth-engine/berth/internal/registryd"
 	"github.com/docker/go-units"
 )
@@ -30,6 +31,7 @@ type Config struct {
 	IPTables, IPForward       bool
 	IPForwardNoDrop           bool
 	IPMasq, ICC               bool
+	FirewallBackend           string // auto, nftables or iptables
 	CNIConfDir                string
 	CNIBinDirs                []string
 	PublishPolicy             string // open or respect-host-firewall
@@ -93,7 +95,7 @@ type only struct {
 func defaults() Config {
 	return Config{
 		ConfigFile: defaultConfigFile, DataRoot: "/var/lib/berth", ExecRoot: "/run/berth",
-		Bridge: "berth0", PublishPolicy: policyOpen, IPTables: true, IPForward: true, IPMasq: true, ICC: true,
+		Bridge: "berth0", PublishPolicy: policyOpen, FirewallBackend: network.FirewallAuto, IPTables: true, IPForward: true, IPMasq: true, ICC: true,
 		LogDriver: "json-file", LogOptions: map[string]string{}, Downloads: 3,
 		Ulimits: map[string]container.Ulimit{}, ShmSize: 64 << 20, DefaultRuntime: "berth-runtime",
 		ImageGCMinAge: "1h", LogLevel: "info", LogFormat: "text", ShutdownTimeout: 15, MinAPIVersion: "1.24",
@@ -141,6 +143,8 @@ func settings() []setting {
 			func(c *Config) any { return &c.Pools }},
 		{"iptables", "", "iptables", "", "Make firewall rules (with nftables)", false,
 			func(c *Config) any { return &c.IPTables }},
+		{"firewall-backend", "", "firewall-backend", "NAME", "What makes the rules: auto, nftables, or iptables (legacy, for kernels without nftables)", false,
+			func(c *Config) any { return &c.FirewallBackend }},
 		{"ip-forward", "", "ip-forward", "", "Enable forwarding in the kernel", false,
 			func(c *Config) any { return &c.IPForward }},
 		{"ip-forward-no-drop", "", "ip-forward-no-drop", "", "Enabling forwarding leaves it open between other links", false,
@@ -234,10 +238,6 @@ func settings() []setting {
 		{"storage-driver", "s", "storage-driver", "NAME",
 			"How containers' files are kept: overlay2, fuse-overlayfs, btrfs or vfs (default DOCKER_DRIVER, or what works)", false,
 			func(c *Config) any { return &c.StorageDriver }},
-		{"firewall-backend", "", "firewall-backend", "NAME", "What makes firewall rules: nftables", false,
-			func(*Config) any {
-				return only{"nftables", "firewall rules are always made with nftables"}
-			}},
 		{"selinux-enabled", "", "selinux-enabled", "", "SELinux labels: not supported", false,
 			func(*Config) any {
 				return only{"false", "SELinux labels are not supported"}

@@ -79,7 +79,7 @@ func (s *Server) info(c *call) error {
 		Swarm:           swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive},
 		RuncCommit:      system.Commit{ID: s.o.Commit},
 		SecurityOptions: securityOptionsShown(f), CDISpecDirs: []string{},
-		FirewallBackend: &system.FirewallInfo{Driver: "nftables"}, Warnings: f.Warnings,
+		FirewallBackend: &system.FirewallInfo{Driver: s.engine.Networks.Firewall()}, Warnings: f.Warnings,
 	}
 	if f.Debug {
 		r.NGoroutines = runtime.NumGoroutine()

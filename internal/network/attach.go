@@ -559,7 +559,7 @@ func (n *Networks) publish(h *holding, name string, ports []PortRequest, gw4, gw
 		return fmt.Errorf("driver failed programming external connectivity on endpoint %s (%s): %w",
 			name, target.state.EndpointID, err)
 	}
-	if n.wall == nil {
+	if !n.filters() {
 		return fail(failf(errdefs.ErrInvalidArgument, "ports cannot be published without nftables rules (--iptables=false)"))
 	}
 	host := n.opts.HostIP
@@ -703,7 +703,7 @@ func (n *Networks) acceptLoopback6(link int) error {
 
 // ensureRules writes the rules when no one has yet.
 func (n *Networks) ensureRules() error {
-	if n.wall == nil || n.wall.written() {
+	if !n.filters() || n.wall != nil && n.wall.written() || n.legacy != nil && n.legacy.written() {
 		return nil
 	}
 	return n.applyRules()

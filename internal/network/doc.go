@@ -1,6 +1,7 @@
 // Package network owns the networks of one daemon: bridges, addresses, the namespaces of containers, published ports
 // and the firewall rules that go with them. It owns `networks/` under the data root, one bridge per network, the
-// nftables tables named berth-<bridge>, and nothing else; it runs no program, neither ip nor iptables nor a proxy.
+// nftables tables named berth-<bridge>, and nothing else; it runs no program, neither ip nor iptables nor a proxy, but for the
+// restorer of iptables on a kernel without nftables, and the plugins of CNI configurations.
 //
 // # The life of an endpoint
 //
@@ -111,6 +112,9 @@
 // somebody else changes nftables, and go when the daemon closes with no container left. Where the chain is of
 // iptables-legacy, or another table of somebody's drops (firewalld's zones), we change nothing, and Warnings says which
 // command helps.
+//
+// Where the kernel has no nftables the same policy is rendered for iptables and loaded by iptables-legacy-restore: xtables.go
+// draws the chains, docs/network/iptables has the texts. What needs nftables is refused then.
 //
 // Published ports are open to all, as Docker's are, or (Options.RespectFirewall) to whom the host's input rules admit;
 // gate.go draws how those are asked.

@@ -748,7 +748,7 @@ func (n *Networks) mayLimit(nw *network) error {
 	case nw.rec.Driver != driverBridge:
 		return errEgressLAN(nw.rec.Driver)
 	case n.exits == nil:
-		return failf(errdefs.ErrInvalidArgument, "option %q needs nftables rules, which are turned off (--iptables=false)", OptionEgress)
+		return n.noRules(fmt.Sprintf("option %q", OptionEgress))
 	}
 	return nil
 }

@@ -16,6 +16,9 @@ import (
 
 var instance atomic.Int32
 
+// backendOfTests is the variable with the Options.Firewall of rooms.
+const backendOfTests = "BERTH_TEST_FIREWALL"
+
 // TestMain runs the tests as "the host" in a network namespace of their own: bridges, rules, forwarding and ports of the
 // machine are out of reach, and everything goes with the last process.
 func TestMain(m *testing.M) {
@@ -58,6 +61,7 @@ func room(t testing.TB, change ...func(*Options)) *Networks {
 	o.BIP = fmt.Sprintf("10.213.%d.1/24", i)
 	o.Pools = []Pool{{netip.MustParsePrefix("10.213.128.0/17"), 24}}
 	o.Warm = -1
+	o.Firewall = os.Getenv(backendOfTests)
 	for _, f := range change {
 		f(&o)
 	}

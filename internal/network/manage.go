@@ -249,7 +249,7 @@ func (n *Networks) newRecord(r CreateRequest) (record, error) {
 		o, err = parseBridgeOptions(r.Options)
 	}
 	if err == nil && o.egress != nil && n.exits == nil {
-		err = failf(errdefs.ErrInvalidArgument, "option %q needs nftables rules, which are turned off (--iptables=false)", OptionEgress)
+		err = n.noRules(fmt.Sprintf("option %q", OptionEgress))
 	}
 	if err != nil {
 		return record{}, err

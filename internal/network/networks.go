@@ -35,6 +35,7 @@ type Networks struct {
 	handle *netlink.Handle // everything else
 	wall   *firewall       // nil without IPTables
 	guard  *guard          // nil without IPTables
+	legacy *legacy         // in the place of wall, guard and exits where the kernel has no nftables
 	exits  *exits          // nil without IPTables
 	// changes is open while others' changes of the rules are watched, from Retain on.
 	changes *os.File
@@ -168,10 +169,19 @@ func Open(ctx context.Context, o Options) (*Networks, error) {
 		return nil, err
 	}
 	n.noTables = probeNFTables()
-	if o.IPTables {
+	switch {
+	case o.IPTables && (o.Firewall == FirewallIPTables || o.Firewall == FirewallAuto && n.noTables != nil):
+		if err := n.openRulesLegacy(); err != nil {
+			return nil, errors.Join(n.noTables, err)
+		}
+		if n.noTables == nil {
+			n.noTables = errors.New("the daemon was told to use iptables")
+		}
+	case o.IPTables:
 		if n.noTables != nil {
 			return nil, n.noTables
 		}
+		n.leaveLegacy()
 		if n.wall, err = openFirewall(); err != nil {
 			return nil, err
 		}
@@ -443,12 +453,18 @@ func (n *Networks) Close() error {
 	if n.changes != nil {
 		_ = n.changes.Close()
 	}
+	if n.legacy != nil {
+		n.legacy.close()
+	}
 	n.warm.close()
 	n.bare.close()
 	n.work.Wait()
 	n.clearAway()
 	var errs []error
 	if idle {
+		if n.legacy != nil {
+			errs = append(errs, n.legacy.remove())
+		}
 		if n.wall != nil {
 			n.lookAround(false)
 			errs = append(errs, n.wall.remove(n.tableName()), n.exits.clear(), n.closeGate(), n.guard.remove())
@@ -570,7 +586,7 @@ func (h *holding) policyPorts() []policyPort {
 // applyPorts makes the kernel's rules agree with the ports a container has, and without those that it had.
 func (n *Networks) applyPorts(id string, had []heldPort) error {
 	if n.wall == nil {
-		return nil
+		return n.applyRules()
 	}
 	var was []policyPort
 	for _, p := range had {
@@ -591,6 +607,9 @@ func (n *Networks) applyPorts(id string, had []heldPort) error {
 
 // applyRules makes the kernel's rules agree with the networks and published ports of this moment.
 func (n *Networks) applyRules() error {
+	if n.legacy != nil {
+		return n.legacy.apply(n.policy)
+	}
 	if n.wall == nil {
 		return nil
 	}
@@ -600,7 +619,7 @@ func (n *Networks) applyRules() error {
 // settleRules is applyRules, and then looks whether other firewalls let our links through.
 func (n *Networks) settleRules() error {
 	if n.wall == nil {
-		return nil
+		return n.applyRules()
 	}
 	if err := errors.Join(n.applyRules(), n.applyEgress(), n.answerForPeers()); err != nil {
 		return err

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -41,6 +42,9 @@ type Options struct {
 	IPMasq bool
 	// ICC lets containers on the default network talk to each other.
 	ICC bool
+
+	// Firewall is what makes the rules: FirewallAuto ("" too), FirewallNFTables or FirewallIPTables.
+	Firewall string
 
 	// RespectFirewall lets whoever rules the host's input decide who reaches published ports; without it all do.
 	RespectFirewall bool
@@ -105,6 +109,11 @@ func (o *Options) complete() error {
 	}
 	if o.MTU != 0 && (o.MTU < minMTU || o.MTU > maxMTU) {
 		return failf(errdefs.ErrInvalidArgument, "the MTU %d is outside of %d to %d", o.MTU, minMTU, maxMTU)
+	}
+	switch o.Firewall = cmp.Or(o.Firewall, FirewallAuto); o.Firewall {
+	case FirewallAuto, FirewallNFTables, FirewallIPTables:
+	default:
+		return failf(errdefs.ErrInvalidArgument, "firewall backend %q is neither auto, nftables nor iptables", o.Firewall)
 	}
 	if o.Pools == nil {
 		o.Pools = DefaultPools()

@@ -120,7 +120,7 @@ func (n *Networks) linkPeers(id string, h *holding, endpoints []*endpoint) error
 	n.mu.Lock()
 	concerned := n.concerned(id, h, endpoints)
 	n.mu.Unlock()
-	if !concerned || n.wall == nil {
+	if !concerned || !n.filters() {
 		return nil
 	}
 	return errors.Join(n.applyRules(), n.answerForPeers())

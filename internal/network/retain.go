@@ -51,6 +51,9 @@ func (n *Networks) Retain(ctx context.Context, live []Live) error {
 	if err := n.settleRules(); err != nil {
 		return err
 	}
+	if n.legacy != nil {
+		n.legacy.watch(n.reassertLegacy)
+	}
 	if n.wall != nil {
 		own := []uint32{n.wall.conn.port, n.guard.conn.port}
 		if n.exits != nil {

@@ -165,6 +165,56 @@ func TestRulesGolden(t *testing.T) {
 	}
 }
 
+// TestRulesOfIPTables compares what is rendered for kernels without nftables with the documented texts, loads them, and wants
+// them to be what the kernel then has, and to go without a trace.
+func TestRulesOfIPTables(t *testing.T) {
+	needRoot(t)
+	for name, p := range policies() {
+		if p.gate.out != "" {
+			continue // needs nftables
+		}
+		t.Run(name, func(t *testing.T) {
+			var all strings.Builder
+			for _, f := range []family{ip4, ip6} {
+				if f == ip4 || p.has(ip6) {
+					fmt.Fprintf(&all, "# %s\n%s", legacyProgram(f, "restore --noflush"), xtRestore(compileXT(p, f), nil))
+				}
+			}
+			path := filepath.Join(rulesDir, "iptables", name+".txt")
+			if *update {
+				must(t, os.WriteFile(path, []byte(all.String()), 0o644))
+			}
+			want, err := os.ReadFile(path)
+			must(t, err)
+			if all.String() != string(want) {
+				t.Errorf("the rules differ from %s (go test -update writes them):\n%s", path, all.String())
+			}
+			p := p
+			p.table = "berth-btrules"
+			l, err := openLegacy(p.table)
+			must(t, err)
+			before, _ := l.run(ip4, "save", "")
+			must(t, l.apply(func() policy { return p }))
+			if !l.intact(false) || !l.written() {
+				t.Error("not intact")
+			}
+			one := l.prints[ip4]
+			l.forget()
+			must(t, l.apply(func() policy { return p }))
+			if l.prints[ip4] != one {
+				t.Errorf("the second time\n%s\nthe first time\n%s", l.prints[ip4], one)
+			}
+			must(t, l.remove())
+			rulesOf := func(text string) string { // without dates and packets counted
+				return regexp.MustCompile(`(?m)^#.*\n|\[\d+:\d+\]`).ReplaceAllString(text, "")
+			}
+			if after, _ := l.run(ip4, "save", ""); strings.Contains(after, "-btrules") || before != "" && rulesOf(after) != rulesOf(before) {
+				t.Errorf("before:\n%s\nafter:\n%s", before, after)
+			}
+		})
+	}
+}
+
 // listing is what nft shows of a table, which is the same for the same rules.
 func listing(t *testing.T, f family, name string) string {
 	text := nft(t, "-n", "list", "table", f.String(), name)

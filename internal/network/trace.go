@@ -326,7 +326,10 @@ func (t *tracing) has(tb table, set string, key ...any) bool {
 
 // wholeTable compares all our rules with the kernel's.
 func (t *tracing) wholeTable() {
-	if t.n.wall == nil {
+	if t.n.legacy != nil && !t.n.legacy.intact(false) {
+		t.problem("somebody has changed Berth's rules of iptables, or put himself before them: they are made again within seconds")
+	}
+	if !t.n.filters() {
 		t.problem("the daemon makes no firewall rules (--iptables=false): nothing is published, and packets to the outside keep the container's " +
 			"address unless somebody else translates them")
 	}
@@ -392,6 +395,7 @@ func (t *tracing) port(p *TracePort) error {
 			"network; to publish it, start the container with -p", p.Port, p.Proto)
 	}
 	for _, host := range p.Published {
+		p.Rules = append(p.Rules, t.n.legacyRules(host, p.Proto)...)
 		p.Rules = append(p.Rules, t.translation(p, host)...)
 	}
 	t.listening(p)

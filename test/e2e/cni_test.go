@@ -71,10 +71,10 @@ func TestCNI(t *testing.T) {
 		step{line: `$D run -d --name web --network pods -p 127.0.0.1::80 berth/box sh -c 'while :; do echo web | nc -l -p 80; done' | wc -c`, out: "65\n"},
 		step{line: `$D inspect -f '{{.NetworkSettings.Networks.pods.Gateway}} {{.NetworkSettings.Networks.pods.IPPrefixLen}}' web`, out: "{subnet}.1 24\n"},
 		step{line: `[ "$($D exec web ip addr show eth0 | sed -n 's/.*inet \([0-9.]*\).*/\1/p')" = "$($D inspect -f '{{.NetworkSettings.Networks.pods.IPAddress}}' web)" ] && echo same`, out: "same\n"},
-		step{line: `$D run --rm --network pods berth/box nc web 80 </dev/null`, out: "web\n"},
-		step{line: `curl -s -m 10 telnet://$($D port web 80) </dev/null`, out: "web\n"},
+		step{line: `$D run --rm --network pods berth/box sh -c '` + soon(`nc web 80 </dev/null`) + `'`, out: "web\n"},
+		step{line: soon(`curl -s -m 10 telnet://$($D port web 80) </dev/null`), out: "web\n"},
 		step{line: `$D run --rm --network pods --mac-address 02:00:00:00:00:31 berth/box true`, code: 125, err: `cannot give a MAC address that was asked for`},
-		step{line: `$D run -d --name late berth/box sleep 1000 | wc -c; $D network connect --alias tardy pods late && $D exec late nc web 80 </dev/null`, out: "65\nweb\n"},
+		step{line: `$D run -d --name late berth/box sleep 1000 | wc -c; $D network connect --alias tardy pods late && $D exec late sh -c '` + soon(`nc web 80 </dev/null`) + `'`, out: "65\nweb\n"},
 		step{line: `$D exec web ping -c 1 -W 5 tardy >/dev/null && echo up`, out: "up\n"},
 		step{line: `$D network disconnect pods late && $D exec late ip link | grep -c eth1`, code: 1, out: "0\n"},
 		step{line: `$D network rm pods`, code: 1, err: "has active endpoints"},
@@ -91,9 +91,9 @@ func TestCNI(t *testing.T) {
 		t.Fatal(err)
 	}
 	run(
-		step{line: `$D run --rm --network pods berth/box nc web 80 </dev/null`, out: "web\n"},
-		step{line: `curl -s -m 10 telnet://$($D port web 80) </dev/null`, out: "web\n"},
-		step{line: `$D restart -t 0 web && $D run --rm --network pods berth/box sh -c 'until nc web 80 </dev/null; do :; done'`, out: "web\nweb\n"},
+		step{line: `$D run --rm --network pods berth/box sh -c '` + soon(`nc web 80 </dev/null`) + `'`, out: "web\n"},
+		step{line: soon(`curl -s -m 10 telnet://$($D port web 80) </dev/null`), out: "web\n"},
+		step{line: `$D restart -t 0 web && $D run --rm --network pods berth/box sh -c '` + soon(`nc web 80 </dev/null`) + `'`, out: "web\nweb\n"},
 		step{line: `$D rm -f web late ends | sort | tr '\n' ' '; $D network rm pods`, out: "ends late web pods\n"},
 		step{line: `ls ` + bin + `/data/{conf} | grep -c '^{subnet}'`, code: 1, out: "0\n"},
 		step{line: `iptables-save | grep -c {subnet}`, code: 1, out: "0\n"},
