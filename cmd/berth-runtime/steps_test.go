@@ -2,7 +2,9 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -10,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -151,21 +154,10 @@ func (b *bundle) processes() (list []string) {
 	return list
 }
 
-// Whichever of its system calls a create or a start is killed at, and whichever its child: what is left can be deleted, and then nothing
-// is. Some of them; BERTH_SOAK takes all.
-func TestKilledAtEachStep(t *testing.T) {
-	b := newBundle(t, "sleep", "999")
+// killedAtEachStep kills commands at their system calls, some of them, and looks that nothing is left. BERTH_SOAK takes all.
+func killedAtEachStep(t *testing.T, b *bundle, commands ...killed) {
 	mounts := b.mounted()
-	for _, c := range []struct {
-		what     string
-		children bool
-		before   []string
-		args     []string
-	}{
-		{"create", false, nil, []string{"create", "c"}}, {"the child of create", true, nil, []string{"create", "c"}},
-		{"start", false, []string{"create", "c"}, []string{"start", "c"}},
-		{"delete", false, []string{"run", "-d", "c"}, []string{"delete", "--force", "c"}},
-	} {
+	for _, c := range commands {
 		prepare := func() {
 			if c.before != nil {
 				if out, code := b.run(c.before...); code != 0 {
@@ -179,7 +171,7 @@ func TestKilledAtEachStep(t *testing.T) {
 		if all < 20 {
 			t.Fatalf("%s: %d steps", c.what, all)
 		}
-		pace := max(1, all/25)
+		pace := max(1, all/15)
 		if os.Getenv("BERTH_SOAK") != "" {
 			pace = 1
 		}
@@ -190,4 +182,50 @@ func TestKilledAtEachStep(t *testing.T) {
 			b.cleanAfter(c.what, n, mounts)
 		}
 	}
+}
+
+// killed is a command that is killed, or whose children are.
+type killed struct {
+	what     string
+	children bool
+	before   []string // what comes first, and is not killed
+	args     []string
+}
+
+func killedCreates() []killed {
+	return []killed{{what: "create", args: []string{"create", "c"}}, {what: "the child of create", children: true, args: []string{"create", "c"}}}
+}
+
+// Whichever of its system calls a create, a start or a delete is killed at, and whichever its child: what is left can be deleted, and then
+// nothing is.
+func TestKilledAtEachStep(t *testing.T) {
+	b := newBundle(t, "sleep", "999")
+	killedAtEachStep(t, b, append(killedCreates(), killed{what: "start", before: []string{"create", "c"}, args: []string{"start", "c"}},
+		killed{what: "delete", before: []string{"run", "-d", "c"}, args: []string{"delete", "--force", "c"}})...)
+}
+
+// The same where there are more processes on the way: with a user namespace, and with hooks in a pid namespace that is joined.
+func TestKilledAtEachStepOfSeveral(t *testing.T) {
+	t.Run("userns", func(t *testing.T) {
+		b := newBundle(t, "sleep", "999")
+		b.remapped()
+		killedAtEachStep(t, b, killedCreates()...)
+	})
+	t.Run("joined", func(t *testing.T) {
+		other := exec.Command("sleep", "100000")
+		other.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID}
+		b := newBundle(t, "sleep", "999")
+		if err := other.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = other.Process.Kill(); _ = other.Wait() })
+		for i := range b.spec.Linux.Namespaces {
+			if n := &b.spec.Linux.Namespaces[i]; n.Type == specs.PIDNamespace {
+				n.Path = fmt.Sprintf("/proc/%d/ns/pid", other.Process.Pid)
+			}
+		}
+		b.spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/true"}}}
+		b.write()
+		killedAtEachStep(t, b, killedCreates()...)
+	})
 }
