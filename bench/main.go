@@ -73,6 +73,9 @@ func main() {
 	select {
 	case err = <-done:
 	case <-interrupted:
+		b.shut(true)
+		<-done // what runs ends, and nothing is started any more
+		b.shut(false)
 		err = errors.New("interrupted")
 	}
 	b.close()
@@ -118,6 +121,15 @@ type bench struct {
 	notes                      []string
 	rows                       []row
 	started                    time.Time
+}
+
+// shut keeps all engines from starting anything, or lets them again.
+func (b *bench) shut(yes bool) {
+	for _, e := range b.engines {
+		if e.room != nil {
+			e.room.shut.Store(yes)
+		}
+	}
 }
 
 func (b *bench) wants(name string) bool { return slices.Contains(b.only, name) }

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -17,7 +18,10 @@ import (
 
 // room is a thread in a network and a mount namespace of its own. Every process an engine needs is started from it and
 // so lives in the engine's namespaces, without a helper like nsenter whose time would be measured with it.
-type room struct{ work chan func() }
+type room struct {
+	work chan func()
+	shut atomic.Bool // nothing is started any more
+}
 
 func newRoom() (*room, error) {
 	r := &room{work: make(chan func())}
@@ -73,6 +77,9 @@ func (r *room) do(fn func()) {
 
 // start starts a command in the room.
 func (r *room) start(cmd *exec.Cmd) error {
+	if r.shut.Load() {
+		return errors.New("the benchmark was interrupted")
+	}
 	var err error
 	r.do(func() { err = cmd.Start() })
 	return err
