@@ -71,8 +71,8 @@ e2e: build ## Run the end-to-end tests: real daemons, real clients (E2E=regexp c
 	BERTH_E2E=1 go test -count=1 -timeout 15m -run '$(E2E)' ./test/e2e/... ./test/runtime/...
 
 .PHONY: soak
-soak: build ## Kill the daemon and cut the power again and again under load (ROUNDS=100)
-	BERTH_E2E=1 BERTH_SOAK=$(or $(ROUNDS),100) go test -count=1 -timeout 4h -v -run 'Kill|PowerCut|Checkpoint|OnSystemd' ./test/e2e/... ./test/guest/
+soak: build ## Kill the daemon and cut the power again and again under load (ROUNDS=100, SOAK=regexp chooses)
+	BERTH_E2E=1 BERTH_SOAK=$(or $(ROUNDS),100) go test -count=1 -timeout 4h -v -run '$(or $(SOAK),Kill|PowerCut|Checkpoint|OnSystemd|WithoutIPv6)' ./test/e2e/... ./test/guest/
 
 .PHONY: bench
 bench: setup build ## Measure Berth beside Docker, Podman and the bare kernel; writes bench/RESULTS.md

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"runtime"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -180,35 +182,43 @@ func burst(b *testing.B, n *Networks, ports int) (files []*os.File, wall time.Du
 	return files, wall, each
 }
 
-// BenchmarkCrowd puts 1,000 containers on one network, as many as a bridge has ports for, and compares the last hundred
-// with the first: the cost of one must not grow with those that are there.
+// BenchmarkCrowd puts 1,000 containers on one network, as many as a bridge has ports for, then connects all of them to a second
+// one, and compares the last hundred with the first: the cost of one must not grow with those that are there. BERTH_CROWD is
+// another number of containers.
 func BenchmarkCrowd(b *testing.B) {
-	const crowd, part = 1000, 100
-	var first, last time.Duration
+	crowd := 1000
+	if n, err := strconv.Atoi(os.Getenv("BERTH_CROWD")); err == nil && n > 0 {
+		crowd = n
+	}
+	part := max(crowd/10, 1)
+	var first, last [2]time.Duration // of attach, of connect
+	var heap uint64
 	rounds := 0
 	for b.Loop() {
 		rounds++
 		n := room(b, func(o *Options) { o.Pools = []Pool{{netip.MustParsePrefix("10.213.128.0/17"), 21}} })
-		if _, err := n.Create(context.Background(), CreateRequest{Name: "crowd"}); err != nil {
-			b.Fatal(err)
-		}
-		var files []*os.File
-		var ids []string
-		for i := range crowd {
-			r := AttachRequest{ContainerID: newID(), Name: fmt.Sprint("c", i), Endpoints: []EndpointRequest{{Network: "crowd"}}}
-			t := time.Now()
-			a, err := n.Attach(context.Background(), r)
-			if err != nil {
-				b.Fatalf("container %d: %v", i, err)
+		for _, name := range []string{"crowd", "second"} {
+			if _, err := n.Create(context.Background(), CreateRequest{Name: name}); err != nil {
+				b.Fatal(err)
 			}
-			switch took := time.Since(t); {
-			case i < part:
-				first += took
-			case i >= crowd-part:
-				last += took
-			}
-			files, ids = append(files, a.NetNS), append(ids, r.ContainerID)
 		}
+		before := heapInUse()
+		files, ids := make([]*os.File, crowd), make([]string, crowd)
+		for step := range 2 {
+			for i := range crowd {
+				t := time.Now()
+				if err := join(n, step, i, files, ids); err != nil {
+					b.Fatalf("container %d: %v", i, err)
+				}
+				switch took := time.Since(t); {
+				case i < part:
+					first[step] += took
+				case i >= crowd-part:
+					last[step] += took
+				}
+			}
+		}
+		heap += heapInUse() - before
 		for i := range ids {
 			files[i].Close()
 			if err := n.Detach(context.Background(), ids[i]); err != nil {
@@ -217,6 +227,31 @@ func BenchmarkCrowd(b *testing.B) {
 		}
 	}
 	b.ReportMetric(0, "ns/op")
-	b.ReportMetric(float64(first.Microseconds())/float64(part*rounds), "µs-first-hundred")
-	b.ReportMetric(float64(last.Microseconds())/float64(part*rounds), "µs-last-hundred")
+	for step, what := range []string{"attach", "connect"} {
+		b.ReportMetric(float64(first[step].Microseconds())/float64(part*rounds), "µs-"+what+"-first")
+		b.ReportMetric(float64(last[step].Microseconds())/float64(part*rounds), "µs-"+what+"-last")
+	}
+	b.ReportMetric(float64(heap)/float64(2*crowd*rounds), "B-per-endpoint")
+}
+
+// join attaches the container of a number, or connects it to a second network.
+func join(n *Networks, step, i int, files []*os.File, ids []string) error {
+	if step == 0 {
+		ids[i] = newID()
+		a, err := n.Attach(context.Background(), AttachRequest{ContainerID: ids[i], Name: fmt.Sprint("c", i), Endpoints: []EndpointRequest{{Network: "crowd"}}})
+		if err == nil {
+			files[i] = a.NetNS
+		}
+		return err
+	}
+	_, err := n.Connect(context.Background(), ConnectRequest{ContainerID: ids[i], Name: fmt.Sprint("c", i), NetNS: files[i],
+		Endpoint: EndpointRequest{Network: "second"}})
+	return err
+}
+
+func heapInUse() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }

@@ -22,6 +22,17 @@ func TestOnCgroupV2(t *testing.T) {
 	})
 }
 
+// Networks on a kernel that was told to have no IPv6; a part of `make soak`.
+func TestWithoutIPv6(t *testing.T) {
+	if os.Getenv("BERTH_SOAK") == "" {
+		t.Skip("boots a virtual machine; BERTH_SOAK=1 runs it")
+	}
+	Prepare(t, []Program{{Name: "network", Package: "github.com/berth-engine/berth/internal/network", Args: []string{"-test.run=^TestKernelWithoutIPv6$"},
+		Modules: []string{"crc32c_generic", "bridge", "nf_tables", "nft_ct", "nft_masq", "nft_nat", "nft_chain_nat", "nf_conntrack", "nf_conntrack_netlink",
+			"nft_fib_ipv4", "nft_fib_ipv6", "nft_fib_inet", "nft_reject_inet", "nft_limit", "nft_log", "nfnetlink_log",
+			"nft_meta_bridge"}}}).Run(t, "", "ipv6.disable=1")
+}
+
 // The runtime on a machine that systemd runs: with groups that systemd makes, root's and an ordinary user's, and with some that it
 // makes itself. In short form the lives of those; BERTH_SOAK makes it all.
 func TestOnSystemd(t *testing.T) {
