@@ -78,6 +78,8 @@ func parseLANOptions(driver string, options map[string]string) (lanOptions, erro
 			o.flag, known = map[string]uint16{"": 0, "bridge": 0, "private": 1, "vepa": 2}[value]
 		case key == optionIPv4 || key == optionIPv6:
 			_, err = strconv.ParseBool(value)
+		case key == OptionEgress:
+			return o, errEgressLAN(driver)
 		default:
 			return o, failf(errdefs.ErrInvalidArgument, "unknown option %q of a network of the driver %q", key, driver)
 		}

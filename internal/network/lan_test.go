@@ -34,6 +34,10 @@ func TestMacvlan(t *testing.T) {
 	out := outside(t, n)
 	ctx := context.Background()
 	v := macvlan(t, n, "lan", map[string]string{})
+	if _, err := n.Attach(ctx, AttachRequest{ContainerID: newID(), Name: "bound", Endpoints: egressOn("lan", "default=deny")}); !errdefs.IsInvalidArgument(err) ||
+		!strings.Contains(err.Error(), "what their containers send does not pass the host's rules") {
+		t.Errorf("with an egress policy: %v", err)
+	}
 	if v.Link != "btout" || v.Driver != driverMacvlan {
 		t.Errorf("%+v", v)
 	}
@@ -172,6 +176,8 @@ func TestLANRefuses(t *testing.T) {
 		{driverMacvlan, map[string]string{"ipvlan_mode": "l2"}, `unknown option "ipvlan_mode"`},
 		{driverIpvlan, map[string]string{"ipvlan_mode": "l4"}, `invalid value "l4"`},
 		{driverIpvlan, map[string]string{"ipvlan_flag": "l4"}, `invalid value "l4"`},
+		{driverMacvlan, map[string]string{OptionEgress: "default=deny"}, "is not for networks of the driver macvlan"},
+		{driverIpvlan, map[string]string{OptionEgress: "default=deny"}, "is not for networks of the driver ipvlan"},
 	} {
 		_, err := n.Create(context.Background(), CreateRequest{Name: "x", Driver: c.driver, Options: c.options})
 		if err == nil || !strings.Contains(err.Error(), c.text) {
