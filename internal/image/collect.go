@@ -22,6 +22,9 @@ const (
 	// usedLabel is on the target of an image and says when a container of it was removed last.
 	usedLabel = "berth.used"
 
+	// treePrefix marks what an image was put together in, among what it holds.
+	treePrefix = "tree "
+
 	// usedEvery is how often that is written down.
 	usedEvery = 10 * time.Minute
 )
@@ -290,7 +293,7 @@ func (im *Images) holds(ctx context.Context, img *Image) map[digest.Digest]int64
 		out["chain "+u.Chain] = u.Size
 	}
 	if n := im.store.TreeSize(ctx, img.Chain); n > 0 {
-		out["tree "+img.Chain] = n
+		out[treePrefix+img.Chain] = n
 	}
 	return out
 }

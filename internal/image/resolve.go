@@ -174,7 +174,7 @@ func (im *Images) List(ctx context.Context) ([]Image, error) {
 	}
 	for i := range out {
 		for d, size := range parts[i] {
-			if users[d] > 1 {
+			if users[d] > 1 && !strings.HasPrefix(d.String(), treePrefix) { // which Size does not count either
 				out[i].SharedSize += size
 			}
 		}
