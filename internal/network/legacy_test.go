@@ -27,7 +27,7 @@ func needLegacy(t *testing.T) {
 // TestLegacyTraffic runs with legacy iptables what shows that nftables' rules do what they shall.
 func TestLegacyTraffic(t *testing.T) {
 	needLegacy(t)
-	for name, test := range map[string]func(*testing.T){"Traffic": TestTraffic, "Published": TestPublished, "TrafficIPv6": TestTrafficIPv6,
+	for name, test := range map[string]func(*testing.T){"Traffic": TestTraffic, "Published": TestPublished, "TrafficIPv6": TestTrafficIPv6, "Peers": TestPeers,
 		"GatewayModes": TestGatewayModes} {
 		t.Run(name, func(t *testing.T) {
 			test(t)

@@ -618,8 +618,11 @@ func (n *Networks) applyRules() error {
 
 // settleRules is applyRules, and then looks whether other firewalls let our links through.
 func (n *Networks) settleRules() error {
+	if n.legacy != nil {
+		return errors.Join(n.applyRules(), n.answerForPeers())
+	}
 	if n.wall == nil {
-		return n.applyRules()
+		return nil
 	}
 	if err := errors.Join(n.applyRules(), n.applyEgress(), n.answerForPeers()); err != nil {
 		return err

@@ -72,8 +72,8 @@ func TestPeers(t *testing.T) {
 
 	server.NetNS.Close()
 	must(t, n.Detach(context.Background(), dbID))
-	if text := nft(t, "list", "tables"); strings.Contains(nft(t, "list", "table", "ip", n.tableName()), "linked4") {
-		t.Errorf("a link is left: %s", text)
+	if n.wall != nil && strings.Contains(nft(t, "list", "table", "ip", n.tableName()), "linked4") {
+		t.Error("a link is left")
 	}
 	third := attach(t, n, on("apart")) // it may have the address
 	serve(t, n, third.NetNS, "tcp", ":80")

@@ -19,7 +19,8 @@ import (
 //	raw     PREROUTING            ─▶ BERTH-RAW    containers do not reach the host's loopback
 //	nat     PREROUTING, OUTPUT    ─▶ BERTH-DNAT   published ports
 //	        POSTROUTING           ─▶ BERTH-POST   what leaves is hidden, what comes back by the host is, too (BERTH-BACK)
-//	filter  FORWARD, the first    ─▶ BERTH-FWD    drops, by BERTH-OURS, what must not reach or leave a container
+//	filter  OUTPUT                ─▶ BERTH-OUT    while containers have links without icc: none is told of a shorter way
+//	        FORWARD, the first    ─▶ BERTH-FWD    drops, by BERTH-OURS, what must not reach or leave a container
 //	        FORWARD, the last     ─▶ BERTH-END    accepts the rest of ours
 //
 // So everybody else's rules of FORWARD still decide between our first and our last word, as they do in nftables.
@@ -141,8 +142,20 @@ func (p policy) xtFilter(x xtNames, f family) xtTable {
 		fwd.add("-i %s -j %s", l, closed.name)
 		closed.add("-o %s -j DROP", l)
 	}
-	return xtTable{name: "filter", chains: []xtChain{closed, end, fwd, ours},
+	t := xtTable{name: "filter", chains: []xtChain{closed, end, fwd, ours},
 		jumps: []xtJump{{from: "FORWARD", rule: "-j " + fwd.name}, {from: "FORWARD", rule: "-j " + end.name, last: true}}}
+	if p.links(f) { // who has a link would be told to go straight to the other, where no way is
+		out, redirect := xtChain{name: x.chain("OUT")}, "icmp --icmp-type redirect"
+		if f == ip6 {
+			redirect = "icmpv6 --icmpv6-type redirect"
+		}
+		for _, n := range p.networks {
+			out.add("-o %s -p %s -j DROP", n.link, redirect)
+		}
+		t.chains = append(t.chains, out)
+		t.jumps = append(t.jumps, xtJump{from: "OUTPUT", rule: "-j " + out.name})
+	}
+	return t
 }
 
 // xtInside opens what is reached at a container's own address.
