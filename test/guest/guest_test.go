@@ -52,6 +52,13 @@ func TestOnSystemd(t *testing.T) {
 	}
 	if podman := podman(t, runtime); podman != nil {
 		programs = append(programs, *podman)
+		if os.Getenv("BERTH_SOAK") != "" { // one for each manager
+			programs = append(programs, *podman)
+			for i, manager := range []string{"systemd", "cgroupfs"} {
+				p := &programs[len(programs)-2+i]
+				p.Name, p.Args = p.Name+" "+manager, []string{"-test.run=^TestPodmanOnSystemd$/^" + manager + "$"}
+			}
+		}
 	}
 	if os.Getenv("BERTH_SOAK") == "" {
 		PrepareSystemd(t, programs).Run(t, "")
@@ -85,7 +92,7 @@ func podman(t *testing.T, runtime string) *Program {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build berth-runtime: %v: %s", err, out)
 	}
-	return &Program{Name: "podman", Package: "github.com/berth-engine/berth/test/runtime", Args: []string{"-test.run=^TestPodmanOnSystemd$"},
+	return &Program{Name: "podman", Before: "mkdir -p /var/tmp", Package: "github.com/berth-engine/berth/test/runtime", Args: []string{"-test.run=^TestPodmanOnSystemd$"},
 		Env: []string{"BERTH_E2E=1", "BERTH_GUEST=1", "BERTH_REPO=/repo", "TMPDIR=/tmp", "BERTH_SOAK=" + os.Getenv("BERTH_SOAK")}, Files: files}
 }
 

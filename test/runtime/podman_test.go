@@ -11,7 +11,7 @@ import (
 func podman(t *testing.T, manager string) *place {
 	t.Helper()
 	p := newPlace(t, "podman", "conmon")
-	p.podman(manager)
+	p.podmanWith(manager)
 	if err := os.WriteFile(filepath.Join(p.dir, "containers.conf"), []byte(podmanConf), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -28,8 +28,8 @@ func podman(t *testing.T, manager string) *place {
 	return p
 }
 
-// podman has $P use a cgroup manager.
-func (p *place) podman(manager string) {
+// podmanWith has $P use a cgroup manager.
+func (p *place) podmanWith(manager string) {
 	parent := func(more string) string {
 		if manager == "systemd" {
 			return "$TAG" + more + ".slice"
@@ -57,23 +57,28 @@ func TestPodmanOnSystemd(t *testing.T) {
 	if os.Getenv("BERTH_GUEST") == "" {
 		t.Skip("for the guest that systemd runs")
 	}
-	p := podman(t, "systemd")
-	p.holds([]obligation{
-		{line: `$P run -d --cidfile id --name s --memory 64m --pids-limit 40 $OF box:1 ` + podmanLoop, out: "*"},
-		{line: `systemctl show -p ActiveState,Slice,Delegate libpod-$(cat id).scope`,
-			shows: []string{"Slice=" + p.tag + ".slice\n", "ActiveState=active\n", "Delegate=yes\n"}},
-		{line: `$P exec s sh -c 'echo in; cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max; exit 4'`, out: "in\n67108864\n40\n", code: 4},
-		{line: `$P stop -t 30 s`, out: "s\n"},
-		{line: `$P rm s`, out: "s\n"},
+	all := func(p *place) {
+		if os.Getenv("BERTH_SOAK") != "" {
+			p.holds(podmanAll[:])
+		}
+	}
+	t.Run("systemd", func(t *testing.T) {
+		p := podman(t, "systemd")
+		p.holds([]obligation{
+			{line: `$P run -d --cidfile id --name s --memory 64m --pids-limit 40 $OF box:1 ` + podmanLoop, out: "*"},
+			{line: `systemctl show -p ActiveState,Slice,Delegate libpod-$(cat id).scope`,
+				shows: []string{"Slice=" + p.tag + ".slice\n", "ActiveState=active\n", "Delegate=yes\n"}},
+			{line: `$P exec s sh -c 'echo in; cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max; exit 4'`, out: "in\n67108864\n40\n", code: 4},
+			{line: `$P stop -t 30 s`, out: "s\n"},
+			{line: `$P rm s`, out: "s\n"},
+		})
+		all(p)
 	})
-	if os.Getenv("BERTH_SOAK") != "" {
-		p.holds(podmanAll[:])
-	}
-	p.podman("cgroupfs")
-	p.holds([]obligation{{line: `$P run --rm --memory 64m $OF box:1 sh -c 'cat /sys/fs/cgroup/memory.max; exit 3'`, out: "67108864\n", code: 3}})
-	if os.Getenv("BERTH_SOAK") != "" {
-		p.holds(podmanAll[:])
-	}
+	t.Run("cgroupfs", func(t *testing.T) {
+		p := podman(t, "cgroupfs")
+		p.holds([]obligation{{line: `$P run --rm --memory 64m $OF box:1 sh -c 'cat /sys/fs/cgroup/memory.max; exit 3'`, out: "67108864\n", code: 3}})
+		all(p)
+	})
 }
 
 // Podman drives a runtime through conmon: create with pid file, console socket and log, then start, kill, delete.
