@@ -94,10 +94,10 @@ type result struct {
 	code     int
 }
 
-// shell runs a line of shell in the folder, for at most a minute. It never fails the test by itself.
+// shell runs a line of shell in the folder, for at most three minutes. It never fails the test by itself.
 func (p *place) shell(line string) result {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", line)
 	cmd.Dir = p.dir
@@ -113,7 +113,7 @@ func (p *place) shell(line string) result {
 	err := cmd.Run()
 	r := result{out: out.String(), err: errOut.String(), code: cmd.ProcessState.ExitCode()}
 	if ctx.Err() != nil {
-		p.t.Errorf("%s: not done after a minute\nstdout: %s\nstderr: %s", line, r.out, r.err)
+		p.t.Errorf("%s: not done after three minutes\nstdout: %s\nstderr: %s", line, r.out, r.err)
 	} else if _, isExit := errors.AsType[*exec.ExitError](err); err != nil && !isExit && !errors.Is(err, exec.ErrWaitDelay) {
 		p.t.Fatalf("%s: %v", line, err)
 	}
