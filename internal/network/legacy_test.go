@@ -30,9 +30,10 @@ func TestLegacyTraffic(t *testing.T) {
 	for name, test := range map[string]func(*testing.T){"Traffic": TestTraffic, "Published": TestPublished, "TrafficIPv6": TestTrafficIPv6, "Peers": TestPeers,
 		"GatewayModes": TestGatewayModes} {
 		t.Run(name, func(t *testing.T) {
+			before := strings.Count(nft(t, "list", "tables"), "berth-bt")
 			test(t)
-			if out, _ := exec.Command("nft", "list", "tables").CombinedOutput(); strings.Contains(string(out), "table ip berth-bt") {
-				t.Errorf("tables of nftables:\n%s", out)
+			if tables := nft(t, "list", "tables"); strings.Count(tables, "berth-bt") != before {
+				t.Errorf("tables of nftables:\n%s", tables)
 			}
 		})
 	}
