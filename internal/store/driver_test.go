@@ -168,6 +168,23 @@ func threeLayers(t *testing.T, ctx context.Context, s *Store) digest.Digest {
 	return chain
 }
 
+// TestNewContainerHasNoChanges, however soon after its files one looks: two names of one file cannot be told from a new link otherwise.
+func TestNewContainerHasNoChanges(t *testing.T) {
+	s := openWith(t, "vfs")
+	ctx, release, err := s.Lease(t.Context())
+	must(t, err)
+	defer release()
+	chain := threeLayers(t, ctx, s)
+	for range 20 {
+		must(t, s.NewLayer(ctx, "c", chain))
+		if changes, err := s.Changes(ctx, "c", chain); err != nil || len(changes) != 0 {
+			t.Fatalf("%v, %v", changes, err)
+		}
+		must(t, s.RemoveLayer("c"))
+		s.removals.Wait()
+	}
+}
+
 // TestDriversShowTheSame: whatever makes a container's file system, its files are the image's, what it changes is told and
 // packed alike, and is there after it has been mounted again.
 func TestDriversShowTheSame(t *testing.T) {

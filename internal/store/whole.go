@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	layers "github.com/berth-engine/berth/internal/archive"
 	"github.com/berth-engine/berth/internal/confine"
@@ -63,11 +64,33 @@ func (s *Store) newWhole(ctx context.Context, d Driver, id string, chain digest.
 			return err
 		}
 	}
-	f, err := os.OpenFile(filepath.Join(dir, madeFile), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	return markMade(filepath.Join(dir, madeFile), root)
+}
+
+// markMade makes the file whose change time is later than that of everything below root, whose own was set last. The kernel's clock
+// of files goes in steps of some milliseconds.
+func markMade(name, root string) error {
+	var last, made unix.Stat_t
+	if err := unix.Stat(root, &last); err != nil {
+		return &fs.PathError{Op: "stat", Path: root, Err: err}
+	}
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
-	return f.Close()
+	defer f.Close()
+	for {
+		if err := unix.Fstat(int(f.Fd()), &made); err != nil {
+			return &fs.PathError{Op: "stat", Path: name, Err: err}
+		}
+		if made.Ctim.Nano() > last.Ctim.Nano() {
+			return nil
+		}
+		time.Sleep(time.Millisecond)
+		if err := f.Chmod(0o600); err != nil { // which sets the change time
+			return err
+		}
+	}
 }
 
 func syncfs(path string) error {
