@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/berth-engine/berth/internal/registry"
 	"github.com/berth-engine/berth/internal/store"
 )
 
@@ -105,6 +106,16 @@ func (im *Images) has(ctx context.Context, desc ocispec.Descriptor) (bool, error
 		return false, err
 	}
 	return false, w.Close() // collected since
+}
+
+// fetchManifest reads a manifest or an index, as fetchSmall does, and takes it apart.
+func (im *Images) fetchManifest(ctx context.Context, desc ocispec.Descriptor, fetch fetcher) (*document, []byte, error) {
+	data, err := im.fetchSmall(ctx, desc, registry.MaxManifest, fetch)
+	if err != nil {
+		return nil, nil, err
+	}
+	d, err := parseDocument(data, desc.MediaType)
+	return d, data, err
 }
 
 // fetchSmall reads a manifest or a configuration, from the store or from the source, and verifies it.

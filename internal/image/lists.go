@@ -69,20 +69,13 @@ func (im *Images) Look(ctx context.Context, ref string, o ListOptions) (*Looked,
 	if err != nil {
 		return nil, err
 	}
-	fetch := func(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
-		return repo.Fetch(ctx, desc)
-	}
-	data, err := im.fetchSmall(ctx, target, registry.MaxManifest, fetch)
-	if err != nil {
-		return nil, err
-	}
-	d, err := parseDocument(data, target.MediaType)
+	d, data, err := im.fetchManifest(ctx, target, repo.Fetch)
 	if err != nil {
 		return nil, err
 	}
 	out := &Looked{Target: target, List: images.IsIndexType(target.MediaType)}
 	if !out.List {
-		target.Platform, err = im.platformAt(ctx, d, fetch)
+		target.Platform, err = im.platformAt(ctx, d, repo.Fetch)
 		out.Parts = []RemotePart{{Ref: name.String(), Descriptor: target, Raw: data}}
 		return out, err
 	}
@@ -97,7 +90,7 @@ func (im *Images) Look(ctx context.Context, ref string, o ListOptions) (*Looked,
 			if total += m.Size; total > maxLooked {
 				return nil, badImage("the manifests that its index lists have more than %d bytes", maxLooked)
 			}
-			if part.Raw, err = im.fetchSmall(ctx, m, registry.MaxManifest, fetch); err != nil {
+			if part.Raw, err = im.fetchSmall(ctx, m, registry.MaxManifest, repo.Fetch); err != nil {
 				return nil, err
 			}
 		}
@@ -187,14 +180,7 @@ func (im *Images) bringPart(ctx context.Context, to *registry.Repository, name r
 		return false, err
 	}
 	defer repo.Close()
-	fetch := func(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
-		return repo.Fetch(ctx, desc)
-	}
-	data, err := im.fetchSmall(ctx, m, registry.MaxManifest, fetch)
-	if err != nil {
-		return false, fmt.Errorf("manifest %s: %w", source, err)
-	}
-	d, err := parseDocument(data, m.MediaType)
+	d, data, err := im.fetchManifest(ctx, m, repo.Fetch)
 	if err != nil {
 		return false, fmt.Errorf("manifest %s: %w", source, err)
 	}
@@ -214,7 +200,7 @@ func (im *Images) bringPart(ctx context.Context, to *registry.Repository, name r
 		}
 		seen[b.Digest] = true
 		g.Go(func() error {
-			r := &remoteBlob{ctx: gctx, fetch: fetch, desc: b}
+			r := &remoteBlob{ctx: gctx, fetch: repo.Fetch, desc: b}
 			defer r.close()
 			_, err := to.PushBlob(gctx, registry.Blob{Desc: b, Content: r, From: mounts})
 			return err

@@ -13,8 +13,6 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-
-	"github.com/berth-engine/berth/internal/registry"
 )
 
 // PartKind says what one of the manifests of an image is for.
@@ -223,14 +221,10 @@ func (im *Images) bringAttested(ctx context.Context, index ocispec.Descriptor, a
 
 // bringStatements fetches the manifest of an attestation and its statements, and tells whether they came.
 func (im *Images) bringStatements(ctx context.Context, manifest ocispec.Descriptor, fetch fetcher) (bool, error) {
-	data, err := im.fetchSmall(ctx, manifest, registry.MaxManifest, fetch)
+	d, data, err := im.fetchManifest(ctx, manifest, fetch)
 	if errdefs.IsNotFound(err) {
 		return false, nil
 	}
-	if err != nil {
-		return false, err
-	}
-	d, err := parseDocument(data, manifest.MediaType)
 	if err != nil {
 		return false, err
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"syscall"
 
 	"github.com/containerd/containerd/v2/core/images"
@@ -84,11 +83,8 @@ func (im *Images) pullOne(ctx context.Context, repo *registry.Repository, ref re
 		return nil, err
 	}
 	say.say(objectOf(ref), "Pulling from "+reference.Path(ref))
-	fetch := func(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
-		return repo.Fetch(ctx, desc)
-	}
 	old, _ := im.lookupTarget(ref)
-	img, err := im.bring(ctx, target, platform, fetch, say, storedName(ref))
+	img, err := im.bring(ctx, target, platform, repo.Fetch, say, storedName(ref))
 	if err != nil {
 		return nil, err
 	}
@@ -257,11 +253,7 @@ func noPlatform(platform string) error {
 func (im *Images) descend(ctx context.Context, desc ocispec.Descriptor, m platforms.MatchComparer, platform string,
 	fetch fetcher,
 	depth int) (ocispec.Descriptor, *document, error) {
-	data, err := im.fetchSmall(ctx, desc, registry.MaxManifest, fetch)
-	if err != nil {
-		return desc, nil, err
-	}
-	d, err := parseDocument(data, desc.MediaType)
+	d, data, err := im.fetchManifest(ctx, desc, fetch)
 	if err != nil {
 		return desc, nil, err
 	}

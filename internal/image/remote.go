@@ -3,7 +3,6 @@ package image
 import (
 	"context"
 	"fmt"
-	"io"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/images"
@@ -43,14 +42,7 @@ func (im *Images) Remote(ctx context.Context, ref string, auth *Auth) (*Remote, 
 	if err != nil {
 		return nil, err
 	}
-	fetch := func(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
-		return repo.Fetch(ctx, desc)
-	}
-	data, err := im.fetchSmall(ctx, target, registry.MaxManifest, fetch)
-	if err != nil {
-		return nil, err
-	}
-	d, err := parseDocument(data, target.MediaType)
+	d, _, err := im.fetchManifest(ctx, target, repo.Fetch)
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +58,8 @@ func (im *Images) Remote(ctx context.Context, ref string, auth *Auth) (*Remote, 
 	if d.artifact() != "" {
 		return out, nil
 	}
-	if data, err = im.fetchSmall(ctx, *d.Config, maxConfig, fetch); err != nil {
+	data, err := im.fetchSmall(ctx, *d.Config, maxConfig, repo.Fetch)
+	if err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
 	config, err := parseConfig(data, len(d.Layers))
