@@ -781,13 +781,9 @@ const leaveTime = time.Second
 
 // leaveBehind is what the timer of letGo does.
 func (n *Networks) leaveBehind() {
-	n.mu.Lock()
-	if n.shut {
-		n.mu.Unlock()
+	if !n.begin() {
 		return
 	}
-	n.work.Add(1)
-	n.mu.Unlock()
 	defer n.work.Done()
 	n.clearAway()
 }

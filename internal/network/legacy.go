@@ -301,13 +301,7 @@ func (n *Networks) leaveLegacy() {
 
 // reassertLegacy makes our rules again when somebody else took them away or put himself before them.
 func (n *Networks) reassertLegacy() {
-	n.mu.Lock()
-	shut := n.shut
-	if !shut {
-		n.work.Add(1)
-	}
-	n.mu.Unlock()
-	if shut {
+	if !n.begin() {
 		return
 	}
 	defer n.work.Done()

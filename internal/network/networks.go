@@ -658,15 +658,20 @@ func (n *Networks) lookAround(want bool) {
 	}
 }
 
+// begin counts a piece of work that Close waits for; it is false once there is to be no more.
+func (n *Networks) begin() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.shut {
+		return false
+	}
+	n.work.Add(1)
+	return true
+}
+
 // reassert runs when somebody else changed the rules of the host: ours come back when they were flushed, whole or in part.
 func (n *Networks) reassert(touched bool) {
-	n.mu.Lock()
-	shut := n.shut
-	if !shut {
-		n.work.Add(1)
-	}
-	n.mu.Unlock()
-	if shut {
+	if !n.begin() {
 		return
 	}
 	defer n.work.Done()
