@@ -231,34 +231,6 @@ func TestPreDump(t *testing.T) {
 	b.ok("delete", "--force", "c")
 }
 
-// console listens for a terminal's master.
-func console(t *testing.T) (socket string, master func() *os.File) {
-	t.Helper()
-	socket = filepath.Join(t.TempDir(), "console")
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	return socket, func() *os.File {
-		t.Helper()
-		if err := l.SetDeadline(time.Now().Add(2 * time.Minute)); err != nil {
-			t.Fatal(err)
-		}
-		conn, err := l.AcceptUnix()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		_, files, err := linux.RecvMsg(conn, make([]byte, 100), 1)
-		if err != nil || len(files) != 1 {
-			t.Fatal(files, err)
-		}
-		t.Cleanup(func() { files[0].Close() })
-		return files[0]
-	}
-}
-
 // reads reads until what was read contains want.
 func reads(t *testing.T, f *os.File, want string) {
 	t.Helper()
@@ -290,9 +262,9 @@ func TestCheckpointWithTerminal(t *testing.T) {
 	b.spec.Process.Terminal = true
 	b.spec.Process.Args = []string{"sh", "-c", "stty -echo; n=0; while read line; do n=$((n+1)); echo \"$n $line $(tty)\"; done"}
 	b.write()
-	socket, master := console(t)
+	socket, master := files(t)
 	b.detached("run", "-d", "--console-socket", socket, "c")
-	m := master()
+	_, m := master()
 	fmt.Fprintln(m, "first")
 	reads(t, m, "1 first /dev/pts/0\r\n")
 	b.ok("checkpoint", "--image-path", b.images("images"), "c")
@@ -300,7 +272,7 @@ func TestCheckpointWithTerminal(t *testing.T) {
 
 	b.fails("--console-socket", "restore", "-d", "--image-path", b.images("images"), "c")
 	b.detached("restore", "-d", "--console-socket", socket, "--image-path", b.images("images"), "c")
-	m = master()
+	_, m = master()
 	fmt.Fprintln(m, "second")
 	reads(t, m, "2 second /dev/pts/0\r\n")
 	b.ok("delete", "--force", "c")

@@ -317,29 +317,11 @@ func TestConsoleSocket(t *testing.T) {
 	b.spec.Process.Terminal = true
 	b.write()
 	b.fails("--console-socket", "create", "c")
-	socket := filepath.Join(t.TempDir(), "console")
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
+	socket, master := files(t)
 	b.ok("create", "--console-socket", socket, "c")
-	if err := l.SetDeadline(time.Now().Add(2 * time.Minute)); err != nil {
-		t.Fatal(err)
-	}
-	conn, err := l.AcceptUnix()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	buf := make([]byte, 100)
-	_, files, err := linux.RecvMsg(conn, buf, 1)
-	if err != nil || len(files) != 1 {
-		t.Fatal(files, err)
-	}
+	_, f := master()
 	b.ok("start", "c")
-	out, _ := io.ReadAll(files[0])
-	_ = files[0].Close()
+	out, _ := io.ReadAll(f)
 	if string(out) != "/dev/pts/0\r\n" {
 		t.Errorf("%q", out)
 	}
@@ -373,16 +355,16 @@ func TestPidfdSocket(t *testing.T) {
 	b.gone()
 }
 
-// pidfds listens for pidfds, and tells with which word one came and whose it is.
-func pidfds(t *testing.T) (socket string, received func() (kind string, pid int)) {
+// files listens for files that a command sends, one at a time with a word.
+func files(t *testing.T) (socket string, next func() (word string, f *os.File)) {
 	t.Helper()
-	socket = filepath.Join(t.TempDir(), "pidfds")
+	socket = filepath.Join(t.TempDir(), "files")
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	return socket, func() (string, int) {
+	return socket, func() (string, *os.File) {
 		t.Helper()
 		if err := l.SetDeadline(time.Now().Add(2 * time.Minute)); err != nil {
 			t.Fatal(err)
@@ -393,18 +375,29 @@ func pidfds(t *testing.T) (socket string, received func() (kind string, pid int)
 		}
 		defer conn.Close()
 		buf := make([]byte, 100)
-		n, files, err := linux.RecvMsg(conn, buf, 1)
-		if err != nil || len(files) != 1 {
-			t.Fatal(files, err)
+		n, got, err := linux.RecvMsg(conn, buf, 1)
+		if err != nil || len(got) != 1 {
+			t.Fatal(got, err)
 		}
-		defer files[0].Close()
-		info, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", files[0].Fd()))
+		t.Cleanup(func() { got[0].Close() })
+		return string(buf[:n]), got[0]
+	}
+}
+
+// pidfds listens for pidfds, and tells with which word one came and whose it is.
+func pidfds(t *testing.T) (socket string, received func() (kind string, pid int)) {
+	t.Helper()
+	socket, next := files(t)
+	return socket, func() (string, int) {
+		t.Helper()
+		kind, f := next()
+		info, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", f.Fd()))
 		if err != nil {
 			t.Fatal(err)
 		}
 		_, rest, _ := strings.Cut(string(info), "\nPid:\t")
 		pid, _ := strconv.Atoi(strings.TrimSpace(strings.SplitN(rest, "\n", 2)[0]))
-		return string(buf[:n]), pid
+		return kind, pid
 	}
 }
 
