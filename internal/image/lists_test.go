@@ -133,7 +133,6 @@ func listOf(t *testing.T, raw []byte) []byte {
 // Credentials go to the registry they belong to, also when a list is put together of images from several.
 func TestListCredentials(t *testing.T) {
 	b := build(t, ocispec.Image{}, rootTar(t, "one", "1"))
-	told := map[string][]string{}
 	var servers []*fakeRegistry
 	for range 2 {
 		f := serve(t, b)
@@ -144,9 +143,11 @@ func TestListCredentials(t *testing.T) {
 				w.WriteHeader(http.StatusUnauthorized)
 				return true
 			}
-			if !slices.Contains(told[f.addr], user) {
-				told[f.addr] = append(told[f.addr], user)
+			f.mu.Lock()
+			if !slices.Contains(f.users, user) {
+				f.users = append(f.users, user)
 			}
+			f.mu.Unlock()
 			if r.Method == http.MethodPut {
 				w.WriteHeader(http.StatusCreated)
 				return true
@@ -163,7 +164,7 @@ func TestListCredentials(t *testing.T) {
 	_, _, err = open(t).PushList(t.Context(), servers[0].addr+"/list:1", raw, ocispec.MediaTypeImageIndex,
 		map[digest.Digest]string{m.Digest: servers[1].addr + "/app:1"}, o)
 	must(t, err)
-	if a, b := told[servers[0].addr], told[servers[1].addr]; !slices.Equal(a, []string{"ann"}) || !slices.Equal(b, []string{"bob"}) {
+	if a, b := servers[0].users, servers[1].users; !slices.Equal(a, []string{"ann"}) || !slices.Equal(b, []string{"bob"}) {
 		t.Errorf("%q, %q", a, b)
 	}
 }

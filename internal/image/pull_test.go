@@ -219,7 +219,9 @@ type fakeRegistry struct {
 	*built
 	addr     string
 	requests atomic.Int64
-	// fault may answer instead, and then returns true.
+	mu       sync.Mutex
+	users    []string
+	// fault may answer instead, and then returns true. Requests come side by side: what it keeps is guarded by mu.
 	fault func(w http.ResponseWriter, r *http.Request) bool
 }
 
@@ -675,7 +677,9 @@ func TestTokens(t *testing.T) {
 				w.WriteHeader(http.StatusUnauthorized)
 				return true
 			}
+			f.mu.Lock()
 			scope = r.URL.Query().Get("scope")
+			f.mu.Unlock()
 			_, _ = io.WriteString(w, `{"token":"abc","expires_in":300}`)
 			return true
 		}
