@@ -102,7 +102,7 @@ fuzz-short: ## Run every fuzz target for a moment (FUZZTIME=10s)
 	  done; \
 	done
 	cd third/conform && go test -run '^$$' -fuzz FuzzReference -fuzztime $(FUZZTIME) . && go test -run '^$$' -fuzz FuzzDigest -fuzztime $(FUZZTIME) .
-	cd third/registry && go test -run '^$$' -fuzz FuzzAccounts -fuzztime $(FUZZTIME) .
+	cd third/registry && go test -run '^$$' -fuzz FuzzAccounts -fuzztime $(FUZZTIME) . && go test -run '^$$' -fuzz FuzzReferring -fuzztime $(FUZZTIME) .
 
 .PHONY: lint
 lint: ## gofmt, go vet and staticcheck (pinned in go.mod)

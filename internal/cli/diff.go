@@ -27,7 +27,12 @@ func newDiff(a *app) *cobra.Command {
 			type change = container.FilesystemChange
 			l := &listing[change]{table: `{{.Type}}\t{{.Path}}`, columns: []column[change]{
 				{"Type", "CHANGE TYPE", func(c change) any { return changeLetter(c.Kind) }},
-				{"Path", "PATH", func(c change) any { return c.Path }},
+				{"Path", "PATH", func(c change) any {
+					if _, people := terminal(a.Out); people {
+						return visible(c.Path) // a container's own names, which may steer a terminal
+					}
+					return c.Path
+				}},
 			}}
 			return l.print(a.Out, format, result.Changes)
 		})

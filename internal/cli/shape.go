@@ -130,13 +130,24 @@ func empty(t reflect.Type) any {
 	return nilPointer{}
 }
 
-// structText is how Go prints a struct.
-func (o *object) structText() goText {
+// structText is how Go prints a struct: what is embedded in it has braces of its own.
+func (o *object) structText() goText { return o.textAs(o.of) }
+
+func (o *object) textAs(t reflect.Type) goText {
 	var words []string
-	for _, f := range structFields(o.of) {
-		v, ok := o.values[f.key]
+	for i := range t.NumField() {
+		f := t.Field(i)
+		key, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		if f.Anonymous && key == "" && f.Type.Kind() == reflect.Struct {
+			words = append(words, string(o.textAs(f.Type)))
+			continue
+		}
+		if key == "" {
+			key = f.Name
+		}
+		v, ok := o.values[key]
 		if !ok {
-			v = empty(f.of)
+			v = empty(f.Type)
 		}
 		words = append(words, printed(v))
 	}

@@ -147,7 +147,7 @@ func (a *app) verboseUsage(u client.DiskUsageResult, format string) error {
 func rowValues[T any](l *listing[T], items []T) []any {
 	values := []any{}
 	for _, item := range items {
-		values = append(values, row[T]{l, item}.values())
+		values = append(values, row[T]{l: l, item: item}.values())
 	}
 	return values
 }

@@ -21,16 +21,21 @@ type listing[T any] struct {
 	method  func(item T, name string, args []any) (any, bool, error)
 }
 
-// row is one item under a listing's names.
+// row is one item under a listing's names. In a table nothing that somebody else has written steers a terminal or adds a line.
 type row[T any] struct {
-	l    *listing[T]
-	item T
+	l     *listing[T]
+	item  T
+	table bool
 }
 
 func (r row[T]) field(name string) (any, bool) {
 	for _, c := range r.l.columns {
 		if c.name == name {
-			return c.value(r.item), true
+			v := c.value(r.item)
+			if text, ok := v.(string); ok && r.table {
+				return visible(text), true
+			}
+			return v, true
 		}
 	}
 	return nil, false
@@ -48,7 +53,11 @@ func (r row[T]) method(name string, args []any) (any, bool, error) {
 	if r.l.method == nil {
 		return nil, false, nil
 	}
-	return r.l.method(r.item, name, args)
+	v, ok, err := r.l.method(r.item, name, args)
+	if text, is := v.(string); is && r.table {
+		return visible(text), ok, err
+	}
+	return v, ok, err
 }
 
 func (r row[T]) values() map[string]any {
@@ -126,7 +135,7 @@ func (l *listing[T]) print(w io.Writer, format string, items []T) error {
 		out = tw
 	}
 	for _, item := range items {
-		if err := template.execute(out, row[T]{l, item}); err != nil {
+		if err := template.execute(out, row[T]{l, item, header}); err != nil {
 			return fmt.Errorf("failed to execute template: %w", err)
 		}
 		fmt.Fprintln(out)

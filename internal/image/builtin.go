@@ -57,7 +57,7 @@ func (im *Images) ensureBuiltin(ctx context.Context, whole bool) error {
 	}
 	defer unlock()
 	target, _, err := im.find(builtinName)
-	if err == nil && (!whole || im.lacks(im.store.Context(ctx), target, 0) == "") {
+	if err == nil && (!whole || im.lacks(im.store.Context(ctx), target, top()) == "") {
 		return nil
 	}
 	f, err := builtinFiles.Open("builtin/files/rootfs.tar.gz")

@@ -28,7 +28,7 @@ func (im *Images) Check(ctx context.Context) (int, []Incomplete, error) {
 		if err := ctx.Err(); err != nil {
 			return 0, nil, context.Cause(ctx)
 		}
-		lacks := im.lacks(ctx, t, 0)
+		lacks := im.lacks(ctx, t, top())
 		if lacks == "" {
 			if img, err := im.load(ctx, t, ""); err != nil {
 				lacks = err.Error()
@@ -49,7 +49,7 @@ func (im *Images) Check(ctx context.Context) (int, []Incomplete, error) {
 }
 
 // lacks tells what an image has not that its documents name, "" if it has all of it.
-func (im *Images) lacks(ctx context.Context, desc ocispec.Descriptor, depth int) string {
+func (im *Images) lacks(ctx context.Context, desc ocispec.Descriptor, at nesting) string {
 	missing := func(what string, d digest.Digest, err error) string {
 		if errdefs.IsNotFound(err) {
 			return fmt.Sprintf("lacks %s %s", what, d)
@@ -72,12 +72,14 @@ func (im *Images) lacks(ctx context.Context, desc ocispec.Descriptor, depth int)
 		here := 0
 		for _, c := range d.Manifests {
 			// Those of other platforms were never fetched.
-			if _, err := im.store.Content().Info(ctx, c.Digest); err != nil || depth >= maxDepth {
+			if _, err := im.store.Content().Info(ctx, c.Digest); err != nil || at.depth >= maxDepth {
 				continue
 			}
 			here++
-			if lacks := im.lacks(ctx, c, depth+1); lacks != "" {
-				return lacks
+			if below, first := at.down(c); first {
+				if lacks := im.lacks(ctx, c, below); lacks != "" {
+					return lacks
+				}
 			}
 		}
 		if here == 0 {
@@ -161,7 +163,7 @@ func (im *Images) refill(ctx context.Context, chains []digest.Digest) error {
 		empty[c] = true
 	}
 	for _, t := range im.targets() {
-		for _, m := range im.manifests(ctx, t, 0) {
+		for _, m := range im.manifests(ctx, t, top()) {
 			img := &Image{}
 			d, err := im.document(ctx, m)
 			if err != nil || im.fillConfig(ctx, img, d) != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -129,6 +130,12 @@ func Open(s *store.Store, o Options) (*Images, error) {
 	client, err := registry.New(o.Registry)
 	if err != nil {
 		return nil, err
+	}
+	// Else containerd's reader of archives has a program that it finds in the path decompress each layer, to see that it begins.
+	for _, name := range []string{"CONTAINERD_DISABLE_IGZIP", "CONTAINERD_DISABLE_PIGZ"} {
+		if err := os.Setenv(name, "1"); err != nil {
+			return nil, err
+		}
 	}
 	if o.Parallel <= 0 {
 		o.Parallel = 4

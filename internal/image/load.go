@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -62,7 +63,7 @@ func (im *Images) loadLeased(ctx context.Context, r io.Reader, m platforms.Match
 		return nil, err
 	}
 	defer z.Close()
-	index, err := archive.ImportIndex(ctx, im.store.Content(), z)
+	index, err := archive.ImportIndex(ctx, &archived{Store: im.store.Content()}, z)
 	if err != nil {
 		return nil, archiveError(err)
 	}
@@ -126,7 +127,7 @@ func archiveError(err error) error {
 	case errors.As(err, &errno), isCancel(err):
 		return fmt.Errorf("read the archive: %w", err)
 	}
-	return badImage("the archive is no image archive or is damaged: %w", err)
+	return badImage("the archive is no image archive or is damaged: %s", registry.OneLine(err.Error()))
 }
 
 // nameIn is the full name an archive gives to an image, "" if it gives none.
@@ -172,10 +173,14 @@ func (im *Images) loadOne(ctx context.Context, desc ocispec.Descriptor, m platfo
 	if _, err := parseDocument(data, desc.MediaType); err != nil {
 		return err
 	}
-	found := im.manifests(ctx, desc, 0)
+	way := top()
+	found := im.manifests(ctx, desc, way)
 	var kept []ocispec.Descriptor
 	for _, c := range found {
 		if c.Platform != nil && (c.Platform.OS == "unknown" || !m.Match(platforms.Normalize(*c.Platform))) {
+			continue
+		}
+		if slices.ContainsFunc(kept, func(k ocispec.Descriptor) bool { return k.Digest == c.Digest }) {
 			continue
 		}
 		if err := im.bringLeased(ctx, c, "", local, say); err != nil {
@@ -190,22 +195,27 @@ func (im *Images) loadOne(ctx context.Context, desc ocispec.Descriptor, m platfo
 	if err != nil {
 		return err
 	}
+	for d := range way.been { // the indexes in this one
+		attested = append(attested, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: d})
+	}
 	return im.label(ctx, desc.Digest, indexLabels(append(kept, attested...)...))
 }
 
 // manifests lists the manifests below a target that are in the store.
-func (im *Images) manifests(ctx context.Context, desc ocispec.Descriptor, depth int) []ocispec.Descriptor {
+func (im *Images) manifests(ctx context.Context, desc ocispec.Descriptor, at nesting) []ocispec.Descriptor {
 	if !images.IsIndexType(desc.MediaType) {
 		return []ocispec.Descriptor{desc}
 	}
 	d, err := im.document(ctx, desc)
-	if err != nil || depth > maxDepth {
+	if err != nil || at.depth > maxDepth {
 		return nil
 	}
 	var out []ocispec.Descriptor
 	for _, c := range d.Manifests {
 		if _, err := im.store.Content().Info(ctx, c.Digest); err == nil {
-			out = append(out, im.manifests(ctx, c, depth+1)...)
+			if below, first := at.down(c); first {
+				out = append(out, im.manifests(ctx, c, below)...)
+			}
 		}
 	}
 	return out

@@ -60,10 +60,10 @@ func (im *Images) Parts(ctx context.Context, nameOrID string) ([]Part, error) {
 	if err != nil {
 		return nil, err
 	}
-	return im.parts(im.store.Context(ctx), target, 0)
+	return im.parts(im.store.Context(ctx), target, top())
 }
 
-func (im *Images) parts(ctx context.Context, desc ocispec.Descriptor, depth int) ([]Part, error) {
+func (im *Images) parts(ctx context.Context, desc ocispec.Descriptor, at nesting) ([]Part, error) {
 	if !images.IsIndexType(desc.MediaType) {
 		return []Part{im.part(ctx, desc)}, nil
 	}
@@ -73,13 +73,15 @@ func (im *Images) parts(ctx context.Context, desc ocispec.Descriptor, depth int)
 	}
 	var out []Part
 	for _, m := range d.Manifests {
-		if images.IsIndexType(m.MediaType) && depth < maxDepth {
+		if images.IsIndexType(m.MediaType) && at.depth < maxDepth {
 			if here, _ := im.has(ctx, m); here {
-				below, err := im.parts(ctx, m, depth+1)
-				if err != nil {
-					return nil, err
+				if below, first := at.down(m); first {
+					found, err := im.parts(ctx, m, below)
+					if err != nil {
+						return nil, err
+					}
+					out = append(out, found...)
 				}
-				out = append(out, below...)
 				continue
 			}
 		}
@@ -150,7 +152,7 @@ func (im *Images) Attestations(ctx context.Context, nameOrID, platform string, p
 		return nil, err
 	}
 	ctx = im.store.Context(ctx)
-	parts, err := im.parts(ctx, img.Target, 0)
+	parts, err := im.parts(ctx, img.Target, top())
 	if err != nil {
 		return nil, err
 	}
@@ -187,18 +189,18 @@ func (im *Images) Attestations(ctx context.Context, nameOrID, platform string, p
 
 // bringAttested fetches what an index says is attested of one of its manifests, and binds it to the index. It is no part of
 // what runs: what the registry lacks stays away, and so does what is no in-toto statement of a reasonable size.
-func (im *Images) bringAttested(ctx context.Context, index ocispec.Descriptor, about digest.Digest, fetch fetcher, depth int) error {
+func (im *Images) bringAttested(ctx context.Context, index ocispec.Descriptor, about digest.Digest, fetch fetcher, at nesting) error {
 	d, err := im.document(ctx, index)
 	if err != nil {
 		return err
 	}
 	var brought []ocispec.Descriptor
 	for _, m := range d.Manifests {
-		if images.IsIndexType(m.MediaType) && depth < maxDepth {
+		if images.IsIndexType(m.MediaType) && at.depth < maxDepth {
 			if here, err := im.has(ctx, m); err != nil {
 				return err
-			} else if here {
-				if err := im.bringAttested(ctx, m, about, fetch, depth+1); err != nil {
+			} else if below, first := at.down(m); here && first {
+				if err := im.bringAttested(ctx, m, about, fetch, below); err != nil {
 					return err
 				}
 			}
@@ -260,7 +262,7 @@ func (im *Images) bringStatements(ctx context.Context, manifest ocispec.Descript
 // returns them.
 func (im *Images) keepAttestations(ctx context.Context, index ocispec.Descriptor, kept []ocispec.Descriptor) ([]ocispec.Descriptor,
 	error) {
-	parts, err := im.parts(ctx, index, 0)
+	parts, err := im.parts(ctx, index, top())
 	if err != nil {
 		return nil, err
 	}
@@ -284,7 +286,7 @@ func (im *Images) keepAttestations(ctx context.Context, index ocispec.Descriptor
 
 // chosen are the manifests of a target for platforms, and what is attested of them. One that is not here is an error.
 func (im *Images) chosen(ctx context.Context, target ocispec.Descriptor, nameOrID string, wanted []string) ([]Part, error) {
-	parts, err := im.parts(ctx, target, 0)
+	parts, err := im.parts(ctx, target, top())
 	if err != nil {
 		return nil, err
 	}
@@ -338,7 +340,7 @@ func (im *Images) removePlatforms(ctx context.Context, nameOrID string, wanted [
 	if err != nil {
 		return nil, err
 	}
-	all, err := im.parts(sctx, target, 0)
+	all, err := im.parts(sctx, target, top())
 	if err != nil {
 		return nil, err
 	}
@@ -415,7 +417,7 @@ func (im *Images) SharedLayers(ctx context.Context) ([]SharedLayer, error) {
 	ctx = im.store.Context(ctx)
 	layers := map[digest.Digest]*SharedLayer{}
 	for _, t := range im.targets() {
-		parts, err := im.parts(ctx, t, 0)
+		parts, err := im.parts(ctx, t, top())
 		if errdefs.IsNotFound(err) {
 			continue // removed meanwhile
 		}

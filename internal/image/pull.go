@@ -213,7 +213,7 @@ func (im *Images) bringLeased(ctx context.Context, target ocispec.Descriptor, pl
 	if !images.IsIndexType(target.MediaType) {
 		return nil
 	}
-	return im.bringAttested(ctx, target, manifest.Digest, fetch, 0)
+	return im.bringAttested(ctx, target, manifest.Digest, fetch, top())
 }
 
 // bringArtifact fetches what is no image. Nothing of it is looked into.

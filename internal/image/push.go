@@ -166,7 +166,7 @@ type plan struct {
 func (p *pushing) plan(ctx context.Context, target ocispec.Descriptor, platform string) (*plan, error) {
 	if platform == "" {
 		out := &plan{root: target}
-		missing, err := p.walk(ctx, out, target, 0)
+		missing, err := p.walk(ctx, out, target, top())
 		if err != nil || !missing {
 			return out, err
 		}
@@ -181,7 +181,7 @@ func (p *pushing) plan(ctx context.Context, target ocispec.Descriptor, platform 
 		return nil, err
 	}
 	out := &plan{root: img.Manifest}
-	if missing, err := p.walk(ctx, out, img.Manifest, 0); err != nil {
+	if missing, err := p.walk(ctx, out, img.Manifest, top()); err != nil {
 		return nil, err
 	} else if missing {
 		return nil, withKind(errdefs.ErrNotFound, "a part of image %s is missing: pull it again",
@@ -191,8 +191,8 @@ func (p *pushing) plan(ctx context.Context, target ocispec.Descriptor, platform 
 }
 
 // walk collects what lies below desc. It tells whether something is neither here nor at the registry.
-func (p *pushing) walk(ctx context.Context, out *plan, desc ocispec.Descriptor, depth int) (missing bool, err error) {
-	if depth > maxDepth {
+func (p *pushing) walk(ctx context.Context, out *plan, desc ocispec.Descriptor, at nesting) (missing bool, err error) {
+	if at.depth > maxDepth {
 		return false, badImage("its indexes lie too deep in each other")
 	}
 	here, err := p.im.has(ctx, desc)
@@ -208,7 +208,11 @@ func (p *pushing) walk(ctx context.Context, out *plan, desc ocispec.Descriptor, 
 		return false, err
 	}
 	for _, m := range d.Manifests {
-		if missing, err := p.walk(ctx, out, m, depth+1); err != nil || missing {
+		below, first := at.down(m)
+		if !first {
+			continue
+		}
+		if missing, err := p.walk(ctx, out, m, below); err != nil || missing {
 			return missing, err
 		}
 	}

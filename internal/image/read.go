@@ -133,6 +133,26 @@ func parseDocument(data []byte, mediaType string) (*document, error) {
 	return &d, nil
 }
 
+// nesting is where a walk through indexes in indexes is. Each index is walked through once, however often it is listed: with
+// some that list each other a thousand times there would be no end of ways.
+type nesting struct {
+	depth int
+	been  map[digest.Digest]bool
+}
+
+func top() nesting { return nesting{been: map[digest.Digest]bool{}} }
+
+// down goes on to what an index lists, and tells whether it is an index that was not walked through yet, or none.
+func (n nesting) down(desc ocispec.Descriptor) (below nesting, first bool) {
+	below = nesting{n.depth + 1, n.been}
+	if !images.IsIndexType(desc.MediaType) {
+		return below, true
+	}
+	first = !n.been[desc.Digest]
+	n.been[desc.Digest] = true
+	return below, first
+}
+
 // artifact is what a manifest is if it is no image, "" if it is one.
 func (d *document) artifact() string {
 	switch {
@@ -285,12 +305,10 @@ func (im *Images) parse(ctx context.Context, target ocispec.Descriptor, platform
 	img.Manifest, img.blobs = target, target.Size
 	img.parts = []ocispec.Descriptor{target}
 	if images.IsIndexType(target.MediaType) {
-		var present []ocispec.Descriptor
-		for _, c := range d.Manifests {
-			if _, err := im.store.Content().Info(ctx, c.Digest); err == nil && images.IsManifestType(c.MediaType) {
-				present = append(present, c)
-			}
-		}
+		// Also those of an index in the index.
+		present := slices.DeleteFunc(im.manifests(ctx, target, top()), func(c ocispec.Descriptor) bool {
+			return !images.IsManifestType(c.MediaType)
+		})
 		c, ok := choose(present, m)
 		if !ok && !exact {
 			c, ok = choose(present, platforms.All)

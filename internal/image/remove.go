@@ -198,7 +198,7 @@ func (im *Images) delete(ctx context.Context, target ocispec.Descriptor, names [
 // chainsOfTarget lists the chains of every platform of a target that is there.
 func (im *Images) chainsOfTarget(ctx context.Context, target ocispec.Descriptor) []digest.Digest {
 	var out []digest.Digest
-	for _, m := range im.manifests(im.store.Context(ctx), target, 0) {
+	for _, m := range im.manifests(im.store.Context(ctx), target, top()) {
 		img := &Image{}
 		if d, err := im.document(im.store.Context(ctx), m); err == nil && im.fillConfig(im.store.Context(ctx), img,
 			d) == nil {

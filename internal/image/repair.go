@@ -23,7 +23,7 @@ func (im *Images) repair(ctx context.Context) error {
 		return nil, fmt.Errorf("%s is missing", desc.Digest)
 	}
 	for _, t := range im.targets() {
-		for _, m := range im.manifests(ctx, t, 0) {
+		for _, m := range im.manifests(ctx, t, top()) {
 			img := &Image{}
 			d, err := im.document(ctx, m)
 			if err == nil {

@@ -140,7 +140,7 @@ func (a *archiveWriter) json(name string, v any) error {
 }
 
 func (a *archiveWriter) image(ctx context.Context, s *saved) error {
-	if err := a.tree(ctx, s.target, s.only, 0); err != nil {
+	if err := a.tree(ctx, s.target, s.only, top()); err != nil {
 		return err
 	}
 	target := ocispec.Descriptor{MediaType: s.target.MediaType, Digest: s.target.Digest, Size: s.target.Size}
@@ -159,7 +159,7 @@ func (a *archiveWriter) image(ctx context.Context, s *saved) error {
 	if len(s.names) == 0 {
 		a.index.Manifests = append(a.index.Manifests, target)
 	}
-	present := slices.DeleteFunc(a.im.manifests(ctx, target, 0), func(m ocispec.Descriptor) bool {
+	present := slices.DeleteFunc(a.im.manifests(ctx, target, top()), func(m ocispec.Descriptor) bool {
 		return s.only != nil && !s.only[m.Digest]
 	})
 	best, ok := choose(present, platforms.Default())
@@ -186,12 +186,12 @@ func (a *archiveWriter) image(ctx context.Context, s *saved) error {
 func blobPath(d digest.Digest) string { return "blobs/" + d.Algorithm().String() + "/" + d.Encoded() }
 
 // tree writes a manifest or an index with all below it that is there.
-func (a *archiveWriter) tree(ctx context.Context, desc ocispec.Descriptor, only map[digest.Digest]bool, depth int) error {
+func (a *archiveWriter) tree(ctx context.Context, desc ocispec.Descriptor, only map[digest.Digest]bool, at nesting) error {
 	if only != nil && images.IsManifestType(desc.MediaType) && !only[desc.Digest] {
 		return nil
 	}
 	d, err := a.im.document(ctx, desc)
-	if errdefs.IsNotFound(err) && depth > 0 || depth > maxDepth {
+	if errdefs.IsNotFound(err) && at.depth > 0 || at.depth > maxDepth {
 		return nil
 	}
 	if err != nil {
@@ -204,8 +204,10 @@ func (a *archiveWriter) tree(ctx context.Context, desc ocispec.Descriptor, only 
 		if !images.IsManifestType(m.MediaType) && !images.IsIndexType(m.MediaType) {
 			continue
 		}
-		if err := a.tree(ctx, m, only, depth+1); err != nil {
-			return err
+		if below, first := at.down(m); first {
+			if err := a.tree(ctx, m, only, below); err != nil {
+				return err
+			}
 		}
 	}
 	if d.Config == nil {

@@ -88,7 +88,7 @@ func status(err error) (code int, detail string) {
 	if errors.As(err, &list) && len(list) > 0 {
 		var one docker.Error
 		if errors.As(list[0], &one) {
-			detail = strings.ToLower(one.Code.Error()) + ": " + one.Message
+			detail = OneLine(strings.ToLower(one.Code.Error()) + ": " + one.Message)
 		}
 	}
 	var u remoteerrors.ErrUnexpectedStatus

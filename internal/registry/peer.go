@@ -144,6 +144,7 @@ func (e *retryAfter) Unwrap() error { return e.error }
 // send sends a request once, or again where the registry asks who we are.
 func (p *peer) send(ctx context.Context, q request, want ...int) (*http.Response, error) {
 	h := p.host
+	plain, ctx := ctx, p.purpose(ctx, false)
 	var seen []*http.Response
 	for {
 		req, err := p.build(ctx, q)
@@ -151,14 +152,14 @@ func (p *peer) send(ctx context.Context, q request, want ...int) (*http.Response
 			return nil, err
 		}
 		if h.Authorizer != nil && !q.stranger {
-			if err := h.Authorizer.Authorize(ctx, req); err != nil {
+			if err := h.Authorizer.Authorize(p.purpose(plain, true), req); err != nil {
 				p.r.forgetHosts() // the authorizer would remember the failure
-				return nil, err
+				return nil, unwrapped(err)
 			}
 		}
 		resp, err := h.Client.Do(req)
 		if err != nil {
-			return nil, err
+			return nil, unwrapped(err)
 		}
 		if slices.Contains(want, resp.StatusCode) {
 			return resp, nil

@@ -163,6 +163,9 @@ func (c *Client) repository(ctx context.Context, name reference.Named, auth *Aut
 			UpdateClient: func(hc *http.Client) error {
 				r.clients = append(r.clients, hc)
 				hc.CheckRedirect = redirect
+				if _, done := hc.Transport.(*guard); !done {
+					hc.Transport = &guard{hc.Transport}
+				}
 				return nil
 			},
 		}
@@ -330,11 +333,14 @@ func (r *Repository) Tags(ctx context.Context) (tags []string, err error) {
 }
 
 func (p *peer) tags(ctx context.Context) ([]string, error) {
-	const page, maxTags = 1000, 100_000
+	const page, maxTags, maxPages, maxTag = 1000, 100_000, 5000, 128
 	var out []string
 	next := p.source("tags", "list")
 	next += map[bool]string{false: "?", true: "&"}[strings.Contains(next, "?")] + fmt.Sprintf("n=%d", page)
-	for next != "" && len(out) < maxTags {
+	for pages := 0; next != "" && len(out) < maxTags; pages++ {
+		if pages == maxPages {
+			return nil, fmt.Errorf("the list of tags of %q has no end", reference.Path(p.name))
+		}
 		resp, err := p.retry(ctx, request{method: http.MethodGet, address: next}, http.StatusOK)
 		if err != nil {
 			return nil, err
@@ -344,6 +350,9 @@ func (p *peer) tags(ctx context.Context) ([]string, error) {
 		_ = resp.Body.Close()
 		if err != nil {
 			return nil, fmt.Errorf("list of tags: %w", err)
+		}
+		if i := slices.IndexFunc(list.Tags, func(t string) bool { return len(t) > maxTag }); i >= 0 {
+			return nil, fmt.Errorf("list of tags: %.40q is none", list.Tags[i])
 		}
 		out = append(out, list.Tags...)
 		if next, err = nextPage(resp); err != nil {

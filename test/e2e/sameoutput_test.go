@@ -32,6 +32,8 @@ func TestImagesAsDocker(t *testing.T) {
 	}
 	d.Must("$D manifest create " + host + "/many:1 " + host + "/app:amd64 " + host + "/app:arm64 " + host + "/app:s390x && $D manifest push -p " + host + "/many:1")
 	d.Must("$D pull -q " + host + "/many:1 && $D pull -q --platform linux/arm64 " + host + "/many:1 && $D pull -q " + host + "/app:s390x")
+	undated := stock(t) + "/img0:1"
+	d.Must("$D pull -q " + undated)
 	d.Must("$D tag berth/box two/names:1 && $D run --name c1 --label a=b berth/box true && $D volume create v1")
 	d.Must("$D create --name c2 -v v1:/v " + host + "/app:s390x nothing")
 
@@ -77,6 +79,10 @@ func TestImagesAsDocker(t *testing.T) {
 		"inspect -f '{{.HostConfig.PortBindings}} {{.Config.ExposedPorts}} {{.Config.Volumes}} {{json .HostConfig.DNS}}' c2",
 		"network inspect -f '{{.Created}} {{.Labels}} {{.Containers}} {{.Options}} {{.IPAM.Options}}' none",
 		"volume inspect -f '{{.Labels}} {{.Options}} {{.Status}} {{.UsageData}}' v1",
+		"images " + undated, "images --format '{{.CreatedAt}}|{{.CreatedSince}}' " + undated, "image inspect -f '{{.Created}}|{{.Config}}' " + undated,
+		"history " + undated, "history --format '{{.CreatedAt}}|{{.CreatedSince}}' " + undated, "images --format '{{.ID}} {{.Containers}}'",
+		"image inspect -f '{{.Config}}|{{.RootFS}}|{{.Metadata}}' berth/box", "image inspect -f '{{.Config.ExposedPorts}}{{.Config.Healthcheck}}' berth/box",
+		"system df -v --format json", "system df --format json", "system df -v --format '{{json .Images}}'",
 		"system df --format '{{.Type}} {{.TotalCount}} {{.Active}} {{.Size}}'", "system df -v", "system df -v --format '{{json .Volumes}}'",
 		"system df -v --format '{{range .Images}}{{.Repository}} {{.Tag}} {{.ID}} {{.Digest}} {{.SharedSize}} {{.UniqueSize}} {{.Size}}{{println}}{{end}}'",
 		"system df -v --format '{{range .Containers}}{{.ID}} {{.Image}} {{.Command}} {{.LocalVolumes}} {{.Size}} {{.Names}} {{.State}}{{println}}{{end}}'",

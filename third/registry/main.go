@@ -27,6 +27,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -119,7 +120,21 @@ func serve(args []string, errOut io.Writer) error {
 			return err
 		}
 	}
-	r, err := registry.NewRegistry(context.Background(), config)
+	ctx := context.Background()
+	if o.mirror == "" { // what is about an image elsewhere is known there
+		driver, err := factory.Create(ctx, "filesystem", storageAt(o.root).Parameters())
+		if err != nil {
+			return err
+		}
+		images, err := storage.NewRegistry(ctx, driver)
+		if err != nil {
+			return err
+		}
+		registry.RegisterHandler(func(_ *configuration.Configuration, next http.Handler) http.Handler {
+			return newReferrers(next, images)
+		})
+	}
+	r, err := registry.NewRegistry(ctx, config)
 	if err != nil {
 		return err
 	}
@@ -259,7 +274,8 @@ func lock(root string) (func(), error) {
 	return func() { _ = f.Close() }, nil
 }
 
-// gc removes what no manifest leads to, and with --untagged the manifests that no tag leads to.
+// gc removes what no manifest leads to, and with --untagged the manifests that no tag leads to, unless they are about one that
+// stays.
 func gc(args []string, out, errOut io.Writer) error {
 	var root string
 	var o storage.GCOpts
@@ -298,7 +314,7 @@ func gc(args []string, out, errOut io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := storage.MarkAndSweep(ctx, driver, r, o); err != nil {
+	if err := storage.MarkAndSweep(ctx, driver, keeping{r}, o); err != nil {
 		return err
 	}
 	after, err := size(root)
