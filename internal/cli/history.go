@@ -50,12 +50,7 @@ func newHistory(a *app) *cobra.Command {
 
 func historyListing(human, noTrunc bool) *listing[image.HistoryResponseItem] {
 	type item = image.HistoryResponseItem
-	created := func(i item) any {
-		if i.Created <= 0 {
-			return "N/A"
-		}
-		return time.Unix(i.Created, 0).Format(time.RFC3339)
-	}
+	created := func(i item) any { return time.Unix(i.Created, 0).Format(time.RFC3339) }
 	l := &listing[item]{
 		table: `{{.ID}}\t{{.CreatedSince}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}`,
 		columns: []column[item]{

@@ -153,7 +153,7 @@ func danglingOnly(i image.Summary) bool {
 
 func imageListing(noTrunc, digests bool) *listing[imageRow] {
 	l := &listing[imageRow]{
-		table: `{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}`,
+		table: `{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{if .CreatedSince}}{{.CreatedSince}}{{else}}N/A{{end}}\t{{.Size}}`,
 		columns: []column[imageRow]{
 			{"Repository", "REPOSITORY", func(r imageRow) any { return r.repo }},
 			{"Tag", "TAG", func(r imageRow) any { return r.tag }},
@@ -164,13 +164,15 @@ func imageListing(noTrunc, digests bool) *listing[imageRow] {
 				}
 				return shortDigest(r.image.ID)
 			}},
-			{"CreatedSince", "CREATED", func(r imageRow) any { return ago(r.image.Created) }},
-			{"CreatedAt", "CREATED AT", func(r imageRow) any {
-				if r.image.Created <= 0 {
-					return "N/A"
+			// As Docker has it, an image without a date is of 1970 if the server says 0, and of no time if it says the year 1.
+			{"CreatedSince", "CREATED", func(r imageRow) any {
+				at := time.Unix(r.image.Created, 0)
+				if at.IsZero() {
+					return ""
 				}
-				return time.Unix(r.image.Created, 0).String()
+				return units.HumanDuration(time.Since(at)) + " ago"
 			}},
+			{"CreatedAt", "CREATED AT", func(r imageRow) any { return time.Unix(r.image.Created, 0).String() }},
 			{"Size", "SIZE", func(r imageRow) any { return units.HumanSizeWithPrecision(float64(r.image.Size), 3) }},
 			{"SharedSize", "SHARED SIZE", func(r imageRow) any { return sizeOrNA(r.image.SharedSize) }},
 			{"UniqueSize", "UNIQUE SIZE", func(r imageRow) any {

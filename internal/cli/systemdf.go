@@ -13,6 +13,7 @@ import (
 	"github.com/moby/moby/api/types/build"
 	"github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/client"
+	"github.com/moby/moby/client/pkg/versions"
 	"github.com/spf13/cobra"
 )
 
@@ -43,6 +44,9 @@ func newSystemDf(a *app) *cobra.Command {
 		if verbose {
 			return a.verboseUsage(usage, format)
 		}
+		if versions.LessThan(api.ClientVersion(), "1.52") {
+			usage.Images.Reclaimable = reclaimable(usage.Images)
+		}
 		return usageListing().print(a.Out, format, usageRows(usage))
 	})
 	f := cmd.Flags()
@@ -51,6 +55,18 @@ func newSystemDf(a *app) *cobra.Command {
 	f.BoolVar(&why, "why", false, "Show how full the disk is, and of every image whether it may be collected and why not")
 	cmd.ValidArgsFunction = cobra.NoFileCompletions
 	return cmd
+}
+
+// reclaimable is what Docker's client shows of a server that does not add up itself: everything but what images in use alone
+// have. Newer servers, ours among them, say what is free once the unused are gone.
+func reclaimable(u client.ImagesDiskUsage) int64 {
+	left := u.TotalSize
+	for _, i := range u.Items {
+		if i.Containers != 0 && i.Size >= 0 && i.SharedSize >= 0 {
+			left -= i.Size - i.SharedSize
+		}
+	}
+	return left
 }
 
 // usageRow is the disk use of one kind of object.

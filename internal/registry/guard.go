@@ -70,7 +70,8 @@ func unwrapped(err error) error {
 // maxSaid is how much of what a registry says is passed on, in characters.
 const maxSaid = 400
 
-// OneLine is somebody else's text, a registry's or an archive's, as it may stand in a sentence: one line, without what steers terminals, and not endless.
+// OneLine is somebody else's text, a registry's or an archive's, as it may stand in a sentence: one line, without what steers
+// terminals, and not endless.
 func OneLine(text string) string {
 	var b strings.Builder
 	n := 0

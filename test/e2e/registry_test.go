@@ -54,6 +54,34 @@ func serveImages(t *testing.T, d *harness.Daemon, root string, options ...string
 	return host, stop
 }
 
+// aboutLayout writes an OCI layout with a manifest "s" that is about another one, and returns its digest.
+func aboutLayout(t *testing.T, dir, subject string) string {
+	t.Helper()
+	blobs := filepath.Join(dir, "blobs", "sha256")
+	if err := os.MkdirAll(blobs, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	put := func(mediaType string, data []byte) map[string]any {
+		if err := os.WriteFile(filepath.Join(blobs, strings.TrimPrefix(blob(data), "sha256:")), data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return map[string]any{"mediaType": mediaType, "digest": blob(data), "size": len(data)}
+	}
+	config := put("application/vnd.test.signature", []byte("{}"))
+	manifest := put("application/vnd.oci.image.manifest.v1+json", toJSON(t, map[string]any{"schemaVersion": 2,
+		"mediaType": "application/vnd.oci.image.manifest.v1+json", "config": config, "annotations": map[string]string{"by": "test"},
+		"layers":  []any{put("text/plain", []byte("signed"))},
+		"subject": map[string]any{"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": subject, "size": 1}}))
+	manifest["annotations"] = map[string]string{"org.opencontainers.image.ref.name": "s"}
+	for name, data := range map[string][]byte{"oci-layout": []byte(`{"imageLayoutVersion":"1.0.0"}`),
+		"index.json": toJSON(t, map[string]any{"schemaVersion": 2, "manifests": []any{manifest}})} {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return manifest["digest"].(string)
+}
+
 // TestRegistry: what one engine pushes to `berth registry serve` the others pull: the same digests.
 func TestRegistry(t *testing.T) {
 	harness.Need(t)
@@ -92,6 +120,24 @@ func TestRegistry(t *testing.T) {
 		if out := d.ShellT(t, b, "find "+root+" -path '*blobs/sha256*' -name data | wc -l").Out; out != "0\n" {
 			t.Errorf("%s blobs are left", out)
 		}
+	})
+
+	t.Run("referrers", func(t *testing.T) {
+		host, _ := serveImages(t, d, filepath.Join(d.Dir, "about"), "--allow-delete")
+		d.ShellT(t, b, "$D tag berth/box "+host+"/app:1 && $D push -q "+host+"/app:1").Exits(0)
+		subject := "sha256:" + digest(t, host+"/app:1")[:64]
+		list := "curl -s -D $DIR/head http://" + host + "/v2/app/referrers/" + subject
+		d.ShellT(t, b, list).Shows(`"manifests":[]`)
+		// Skopeo brings something about the image into the repository, of which it knows no more than the bytes.
+		signature := aboutLayout(t, filepath.Join(d.Dir, "signature"), subject)
+		d.ShellT(t, b, "skopeo copy -q --preserve-digests --dest-tls-verify=false oci:$DIR/signature:s docker://"+host+"/app:by-skopeo").Exits(0)
+		d.ShellT(t, b, list).Shows(signature, `"artifactType":"application/vnd.test.signature"`, `"by":"test"`)
+		d.ShellT(t, b, list+"?artifactType=none && grep -i oci-filters-applied $DIR/head").Shows(`"manifests":[]`, "artifactType")
+		// Ours pulls and pushes it, and leaves the list to the registry.
+		d.ShellT(t, b, "$D pull -q "+host+"/app:by-skopeo && $D tag "+host+"/app:by-skopeo "+host+"/app:ours && $D push "+host+"/app:ours").Exits(0)
+		d.ShellT(t, b, "curl -s http://"+host+"/v2/app/tags/list").Shows(`["1","by-skopeo","ours"]`)
+		d.ShellT(t, b, "skopeo delete --tls-verify=false docker://"+host+"/app:ours").Exits(0)
+		d.ShellT(t, b, list).Shows(`"manifests":[]`)
 	})
 
 	t.Run("read-only", func(t *testing.T) {
