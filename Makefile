@@ -72,7 +72,7 @@ e2e: build ## Run the end-to-end tests: real daemons, real clients (E2E=regexp c
 
 .PHONY: soak
 soak: build ## Kill the daemon and cut the power again and again under load (ROUNDS=100, SOAK=regexp chooses)
-	BERTH_E2E=1 BERTH_SOAK=$(or $(ROUNDS),100) go test -count=1 -timeout 4h -v -run '$(or $(SOAK),Kill|PowerCut|Checkpoint|OnSystemd|WithoutIPv6)' ./test/e2e/... ./test/guest/
+	BERTH_E2E=1 BERTH_SOAK=$(or $(ROUNDS),100) go test -count=1 -timeout 4h -v -run '$(or $(SOAK),Kill|PowerCut|Checkpoint|OnSystemd|WithoutIPv6)' ./test/e2e/... ./test/guest/ ./cmd/berth-runtime/
 
 .PHONY: bench
 bench: setup build ## Measure Berth beside Docker, Podman and the bare kernel; writes bench/RESULTS.md

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net"
@@ -209,7 +210,16 @@ func TestCheckpointOfAPausedContainer(t *testing.T) {
 }
 
 func TestPreDump(t *testing.T) {
+	for _, userns := range []bool{false, true} {
+		t.Run(fmt.Sprintf("userns %t", userns), func(t *testing.T) { preDump(t, userns) })
+	}
+}
+
+func preDump(t *testing.T, userns bool) {
 	b := newCounter(t)
+	if userns {
+		b.remapped()
+	}
 	b.detached("run", "-d", "c")
 	b.countsBeyond(3)
 	if out, code := b.run("checkpoint", "--pre-dump", "--image-path", b.images("one"), "c"); code != 0 {
@@ -226,9 +236,38 @@ func TestPreDump(t *testing.T) {
 	b.ok("checkpoint", "--auto-dedup", "--image-path", b.images("three"), "--parent-path", "../two", "c")
 	b.gone()
 	n := b.count()
+	if userns { // a link that leads elsewhere gives nothing away
+		b.parentsLeadingElsewhere()
+	}
 	b.detached("restore", "-d", "--image-path", b.images("three"), "c")
 	b.countsBeyond(n)
 	b.ok("delete", "--force", "c")
+}
+
+// parentsLeadingElsewhere has the link to a parent's images lead to a directory that has none, and to itself.
+func (b *bundle) parentsLeadingElsewhere() {
+	b.t.Helper()
+	elsewhere := b.t.TempDir()
+	if err := os.WriteFile(elsewhere+"/pages-1.img", nil, 0o600); err != nil {
+		b.t.Fatal(err)
+	}
+	link := b.images("three") + "/parent"
+	own, err := os.Readlink(link)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for target, want := range map[string]string{elsewhere: "leads to a directory that is none", ".": "more than 256 parents"} {
+		if err := errors.Join(os.Remove(link), os.Symlink(target, link)); err != nil {
+			b.t.Fatal(err)
+		}
+		b.fails(want, "restore", "-d", "--image-path", b.images("three"), "c")
+	}
+	if fi, err := os.Stat(elsewhere + "/pages-1.img"); err != nil || fi.Mode().Perm() != 0o600 {
+		b.t.Error("what is no image was given away: ", fi, err)
+	}
+	if err := errors.Join(os.Remove(link), os.Symlink(own, link)); err != nil {
+		b.t.Fatal(err)
+	}
 }
 
 // reads reads until what was read contains want.
@@ -453,6 +492,82 @@ func TestCheckpointOfAJoinedNetwork(t *testing.T) {
 		t.Error(its(), want)
 	}
 	b.ok("delete", "--force", "c")
+}
+
+// TestCheckpointOfAJoinedTime: a time namespace of somebody else's is joined again, or another in its place.
+func TestCheckpointOfAJoinedTime(t *testing.T) {
+	b := newCounter(t)
+	b.spec.Linux.Namespaces = append(b.spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
+	own := &b.spec.Linux.Namespaces[len(b.spec.Linux.Namespaces)-1]
+	days := 0
+	join := func() string { // another container's
+		days += 100
+		other := newBundle(t, "sleep", "100000")
+		other.spec.Linux.CgroupsPath += fmt.Sprint("-", days)
+		other.spec.Linux.Namespaces = append(other.spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
+		other.spec.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: int64(days) * 86400}, "monotonic": {Secs: int64(days) * 86400}}
+		other.write()
+		other.detached("run", "-d", "c")
+		own.Path = fmt.Sprintf("/proc/%d/ns/time", other.pid())
+		b.write()
+		link, err := os.Readlink(own.Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return link
+	}
+	its := func() string { return strings.TrimSpace(b.ok("exec", "c", "readlink", "/proc/1/ns/time")) }
+	first := join()
+	b.detached("run", "-d", "c")
+	if its() != first {
+		t.Error(its(), first)
+	}
+	b.countsBeyond(2)
+	for _, again := range []bool{false, true} {
+		images := b.images(fmt.Sprint("images", again))
+		b.ok("checkpoint", "--image-path", images, "c")
+		n := b.count()
+		want := first
+		if again {
+			want = join()
+		}
+		b.detached("restore", "-d", "--image-path", images, "c")
+		b.countsBeyond(n)
+		if its() != want {
+			t.Error(its(), want)
+		}
+	}
+	b.ok("delete", "--force", "c")
+}
+
+// TestCheckpointRefusesJoined: what criu could only give back as a namespace of the container's own is not saved as somebody else's.
+func TestCheckpointRefusesJoined(t *testing.T) {
+	b := newBundle(t, "sleep", "100000")
+	b.detached("run", "-d", "c")
+	t.Setenv("PATH", fakeCriu(t)+":"+os.Getenv("PATH"))
+	plain := slices.Clone(b.spec.Linux.Namespaces)
+	for _, kind := range []specs.LinuxNamespaceType{specs.UserNamespace, specs.CgroupNamespace, specs.MountNamespace} {
+		b.spec.Linux.Namespaces = append(slices.DeleteFunc(slices.Clone(plain), func(n specs.LinuxNamespace) bool { return n.Type == kind }),
+			specs.LinuxNamespace{Type: kind, Path: "/proc/1/ns/net"})
+		b.write()
+		b.fails(fmt.Sprintf("a checkpoint of a container that joins a %s namespace", kind), "checkpoint", "c")
+		if s := b.status(); s != "running" {
+			t.Error(s)
+		}
+	}
+	if left, _ := filepath.Glob(b.dir + "/checkpoint*"); len(left) > 0 {
+		t.Error("left behind: ", left)
+	}
+}
+
+// fakeCriu is a directory with a program of criu's name, which is not to be run.
+func fakeCriu(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.WriteFile(dir+"/criu", []byte("#!/bin/false\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 // TestLazyPages: the memory stays with the first criu until the restored process wants it.

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -154,7 +155,7 @@ func (b *bundle) processes() (list []string) {
 	return list
 }
 
-// killedAtEachStep kills commands at their system calls, some of them, and looks that nothing is left. BERTH_SOAK takes all.
+// killedAtEachStep kills commands at their system calls, some of them, and looks that nothing is left. BERTH_SOAK is at how many.
 func killedAtEachStep(t *testing.T, b *bundle, commands ...killed) {
 	mounts := b.mounted()
 	for _, c := range commands {
@@ -171,11 +172,15 @@ func killedAtEachStep(t *testing.T, b *bundle, commands ...killed) {
 		if all < 20 {
 			t.Fatalf("%s: %d steps", c.what, all)
 		}
-		pace := max(1, all/15)
-		if os.Getenv("BERTH_SOAK") != "" {
-			pace = 1
+		some := 15
+		if c.before != nil && !c.often {
+			some = 4
 		}
-		t.Logf("%s: %d steps", c.what, all)
+		if rounds, err := strconv.Atoi(os.Getenv("BERTH_SOAK")); err == nil && rounds > 0 {
+			some = rounds
+		}
+		pace := max(1, all/some)
+		t.Logf("%s: every %d. of %d steps", c.what, pace, all)
 		for n := 1 + pace/2; n <= all; n += pace {
 			prepare()
 			b.stepped(c.children, n, c.args...)
@@ -189,6 +194,7 @@ type killed struct {
 	what     string
 	children bool
 	before   []string // what comes first, and is not killed
+	often    bool     // also when it has something before it
 	args     []string
 }
 
@@ -200,8 +206,18 @@ func killedCreates() []killed {
 // nothing is.
 func TestKilledAtEachStep(t *testing.T) {
 	b := newBundle(t, "sleep", "999")
-	killedAtEachStep(t, b, append(killedCreates(), killed{what: "start", before: []string{"create", "c"}, args: []string{"start", "c"}},
-		killed{what: "delete", before: []string{"run", "-d", "c"}, args: []string{"delete", "--force", "c"}})...)
+	killedAtEachStep(t, b, append(killedCreates(), killed{what: "start", often: true, before: []string{"create", "c"}, args: []string{"start", "c"}},
+		killed{what: "delete", often: true, before: []string{"run", "-d", "c"}, args: []string{"delete", "--force", "c"}})...)
+}
+
+// The same of what is done to a container that runs: it can still be deleted, and all that was begun in it goes with it.
+func TestKilledAtEachStepOfChanges(t *testing.T) {
+	b := newBundle(t, "sleep", "999")
+	runs := []string{"run", "-d", "c"}
+	killedAtEachStep(t, b, killed{what: "exec", before: runs, args: []string{"exec", "-d", "c", "sleep", "999"}},
+		killed{what: "the child of exec", children: true, before: runs, args: []string{"exec", "-d", "c", "sleep", "999"}},
+		killed{what: "pause", before: runs, args: []string{"pause", "c"}},
+		killed{what: "update", before: runs, args: []string{"update", "--memory", "64m", "--pids-limit", "9", "c"}})
 }
 
 // The same where there are more processes on the way: with a user namespace, and with hooks in a pid namespace that is joined.

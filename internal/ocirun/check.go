@@ -64,10 +64,8 @@ func check(o *StartOptions) error {
 		return err
 	}
 	has := func(kind specs.LinuxNamespaceType) bool { return o.private(l, kind) }
-	if !slices.ContainsFunc(l.Namespaces, func(n specs.LinuxNamespace) bool {
-		return n.Type == specs.MountNamespace && n.Path == ""
-	}) || o.Namespaces[specs.MountNamespace] != nil {
-		return missingFeature("a container without a new mount namespace")
+	if err := o.checkMountNS(l); err != nil {
+		return err
 	}
 	if s.Hostname != "" && !has(specs.UTSNamespace) {
 		return invalid("the host name cannot be set without a private UTS namespace")

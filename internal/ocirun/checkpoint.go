@@ -180,7 +180,7 @@ func checkCheckpoint(s *specs.Spec) error {
 			continue
 		}
 		switch n.Type {
-		case specs.UserNamespace, specs.CgroupNamespace, specs.TimeNamespace:
+		case specs.UserNamespace, specs.CgroupNamespace, specs.MountNamespace:
 			return missingFeature(fmt.Sprintf("a checkpoint of a container that joins a %s namespace", n.Type))
 		}
 	}

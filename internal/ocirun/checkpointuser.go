@@ -1,8 +1,10 @@
 package ocirun
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -104,28 +106,62 @@ func (s *setup) makeDev(m *mount, dir string) error {
 	return s.devices()
 }
 
-// letRead gives the images to the group of a user namespace's root: criu reads them as that. What is in them is the memory of its own
-// processes, and nobody else on the host has that group.
-func letRead(dir *os.File, groups []specs.LinuxIDMapping) error {
+// letRead gives the images, and those of the pre-dumps they count on, to the group of a user namespace's root: criu reads them as that.
+// What is in them is the memory of its own processes, and nobody else on the host has that group.
+func letRead(images *os.File, groups []specs.LinuxIDMapping) error {
 	gid, mapped := outside(groups, 0)
 	if !mapped {
 		return missingFeature("to restore into a user namespace that has no group 0")
 	}
-	give := func(f *os.File, mode uint32) error {
-		return errors.Join(unix.Fchown(int(f.Fd()), -1, int(gid)), unix.Fchmod(int(f.Fd()), mode))
+	const most = 256 // pre-dumps; more are a loop
+	list, err := reopen(images, ".")
+	for range most {
+		if err != nil {
+			return err
+		}
+		parent := list.Name() == parentLink
+		if parent && !hasInventory(list) { // where a link leads may be anything
+			err = invalid("the link %q of a checkpoint leads to a directory that is none", parentLink)
+		} else {
+			err = giveImages(list, int(gid), parent)
+		}
+		var next *os.File
+		if err == nil {
+			next, err = reopen(list, parentLink)
+		}
+		if err = errors.Join(err, list.Close()); errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		list = next
 	}
-	fd, err := unix.Openat(int(dir.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	return errors.Join(invalid("a checkpoint has more than %d parents", most), list.Close())
+}
+
+func reopen(dir *os.File, name string) (*os.File, error) {
+	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return err
+		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 	}
-	list := os.NewFile(uintptr(fd), dir.Name())
-	defer list.Close()
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// parentLink is what criu calls the link to the images that newer ones count on.
+const parentLink = "parent"
+
+// giveImages lets a group read a directory of images, only those of memory where it is a parent.
+func giveImages(list *os.File, gid int, memory bool) error {
+	give := func(f *os.File, mode uint32) error {
+		return errors.Join(unix.Fchown(int(f.Fd()), -1, gid), unix.Fchmod(int(f.Fd()), mode))
+	}
 	names, err := list.Readdirnames(-1)
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		fd, err := unix.Openat(fd, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		if image, _ := filepath.Match("page*-*.img", name); memory && !image && name != inventory {
+			continue
+		}
+		fd, err := unix.Openat(int(list.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 		if err == unix.ELOOP { // to a parent's images
 			continue
 		}
@@ -142,4 +178,19 @@ func letRead(dir *os.File, groups []specs.LinuxIDMapping) error {
 		}
 	}
 	return give(list, 0o750)
+}
+
+const inventory = "inventory.img"
+
+// hasInventory says whether a directory has the file that every dump of criu has: it begins with two numbers of its own.
+func hasInventory(dir *os.File) bool {
+	fd, err := unix.Openat(int(dir.Fd()), inventory, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	f := os.NewFile(uintptr(fd), inventory)
+	defer f.Close()
+	head := make([]byte, 8)
+	_, err = io.ReadFull(f, head)
+	return err == nil && binary.LittleEndian.Uint32(head) == 0x54564319 && binary.LittleEndian.Uint32(head[4:]) == 0x58313116
 }

@@ -33,6 +33,9 @@
 //
 // A container with a user namespace takes the same way, with two more processes: see userns.go.
 //
+// A mount namespace that is joined becomes the container's, as if it were new (docs/decisions/0026): what is the host's is copied before it
+// is entered, and the child takes its root last, so that a start that fails leaves it to the others in it as it was.
+//
 // Where this process is itself in a user namespace, be it an ordinary user's or an engine's, some things are done otherwise: see
 // rootless.go.
 //

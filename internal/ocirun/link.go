@@ -192,5 +192,9 @@ func (s *setup) abandon(err error) error {
 	}
 	p := Process{Pid: s.child.Pid, Pidfd: s.child.Pidfd, Master: s.master}
 	s.master = nil
-	return errors.Join(err, p.discard())
+	err = errors.Join(err, p.discard())
+	if s.joinedMounts && s.placed && unix.Fchdir(int(s.rootfs.Fd())) == nil {
+		_ = unix.Unmount(".", unix.MNT_DETACH) // with all that was mounted below it
+	}
+	return err
 }

@@ -2,6 +2,7 @@ package ocirun
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strconv"
@@ -62,6 +63,13 @@ func (s *setup) joins(kind specs.LinuxNamespaceType) bool {
 // namespace begins when the child is in its cgroup; a thread of many may not change its time namespace.
 func (s *setup) enterNamespaces() error {
 	flags := unix.CLONE_NEWNS | unix.CLONE_FS
+	_, mounts, err := s.wanted(specs.MountNamespace)
+	if err != nil {
+		return err
+	}
+	if mounts != nil {
+		flags = unix.CLONE_FS
+	}
 	for _, ns := range nsFlags {
 		if ns.flag == unix.CLONE_NEWNS {
 			continue
@@ -103,7 +111,7 @@ func (s *setup) enterNamespaces() error {
 	if remapped {
 		flags &^= within
 	}
-	s.latePivot = s.latePivot || remapped || s.exec.nested
+	s.latePivot = s.latePivot || remapped || s.exec.nested || mounts != nil
 	if err := linux.Unshare(flags); err != nil {
 		return fmt.Errorf("make namespaces: %w", err)
 	}
@@ -120,6 +128,43 @@ func (s *setup) enterNamespaces() error {
 	}
 	// Where the group may be joined from outside, both children can be kept out of it until there is only one.
 	s.exec.moved = s.exec.sibling && s.o.Cgroup != nil && !s.exec.newCgroupNS
+	if mounts == nil {
+		return nil
+	}
+	if err := linux.Setns(mounts, unix.CLONE_NEWNS); err != nil { // last, since no path is the host's from here on
+		return fmt.Errorf("join the mount namespace: %w", err)
+	}
+	s.joinedMounts = true
+	return nil
+}
+
+// checkMountNS refuses a mount namespace that must not become the container's: the root of everybody in it would be the container's.
+func (o *StartOptions) checkMountNS(l *specs.Linux) error {
+	i := slices.IndexFunc(l.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.MountNamespace })
+	f := o.Namespaces[specs.MountNamespace]
+	switch {
+	case i < 0 && f == nil:
+		return missingFeature("a container without a mount namespace of its own")
+	case f == nil && l.Namespaces[i].Path == "":
+		return nil
+	}
+	var its, first unix.Stat_t
+	var err error
+	if f != nil {
+		err = os.NewSyscallError("fstat", unix.Fstat(int(f.Fd()), &its))
+	} else if err = unix.Stat(l.Namespaces[i].Path, &its); err != nil {
+		err = &fs.PathError{Op: "stat", Path: l.Namespaces[i].Path, Err: err}
+	}
+	if err != nil {
+		return fmt.Errorf("join the mount namespace: %w", err)
+	}
+	if !o.private(l, specs.MountNamespace) || unix.Stat("/proc/1/ns/mnt", &first) == nil && its.Ino == first.Ino && its.Dev == first.Dev {
+		return invalid("the mount namespace to join is the host's, and everybody in it would get the container's root; give the path of another, " +
+			"or none for a new one")
+	}
+	if slices.ContainsFunc(l.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.UserNamespace && n.Path == "" }) {
+		return invalid("a mount namespace cannot be joined from a new user namespace, which has no right to mount there; join the one it belongs to")
+	}
 	return nil
 }
 

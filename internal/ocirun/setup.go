@@ -42,10 +42,12 @@ type setup struct {
 	latePivot  bool // the child leaves the host's mounts behind, when hooks have seen them
 	gateWriter *os.File
 	mountNS    *os.File // where it cannot, since the hooks see a second child
-	prog       linux.Program
-	master     *os.File
-	holdWriter *os.File
-	child      *linux.Child
+	// joinedMounts: the mount namespace was somebody else's, who keeps it as it was if the start fails before the child leaves its root.
+	joinedMounts, placed bool
+	prog                 linux.Program
+	master               *os.File
+	holdWriter           *os.File
+	child                *linux.Child
 }
 
 // keep closes f when the setup ends, whether it succeeds or not.
@@ -223,7 +225,7 @@ func (s *setup) pivot() error {
 		return fmt.Errorf("make the mounts private: %w", err)
 	}
 	place := "/"
-	if s.latePivot && s.o.Rootfs == nil { // where hooks look for it
+	if s.latePivot && s.o.Rootfs == nil && (!s.joinedMounts || hooksBeforePivot(hooksOf(s.spec))) { // where hooks look for it
 		place = s.rootPath()
 	}
 	at, err := linux.OpenFile(place, unix.O_PATH|unix.O_DIRECTORY, 0)
@@ -234,6 +236,7 @@ func (s *setup) pivot() error {
 	if err := linux.MoveMount(s.rootfs, at); err != nil {
 		return fmt.Errorf("put the root file system in place: %w", err)
 	}
+	s.placed = true
 	if s.latePivot {
 		s.root = confine.FromFile(s.rootfs)
 		if s.exec.sibling && s.exec.hooksGate != nil {

@@ -128,7 +128,7 @@ func (s *setup) userNamespace(flags int) (bool, error) {
 			return false, errors.Join(err, k.Close())
 		}
 	}
-	if err = linux.Unshare(unix.CLONE_FS); err == nil {
+	if err = linux.Unshare(unix.CLONE_FS); err == nil && flags != 0 {
 		err = linux.Setns(k.Pidfd, flags)
 	}
 	if err := errors.Join(err, k.Close()); err != nil {
