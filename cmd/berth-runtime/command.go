@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -18,6 +19,7 @@ import (
 	"github.com/berth-engine/berth/internal/tty"
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // verb is one command of the runtime.
@@ -201,6 +203,9 @@ func (c *cli) load(id string) (*ocirun.State, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
+	if err := ownDir(dir); err != nil {
+		return nil, "", fmt.Errorf("container %q: %w", id, err)
+	}
 	st, err := ocirun.ReadState(dir)
 	if err != nil {
 		return nil, "", fmt.Errorf("container %q: %w", id, err)
@@ -210,6 +215,24 @@ func (c *cli) load(id string) (*ocirun.State, string, error) {
 			filepath.Join(dir, ocirun.StateFile), st.Pid, g, st.ID)
 	}
 	return st, dir, nil
+}
+
+// ownDir refuses the directory of somebody else, who could have written there which process is to be killed.
+func ownDir(dir string) error {
+	var st unix.Stat_t
+	err := unix.Lstat(dir, &st)
+	switch euid := uint32(os.Geteuid()); {
+	case err == unix.ENOENT || err == unix.ENOTDIR:
+		return nil // and so is its state
+	case err != nil:
+		return &fs.PathError{Op: "lstat", Path: dir, Err: err}
+	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
+		return fmt.Errorf("%q is no directory: %w", dir, errdefs.ErrInvalidArgument)
+	case st.Uid != euid && st.Uid != 0 || st.Mode&0o022 != 0:
+		return fmt.Errorf("its directory %q belongs to user %d and has mode %04o: others can say there what it is; run the command as that user: %w",
+			dir, st.Uid, st.Mode&0o7777, errdefs.ErrPermissionDenied)
+	}
+	return nil
 }
 
 func invalid(format string, args ...any) error {

@@ -175,6 +175,10 @@ func preserved(count int) ([]*os.File, error) {
 		count += fds // of socket activation (sd_listen_fds(3))
 	}
 	var files []*os.File
+	const most = 1 << 16
+	if count < 0 || count > most {
+		return nil, invalid("%d descriptors cannot be preserved", count)
+	}
 	for fd := 3; fd < 3+count; fd++ {
 		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil {
 			return nil, invalid("descriptor %d is to be preserved and is not open", fd)
@@ -279,7 +283,7 @@ func withDefaultDevices(r *specs.LinuxResources) *specs.LinuxResources {
 // readConfig reads config.json of a bundle.
 func readConfig(bundle string) (*specs.Spec, error) {
 	name := filepath.Join(bundle, "config.json")
-	data, err := linux.ReadFile(name)
+	data, err := linux.ReadRegular(name)
 	if err != nil {
 		return nil, err
 	}
@@ -299,10 +303,19 @@ func writePidFile(name string, pid int) error {
 		return nil
 	}
 	tmp := filepath.Join(filepath.Dir(name), "."+filepath.Base(name))
-	if err := os.WriteFile(tmp, []byte(strconv.Itoa(pid)), 0o666); err != nil {
+	_ = os.Remove(tmp) // of one that was killed; what else is there is nothing to write through
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+	if err != nil {
 		return err
 	}
-	return os.Rename(tmp, name)
+	_, err = f.WriteString(strconv.Itoa(pid))
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(tmp, name)
+	}
+	if err != nil {
+		err = errors.Join(err, os.Remove(tmp))
+	}
+	return err
 }
 
 // sendMaster gives a terminal's master to who listens at a unix socket, as runc does: one message that carries it, with the
@@ -328,15 +341,11 @@ func sendPidfd(socket, kind string, pidfd *os.File) error {
 
 // sendFile sends one message with a text and an open file.
 func sendFile(what, socket, text string, file *os.File) error {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	conn, err := linux.ConnectUnix(socket)
 	if err != nil {
-		return os.NewSyscallError("socket", err)
-	}
-	conn := os.NewFile(uintptr(fd), socket)
-	defer conn.Close()
-	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: socket}); err != nil {
 		return fmt.Errorf("%s socket %q: %w", what, socket, err)
 	}
+	defer conn.Close()
 	if _, err := linux.SendMsg(conn, []byte(text), file); err != nil {
 		return fmt.Errorf("%s socket %q: %w", what, socket, err)
 	}

@@ -43,6 +43,10 @@ func start(c *cli, args []string) error {
 		return fmt.Errorf("cannot start container %q: %w", id, err)
 	}
 	defer unix.Close(fd)
+	var at unix.Stat_t
+	if err := unix.Fstat(fd, &at); err != nil || at.Mode&unix.S_IFMT != unix.S_IFIFO { // of anything else nobody's end could be waited for
+		return fmt.Errorf("cannot start container %q: its file %q is damaged: it is no FIFO; delete --force removes the container", id, fifo)
+	}
 	// Nobody else can start it from here on.
 	if err := os.Remove(fifo); err != nil {
 		return fmt.Errorf("container %q is being started already: %w", id, err)
@@ -257,7 +261,10 @@ func remove(c *cli, args []string) error {
 	st, dir, err := c.load(id)
 	if err != nil && force {
 		// A create that was killed in the middle leaves a directory without a state; and what is damaged is removed as far as it can be.
-		if dir, err = c.dir(id); err != nil {
+		if dir, err = c.dir(id); err == nil {
+			err = ownDir(dir) // what somebody else left there names no group to be ended
+		}
+		if err != nil {
 			return err
 		}
 		return removeRemains(dir)

@@ -349,8 +349,8 @@ func pidNamespace(pid string) (string, error) { return os.Readlink("/proc/" + pi
 // endWaiting ends the processes of a container without a group that is being made or waits to be started: those that have the FIFO open.
 // One that was looked at before may have forked, so they are looked for until there are none.
 func endWaiting(fifo string) error {
-	want, err := os.Stat(fifo)
-	if err != nil {
+	want, err := os.Lstat(fifo)
+	if err != nil || want.Mode()&fs.ModeNamedPipe == 0 { // of another file everybody may be a holder
 		return nil // it was not made yet, or is started
 	}
 	for deadline := time.Now().Add(10 * time.Second); ; {

@@ -177,3 +177,25 @@ func RecvFds(socket int, p []byte) (n int, fds []int, err error) {
 	}
 	return n, fds, nil
 }
+
+// ConnectUnix connects to who listens at a path. One who has stopped to accept is waited for ten seconds, and so is one who does not read
+// what is sent.
+func ConnectUnix(path string) (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	conn := os.NewFile(uintptr(fd), path)
+	if err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Sec: 10}); err == nil {
+		err = unix.Connect(fd, &unix.SockaddrUnix{Name: path})
+	}
+	switch err {
+	case nil:
+		return conn, nil
+	case unix.EAGAIN:
+		err = errors.New("nobody accepts a connection to it")
+	case unix.EINVAL:
+		err = fmt.Errorf("a socket's path has at most %d bytes: %w", len(unix.RawSockaddrUnix{}.Path)-1, err)
+	}
+	return nil, errors.Join(err, conn.Close())
+}

@@ -1,6 +1,7 @@
 package linux
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 
@@ -21,9 +22,20 @@ func OpenFile(path string, flags int, perm uint32) (*os.File, error) {
 	}
 }
 
-// ReadFile is os.ReadFile by the same way.
-func ReadFile(path string) ([]byte, error) {
-	f, err := OpenFile(path, unix.O_RDONLY, 0)
+var errNotRegular = errors.New("it is not a regular file")
+
+// MostRead is how large a file may be for ReadFile and ReadRegular.
+const MostRead = 64 << 20
+
+// ReadFile is os.ReadFile by the same way, for files of at most MostRead bytes; larger ones are EFBIG.
+func ReadFile(path string) ([]byte, error) { return readFile(path, 0) }
+
+// ReadRegular is ReadFile for regular files. Anything else at the path is an error, and nothing is waited for: a FIFO would have its reader
+// wait for who writes to it.
+func ReadRegular(path string) ([]byte, error) { return readFile(path, unix.O_NONBLOCK) }
+
+func readFile(path string, flags int) ([]byte, error) {
+	f, err := OpenFile(path, unix.O_RDONLY|flags, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -31,6 +43,9 @@ func ReadFile(path string) ([]byte, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return nil, &fs.PathError{Op: "fstat", Path: path, Err: err}
+	}
+	if kind := st.Mode & unix.S_IFMT; flags != 0 && kind != unix.S_IFREG && kind != unix.S_IFDIR {
+		return nil, &fs.PathError{Op: "read", Path: path, Err: errNotRegular}
 	}
 	const least = 512
 	data := make([]byte, 0, max(least, min(st.Size, 1<<20)+1)) // one more, to see the end
@@ -44,7 +59,10 @@ func ReadFile(path string) ([]byte, error) {
 		case n == 0:
 			return data, nil
 		}
-		if data = data[:len(data)+n]; len(data) == cap(data) {
+		if data = data[:len(data)+n]; len(data) > MostRead {
+			return nil, &fs.PathError{Op: "read", Path: path, Err: unix.EFBIG}
+		}
+		if len(data) == cap(data) {
 			data = append(data, 0)[:len(data)]
 		}
 	}

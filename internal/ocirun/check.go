@@ -2,8 +2,10 @@ package ocirun
 
 import (
 	"fmt"
+	"math"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/berth-engine/berth/internal/linux"
@@ -67,6 +69,9 @@ func check(o *StartOptions) error {
 	if err := o.checkMountNS(l); err != nil {
 		return err
 	}
+	if strings.ContainsRune(s.Hostname+s.Domainname, 0) {
+		return invalid("the host name %q or the domain name %q has a NUL in it", s.Hostname, s.Domainname)
+	}
 	if s.Hostname != "" && !has(specs.UTSNamespace) {
 		return invalid("the host name cannot be set without a private UTS namespace")
 	}
@@ -81,6 +86,11 @@ func check(o *StartOptions) error {
 	}) {
 		return invalid("time offsets need a new time namespace")
 	}
+	for clock := range l.TimeOffsets {
+		if !slices.Contains(clocks[:], clock) {
+			return invalid("there is no time offset of a clock %q, only of %q", clock, clocks)
+		}
+	}
 	for key := range l.Sysctl {
 		if err := checkSysctl(key, has); err != nil {
 			return err
@@ -92,17 +102,39 @@ func check(o *StartOptions) error {
 		}
 	}
 	for i := range l.Devices {
-		if !path.IsAbs(l.Devices[i].Path) {
-			return invalid("device %q is not an absolute path", l.Devices[i].Path)
+		if err := checkDevice(&l.Devices[i]); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+// checkDevice refuses numbers that the kernel has no room for: cut off, they would be those of another device or user.
+func checkDevice(d *specs.LinuxDevice) error {
+	const majors, minors = 1 << 12, 1 << 20 // include/linux/kdev_t.h
+	switch {
+	case !path.IsAbs(d.Path):
+		return invalid("device %q is not an absolute path", d.Path)
+	case d.Type != "p" && (d.Major < 0 || d.Major >= majors || d.Minor < 0 || d.Minor >= minors):
+		return invalid("device %q has the numbers %d:%d, and there is none beyond %d:%d", d.Path, d.Major, d.Minor, majors-1, minors-1)
+	case d.UID != nil && *d.UID > maxID || d.GID != nil && *d.GID > maxID:
+		return invalid("the owner of device %q is out of range", d.Path)
 	}
 	return nil
 }
 
 func checkVersion(v string) error {
 	// A 1.x runtime understands every 1.y document; what it does not know it cannot see (config.md, "Specification version").
-	if !strings.HasPrefix(v, "1.") {
-		return invalid("spec version %q is not one of 1.x", v)
+	rest, one := strings.CutPrefix(v, "1.")
+	rest, _, _ = strings.Cut(rest, "+")
+	rest, _, _ = strings.Cut(rest, "-")
+	minor, patch, three := strings.Cut(rest, ".")
+	for _, number := range [...]string{minor, patch} {
+		_, err := strconv.ParseUint(number, 10, 32)
+		three = three && err == nil && (number == "0" || number[0] != '0') // semver.org, 2
+	}
+	if !one || !three {
+		return invalid("spec version %q is not one of 1.x, such as %s", v, specs.Version)
 	}
 	return nil
 }
@@ -124,6 +156,20 @@ func checkProcess(p *specs.Process) error {
 	}
 	if err := checkAffinity(p.ExecCPUAffinity); err != nil {
 		return err
+	}
+	if box := p.ConsoleSize; box != nil && (box.Height > math.MaxUint16 || box.Width > math.MaxUint16) {
+		return invalid("a terminal cannot have %d lines and %d columns", box.Height, box.Width)
+	}
+	if m := p.User.Umask; m != nil && *m > 0o777 {
+		return invalid("umask %#o is out of range", *m)
+	}
+	if io := p.IOPriority; io != nil && (io.Priority < 0 || io.Priority > 7) {
+		return invalid("I/O priority %d is not between 0 and 7", io.Priority)
+	}
+	for i, l := range p.Rlimits {
+		if slices.ContainsFunc(p.Rlimits[:i], func(o specs.POSIXRlimit) bool { return o.Type == l.Type }) {
+			return invalid("rlimit %q is given twice", l.Type)
+		}
 	}
 	for _, list := range [][]string{p.Args, p.Env, {p.Cwd}} {
 		for _, s := range list {

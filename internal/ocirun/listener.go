@@ -152,12 +152,8 @@ func (e *execution) pass(child *linux.Child, state func(pid int) *specs.State) e
 
 // connect has to be called where the host's paths are seen.
 func (l *listener) connect() error {
-	sock, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return os.NewSyscallError("socket", err)
-	}
-	l.conn = os.NewFile(uintptr(sock), l.path)
-	if err := unix.Connect(sock, &unix.SockaddrUnix{Name: l.path}); err != nil {
+	var err error
+	if l.conn, err = linux.ConnectUnix(l.path); err != nil {
 		return fmt.Errorf("seccomp listener %q: %w", l.path, err)
 	}
 	return nil

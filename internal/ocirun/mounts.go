@@ -465,7 +465,7 @@ func (s *setup) mountCgroup(m *mount) error {
 	if err := s.receiveGroups(m); err != nil {
 		return err
 	}
-	if m.kind == kindCgroup2 {
+	if m.kind == kindCgroup2 && len(m.groups) > 0 {
 		return s.place(m.groups[0].tree, m.dest, false)
 	}
 	top, err := linux.NewMount("tmpfs", "cgroup", int(m.set&^unix.MOUNT_ATTR_RDONLY),

@@ -42,11 +42,19 @@ func (s *setup) wanted(kind specs.LinuxNamespaceType) (fresh bool, join *os.File
 	if name == "" {
 		return true, nil, nil
 	}
-	f, err := linux.OpenFile(name, unix.O_RDONLY, 0)
+	f, err := linux.OpenFile(name, unix.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO would be waited for
+	var sfs unix.Statfs_t
+	if err == nil {
+		s.keep(f)
+		err = unix.Fstatfs(int(f.Fd()), &sfs)
+	}
+	if err == nil && sfs.Type != unix.NSFS_MAGIC {
+		err = invalid("%q is no namespace", name)
+	}
 	if err != nil {
 		return false, nil, fmt.Errorf("join the %s namespace: %w", kind, err)
 	}
-	return false, s.keep(f), nil
+	return false, f, nil
 }
 
 // has says whether the spec has a word about one kind of namespace, joins whether that is one to join.
@@ -199,9 +207,12 @@ func loopbackUp() error {
 	return os.NewSyscallError("ioctl", unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, req))
 }
 
+// clocks are those of a time namespace.
+var clocks = [...]string{"monotonic", "boottime"}
+
 // timeOffsets sets the clocks of a time namespace that has no process yet (time_namespaces(7)).
 func (s *setup) timeOffsets() error {
-	for _, clock := range [...]string{"monotonic", "boottime"} {
+	for _, clock := range clocks {
 		o, there := s.lin.TimeOffsets[clock]
 		if !there {
 			continue

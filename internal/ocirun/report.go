@@ -3,15 +3,15 @@ package ocirun
 import (
 	"encoding/binary"
 	"fmt"
-	"os"
 
+	"github.com/berth-engine/berth/internal/linux"
 	"golang.org/x/sys/unix"
 )
 
 // ReadReport tells what a process that was held with a ReportFile said about becoming its program: nil when it has, or when
 // it was killed, else an *ExecError or a sentence.
 func ReadReport(name string, st *State) error {
-	data, err := os.ReadFile(name)
+	data, err := linux.ReadRegular(name)
 	if err != nil {
 		return err
 	}

@@ -128,7 +128,7 @@ func (st *State) encode() ([]byte, error) {
 
 // ReadState reads the state file in dir; errdefs.ErrNotFound when there is none.
 func ReadState(dir string) (*State, error) {
-	data, err := linux.ReadFile(filepath.Join(dir, StateFile))
+	data, err := linux.ReadRegular(filepath.Join(dir, StateFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("container does not exist: %w", errdefs.ErrNotFound)
 	}
