@@ -182,7 +182,7 @@ func giveImages(list *os.File, gid int, memory bool) error {
 
 const inventory = "inventory.img"
 
-// hasInventory says whether a directory has the file that every dump of criu has: it begins with two numbers of its own.
+// hasInventory says whether a directory has the file that every dump of criu has: it begins with a number of its own.
 func hasInventory(dir *os.File) bool {
 	fd, err := unix.Openat(int(dir.Fd()), inventory, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -190,7 +190,8 @@ func hasInventory(dir *os.File) bool {
 	}
 	f := os.NewFile(uintptr(fd), inventory)
 	defer f.Close()
-	head := make([]byte, 8)
+	const magic = 0x58313116
+	head := make([]byte, 4)
 	_, err = io.ReadFull(f, head)
-	return err == nil && binary.LittleEndian.Uint32(head) == 0x54564319 && binary.LittleEndian.Uint32(head[4:]) == 0x58313116
+	return err == nil && binary.LittleEndian.Uint32(head) == magic
 }
