@@ -109,8 +109,7 @@ func TestARestartPolicyStartsAgainWithPauses(t *testing.T) {
 	if got := await(t, "the last exit", over); got.Code != 4 {
 		t.Error(got)
 	}
-	// 100, 200 and 400 milliseconds.
-	if took := time.Since(begin); took < 700*time.Millisecond || took > 10*time.Second {
+	if took := time.Since(begin); took < 700*time.Millisecond { // 100, 200 and 400
 		t.Error("four runs took", took)
 	}
 	rec, err := e.Containers.Get(id)
@@ -138,17 +137,16 @@ func TestStopSignalsThenKills(t *testing.T) {
 	e := open(t)
 	polite := create(t, e, shell("trap 'exit 9' TERM; touch /up; while true; do sleep 0.05; done"))
 	rude := create(t, e, shell("trap '' TERM; touch /up; while true; do sleep 0.05; done"))
-	one := 1
-	for id, want := range map[string]int{polite: 9, rude: 137} {
+	for id, c := range map[string]struct{ code, patience int }{polite: {9, -1}, rude: {137, 1}} {
 		start(t, e, id)
 		up(t, e, id)
 		begin := time.Now()
-		if err := e.Stop(t.Context(), id, StopOptions{Timeout: &one}); err != nil {
+		if err := e.Stop(t.Context(), id, StopOptions{Timeout: &c.patience}); err != nil {
 			t.Fatal(err)
 		}
 		took := time.Since(begin)
 		rec, err := e.Containers.Get(id)
-		if err != nil || rec.State.ExitCode != want || took > 5*time.Second || want == 137 && took < time.Second {
+		if err != nil || rec.State.ExitCode != c.code || took < time.Duration(c.patience)*time.Second {
 			t.Errorf("after %s: %+v, %v", took, rec.State, err)
 		}
 		if err := e.Stop(t.Context(), id, StopOptions{}); !errdefs.IsNotModified(err) {
@@ -157,25 +155,27 @@ func TestStopSignalsThenKills(t *testing.T) {
 	}
 }
 
-// Whoever stops or kills a container in the very moment of its own end must not wait for another one.
+// Whoever stops or kills a container in the very moment of its own end must not wait for another one, which does not come.
 func TestStoppingWhatIsEndingTakesNoTime(t *testing.T) {
 	e := open(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	never := -1
 	for i := range 30 {
 		id := create(t, e, shell("exit 5"))
 		start(t, e, id)
 		time.Sleep(time.Duration(i) * 200 * time.Microsecond)
-		begin := time.Now()
 		var err error
 		if i%2 == 0 {
-			err = e.Stop(t.Context(), id, StopOptions{})
+			err = e.Stop(ctx, id, StopOptions{Timeout: &never})
 		} else {
-			err = e.Kill(t.Context(), id, "")
+			err = e.Kill(ctx, id, "")
 		}
 		if err != nil && !errdefs.IsNotModified(err) && !errdefs.IsConflict(err) {
-			t.Error(err)
+			t.Errorf("round %d: %v", i, err)
 		}
-		if took := time.Since(begin); took > 5*time.Second {
-			t.Fatalf("round %d took %s", i, took)
+		if rec, err := e.Containers.Get(id); err != nil || rec.State.Status != container.Exited {
+			t.Fatalf("round %d: it is over, and %+v, %v", i, rec.State, err)
 		}
 		if err := e.Remove(t.Context(), id, RemoveOptions{Force: true}); err != nil {
 			t.Fatal(err)
@@ -201,14 +201,20 @@ func TestAttachBeforeTheStartGetsTheFirstByte(t *testing.T) {
 func TestAttachDuringTheStartIsServed(t *testing.T) {
 	e := open(t)
 	for i := range 20 {
-		id := create(t, e, shell("sleep 0.05; echo done"))
-		var streams sync.WaitGroup
-		streams.Go(func() {
+		id := create(t, e, shell("until test -f /go; do sleep 0.01; done; echo done"))
+		stream := make(chan (<-chan string), 1)
+		go func() {
 			time.Sleep(time.Duration(i) * 300 * time.Microsecond)
-			await(t, "the output", attach(t, e, id, AttachOptions{Stream: true, Stdout: true}))
-		})
+			stream <- attach(t, e, id, AttachOptions{Stream: true, Stdout: true})
+		}()
 		start(t, e, id)
-		streams.Wait()
+		out := await(t, "the attachment", stream)
+		if code, _ := run(t, e, id, "touch", "/go"); code != 0 {
+			t.Fatal(code)
+		}
+		if got := await(t, "the output", out); got != "done\n" {
+			t.Errorf("round %d: %q", i, got)
+		}
 		if err := e.Remove(t.Context(), id, RemoveOptions{Force: true}); err != nil {
 			t.Fatal(err)
 		}
@@ -357,7 +363,7 @@ func TestHealthIsProbed(t *testing.T) {
 	ch := events(t, e)
 	id := create(t, e, shell("sleep 0.2; touch /well; while true; do sleep 1; done", func(c *container.Config) {
 		c.Health = &container.Health{Test: []string{"CMD-SHELL", "test -f /well && echo fine"}, Interval: 50 * time.Millisecond,
-			Timeout: 5 * time.Second, Retries: 2}
+			Timeout: 2 * time.Minute, Retries: 2}
 	}))
 	start(t, e, id)
 	awaitEvent(t, ch, "health_status: healthy")
@@ -384,8 +390,11 @@ func TestAProbeThatHangsIsKilled(t *testing.T) {
 	}))
 	start(t, e, id)
 	awaitEvent(t, ch, "health_status: unhealthy")
-	if left := e.Execs.List(id); len(left) > 1 {
-		t.Error("probes that are left:", left)
+	// One that was killed is listed until its end is told, and the next may have begun.
+	for end := time.Now().Add(2 * time.Minute); len(e.Execs.List(id)) > 1; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("probes that are left:", e.Execs.List(id))
+		}
 	}
 }
 
@@ -409,7 +418,8 @@ func TestPausedStandsStill(t *testing.T) {
 	if err := e.Pause(t.Context(), id); err != nil {
 		t.Fatal(err)
 	}
-	if err := e.Stop(t.Context(), id, StopOptions{}); err != nil {
+	never := -1
+	if err := e.Stop(t.Context(), id, StopOptions{Timeout: &never}); err != nil {
 		t.Fatal(err)
 	}
 	if rec, err := e.Containers.Get(id); err != nil || rec.State.ExitCode != 6 {
@@ -450,12 +460,10 @@ func TestAForcedRemovalDoesNotWaitForAPatientStop(t *testing.T) {
 	never := -1
 	go func() { stopped <- e.Stop(context.Background(), id, StopOptions{Timeout: &never}) }()
 	awaitEvent(t, ch, "kill")
-	begin := time.Now()
-	if err := e.Remove(t.Context(), id, RemoveOptions{Force: true}); err != nil {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	if err := e.Remove(ctx, id, RemoveOptions{Force: true}); err != nil {
 		t.Fatal(err)
-	}
-	if took := time.Since(begin); took > 5*time.Second {
-		t.Error("it took", took)
 	}
 	await(t, "the stop", stopped)
 }

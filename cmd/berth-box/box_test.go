@@ -88,9 +88,10 @@ func TestShell(t *testing.T) {
 		{`sleep 9 & p=$!; kill $p; wait $p; echo $?`, "143\n", 0},
 		{`while :; do sleep 0.05; done & kill $!; wait $!; echo $?`, "143\n", 0},
 		{`trap "echo bye" EXIT; echo x`, "x\nbye\n", 0},
-		{`trap "echo term; exit 3" TERM; kill -TERM $$; sleep 0.1; echo no`, "term\n", 3},
+		{`trap "echo term; exit 3" TERM; kill -TERM $$; while :; do sleep 0.01; done; echo no`, "term\n", 3},
 		{`trap "" TERM; kill -TERM $$; echo alive`, "alive\n", 0},
-		{`trap "echo got" USR1; (sleep 0.2; kill -USR1 $$) & sleep 9 & wait; echo $?; kill $!; echo end`, "got\n138\nend\n", 0},
+		{`trap g=got USR1; (until test -e waited; do sleep 0.02; kill -USR1 $$; done) & sleep 900 & wait; c=$?; touch waited; echo $g $c
+			kill $!; until wait; do :; done; echo end`, "got 138\nend\n", 0},
 		{`sh -c 'exit 4'; echo $?`, "4\n", 0},
 		{`echo 'echo "$0 $1"; exit 9' >s; sh s arg`, "s arg\n", 9},
 		{`printf 'echo noshebang\n' >n; chmod 755 n; ./n`, "noshebang\n", 0},
@@ -156,7 +157,7 @@ func TestCommands(t *testing.T) {
 		{"date -u -d @0 +%F_%T", "1970-01-01_00:00:00\n", 0},
 		{"stat -c %s_%F in", "31_regular file\n", 0},
 		{"timeout 0.05 sleep 9", "", 124},
-		{"timeout 5 false", "", 1},
+		{"timeout 500 false", "", 1},
 		{"mkdir -p d/e", "", 0},
 		{"cp -a in d/e/copy", "", 0},
 		{"cp d x", "", 1},
@@ -236,16 +237,19 @@ func TestPidOne(t *testing.T) {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
 		return cmd
 	}
-	out, err := start(`sh -c 'sleep 0.1 & exit 0'; sleep 0.4; kill -0 -1 && echo others; echo done`).Output()
-	if err != nil || strings.Contains(string(out), "others") {
+	orphan := start(`sh -c 'sleep 0.1 & exit 0'; while kill -0 -1; do sleep 0.02; done; echo done`)
+	stop := time.AfterFunc(2*time.Minute, func() { _ = orphan.Process.Kill() })
+	out, err := orphan.Output()
+	stop.Stop()
+	if err != nil || string(out) != "done\n" {
 		t.Errorf("an orphan was left unreaped: %q, %v", out, err)
 	}
 	for script, want := range map[string]int{
-		"sleep 60; echo not reached":             143,
-		"exec sleep 60":                          143,
-		"trap 'exit 5' TERM; sleep 60 & wait; :": 5,
+		"echo up; sleep 600; echo not reached":             143,
+		"echo up; exec sleep 600":                          143,
+		"trap 'exit 5' TERM; echo up; sleep 600 & wait; :": 5,
 	} {
-		cmd := start("echo up; " + script)
+		cmd := start(script)
 		up, err := cmd.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)

@@ -638,7 +638,7 @@ func TestLazyPages(t *testing.T) {
 
 func TestCheckpointTCP(t *testing.T) {
 	b := newCounter(t)
-	b.spec.Process.Args = []string{"sh", "-c", "nc -l -p 4000 -e cat & sleep 0.2; (while :; do i=$((i+1)); echo $i; sleep 0.1; done) | nc 127.0.0.1 4000 |" +
+	b.spec.Process.Args = []string{"sh", "-c", "nc -l -p 4000 -e cat & until grep -q :0FA0 /proc/net/tcp; do sleep 0.05; done; (while :; do i=$((i+1)); echo $i; sleep 0.1; done) | nc 127.0.0.1 4000 |" +
 		" while read n; do echo $n >/tmp/new; mv /tmp/new /tmp/count; done"}
 	b.write()
 	b.detached("run", "-d", "c")

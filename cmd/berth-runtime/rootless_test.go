@@ -247,17 +247,7 @@ func TestRootlessSignalsAndFiles(t *testing.T) {
 		_ = cmd.Wait()
 		return cmd.ProcessState.ExitCode()
 	}
-	// Signals are caught once the program runs, which it may have told before the runtime has come to it.
-	for try := 0; ; try++ {
-		code := once()
-		if code == 9 {
-			break
-		}
-		b.ok("delete", "--force", "c")
-		if code != 128+int(unix.SIGTERM) || try > 50 {
-			t.Fatal(code)
-		}
-	}
+	untilCaught(t, b, once)
 }
 
 // testUser makes a user with ranges of ids, as "adduser" does.

@@ -56,7 +56,7 @@ func playDaemon(role string) int {
 	}))
 	select {
 	case <-stop:
-	case <-time.After(30 * time.Second): // the test died
+	case <-time.After(10 * time.Minute): // the test died
 	}
 	return 0
 }

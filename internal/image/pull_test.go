@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -785,12 +784,17 @@ func TestRegistryFaults(t *testing.T) {
 		}
 	})
 	t.Run("nobody there", func(t *testing.T) {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		// A port that is taken, and that nobody listens to.
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		must(t, err)
-		must(t, l.Close())
-		_, err = open(t).Pull(t.Context(), l.Addr().String()+"/x:1", PullOptions{})
+		defer unix.Close(fd)
+		must(t, unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+		at, err := unix.Getsockname(fd)
+		must(t, err)
+		addr := fmt.Sprintf("127.0.0.1:%d", at.(*unix.SockaddrInet4).Port)
+		_, err = open(t).Pull(t.Context(), addr+"/x:1", PullOptions{})
 		if !errdefs.IsUnavailable(err) ||
-			err.Error() != fmt.Sprintf("cannot reach registry %q: connection refused: is it running?", l.Addr()) {
+			err.Error() != fmt.Sprintf("cannot reach registry %q: connection refused: is it running?", addr) {
 			t.Error(err)
 		}
 	})

@@ -269,7 +269,7 @@ func TestFilesTravelWithMessages(t *testing.T) {
 
 func TestStartTimeAndSignals(t *testing.T) {
 	ticks, state, err := StartTime(os.Getpid())
-	if err != nil || ticks == 0 || !strings.ContainsRune("RS", rune(state)) {
+	if err != nil || ticks == 0 || !strings.ContainsRune("RSD", rune(state)) {
 		t.Error(ticks, string(state), err)
 	}
 	cmd := exec.Command("sleep", "100")

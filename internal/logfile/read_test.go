@@ -147,7 +147,7 @@ type follower struct {
 }
 
 func follow(t *testing.T, path string, tail int) *follower {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	f := &follower{make(chan string, 1<<20), make(chan error, 1), make(chan struct{}), cancel}
 	t.Cleanup(cancel)
 	go func() {

@@ -317,12 +317,8 @@ func TestStuckClient(t *testing.T) {
 	conf := f.container("head -c 120000 /dev/zero | tr '\\0' x; echo end")
 	// As much as a socket holds in whatever pieces it comes: more would rightly hold the container up for ever.
 	peer, theirs := f.pair()
-	began := time.Now()
 	c := f.start(conf, AttachStream{theirs, everything})
 	f.exit(c)
-	if d := time.Since(began); d > 20*time.Second {
-		t.Errorf("the exit took %v", d)
-	}
 	if logged, _ := readLog(t, conf.Log.Path); len(logged) != 120004 {
 		t.Errorf("%d bytes were logged", len(logged))
 	}
@@ -335,21 +331,23 @@ func TestStuckClient(t *testing.T) {
 // Somebody in the background holds the output open.
 func TestBackgroundHolder(t *testing.T) {
 	f := setUp(t)
-	conf := f.container("sleep 61 & echo $!; exit 3")
+	conf := f.container("sleep 1000 & echo $!; exit 3")
 	peer, theirs := f.pair()
 	began := time.Now()
 	c := f.start(conf, AttachStream{theirs, AttachOptions{Stdout: true}})
 	if x := f.exit(c); x.Code != 3 {
 		t.Errorf("exit %+v", x)
 	}
-	if d := time.Since(began); d < drainTime || d > drainTime+5*time.Second {
+	if d := time.Since(began); d < drainTime {
 		t.Errorf("the exit took %v", d)
 	}
 	var pid int
 	if _, err := fmt.Sscan(peer.rest(), &pid); err != nil {
 		t.Fatal(err)
 	}
-	unix.Kill(pid, unix.SIGKILL)
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		t.Errorf("the exit was told after the end of who holds the output: %v", err)
+	}
 }
 
 func TestTerminal(t *testing.T) {
@@ -612,7 +610,8 @@ func TestSlim(t *testing.T) {
 
 func TestLogRotatesAndCompresses(t *testing.T) {
 	f := setUp(t)
-	conf := f.container("i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done; sleep 1; echo one more")
+	conf := f.container("i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done; until ls log.*.gz >/dev/null 2>&1; do sleep 0.05; done; echo one more")
+	conf.Spec.Process.Args[2] = "cd " + filepath.Dir(conf.Log.Path) + "; " + conf.Spec.Process.Args[2]
 	conf.Log.MaxSize, conf.Log.MaxFile, conf.Log.Compress = 50_000, 4, true
 	c := f.start(conf)
 	f.exit(c)
@@ -654,11 +653,10 @@ func TestManyRounds(t *testing.T) {
 	}
 	// A monitor's process is let go in the background.
 	after := 0
-	for range 200 {
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if after = countFiles(t); after <= before+2 {
 			return
 		}
-		time.Sleep(5 * time.Millisecond)
 	}
 	t.Errorf("%d files open, %d before", after, before)
 }

@@ -81,13 +81,17 @@ func TestSurvivesItsDaemon(t *testing.T) {
 		// What ends while nobody is there is told to the next who comes, once.
 		var pids []int
 		for _, id := range []string{"a", "b"} {
-			e, err := c.Exec(f.ctx, ExecConfig{ID: id, Process: command("sleep 0.2; exit 9")}, nil, AttachOptions{})
+			e, err := c.Exec(f.ctx, ExecConfig{ID: id, Process: command("until test -e " + dir + "/alone; do sleep 0.05; done; exit 9")},
+				nil, AttachOptions{})
 			if err != nil {
 				t.Fatal(err)
 			}
 			pids = append(pids, e.Pid)
 		}
 		c.Close()
+		if err := os.WriteFile(filepath.Join(dir, "alone"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
 		for _, pid := range pids {
 			f.gone(pid)
 		}
@@ -151,7 +155,7 @@ func TestSurvivesItsDaemon(t *testing.T) {
 func TestEndsAlone(t *testing.T) {
 	f := setUp(t)
 	dir := filepath.Join(t.TempDir(), "c")
-	d := f.startDaemon("sleep 0.3; echo done; exit 42", "started", "start="+dir)
+	d := f.startDaemon("until test -e "+dir+"/alone; do sleep 0.05; done; echo done; exit 42", "started", "start="+dir)
 	c, err := Dial(f.ctx, dir)
 	if err != nil {
 		t.Fatal(err)
@@ -163,6 +167,9 @@ func TestEndsAlone(t *testing.T) {
 	d.Process.Kill()
 	d.Wait()
 	c.Close()
+	if err := os.WriteFile(filepath.Join(dir, "alone"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	f.gone(pid)
 	x, err := ReadExit(dir)
 	if err != nil || x.Code != 42 {

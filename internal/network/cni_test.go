@@ -256,7 +256,7 @@ func TestCNIHostile(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			if name == "hangs" { // alone: for the others the deadline is one that a busy machine keeps
 				o := n.opts
-				o.Bridge, o.BIP, o.DataRoot, o.CNITimeout = o.Bridge+"h", "10.213.201.1/24", t.TempDir(), 2*time.Second
+				o.Bridge, o.BIP, o.DataRoot, o.CNITimeout = o.Bridge+"h", "10.213.201.1/24", t.TempDir(), 5*time.Second
 				n := reopen(t, o)
 				live := attach(t, n, AttachRequest{ContainerID: newID(), Name: "live"})
 				refusesCNI(t, n, live, name, want)

@@ -146,7 +146,7 @@ func nft(t testing.TB, args ...string) string {
 // sleeper starts a process in a namespace and returns its pid.
 func sleeper(t *testing.T, n *Networks, ns *os.File) int {
 	t.Helper()
-	cmd := exec.Command("sleep", "60")
+	cmd := exec.Command("sleep", "10000")
 	inside(t, n, ns, cmd.Start)
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()

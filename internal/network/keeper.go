@@ -42,7 +42,7 @@ const (
 	keeperSocket  = "keeper.sock"
 	keeperName    = "berth-keeper" // what ps shows
 	// keeperPatience is how long the daemon waits for the keeper, which answers at once unless somebody has stopped it.
-	keeperPatience = 5 * time.Second
+	keeperPatience = 30 * time.Second
 	keeperMessage  = 192 << 10 // bytes, less than a socket of the kernel's default size takes
 )
 

@@ -115,7 +115,7 @@ func serve(t *testing.T, n *Networks, ns *os.File, proto, address string) {
 	})
 }
 
-// ask connects from a namespace and returns the address the other side saw.
+// ask connects from a namespace and returns the address the other side saw. A datagram that gets no answer is sent again.
 func ask(n *Networks, ns *os.File, proto, address string, wait time.Duration) (netip.AddrPort, error) {
 	var seen netip.AddrPort
 	err := n.inNetNS(ns, func() error {
@@ -124,26 +124,32 @@ func ask(n *Networks, ns *os.File, proto, address string, wait time.Duration) (n
 			return err
 		}
 		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(wait))
-		if proto == "udp" {
-			if _, err := c.Write([]byte("?")); err != nil {
-				return err
-			}
-		}
+		end := time.Now().Add(wait)
+		_ = c.SetDeadline(end)
 		var b [256]byte
-		k, err := c.Read(b[:])
-		if err != nil {
+		for {
+			if proto == "udp" {
+				if _, err := c.Write([]byte("?")); err != nil {
+					return err
+				}
+				_ = c.SetReadDeadline(time.Now().Add(min(time.Second, time.Until(end))))
+			}
+			k, err := c.Read(b[:])
+			if os.IsTimeout(err) && time.Now().Before(end) {
+				continue
+			}
+			if err == nil {
+				seen, err = netip.ParseAddrPort(string(b[:k]))
+			}
 			return err
 		}
-		seen, err = netip.ParseAddrPort(string(b[:k]))
-		return err
 	})
 	return seen, err
 }
 
 func reaches(t *testing.T, n *Networks, what string, from *os.File, proto, address, seenAs string) {
 	t.Helper()
-	seen, err := ask(n, from, proto, address, 3*time.Second)
+	seen, err := ask(n, from, proto, address, time.Minute)
 	switch {
 	case err != nil:
 		t.Errorf("%s: %s %s: %v", what, proto, address, err)

@@ -93,7 +93,8 @@ func TestInitRunsTheProgram(t *testing.T) {
 
 // Orphans are reaped, and the end of one is not taken for the end of the program.
 func TestInitReaps(t *testing.T) {
-	out := sh(t, `for i in 1 2 3 4 5; do (sleep 0.01 & exec true); done; sleep 0.2; ps -o stat,comm; echo done`, withInit)
+	out := sh(t, `for i in 1 2 3 4 5; do (sleep 0.01 & exec true); done; sleep 0.2; n=0
+		while all=$(ps -o stat,comm); echo "$all" | grep -q 'Z '; do n=$((n+1)); [ $n = 2000 ] && break; sleep 0.02; done; echo "$all"; echo done`, withInit)
 	has(t, out, "done\n")
 	if strings.Contains(out, "Z ") {
 		t.Error(out)

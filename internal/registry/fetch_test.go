@@ -225,7 +225,7 @@ func TestSilentBodies(t *testing.T) {
 	dead := func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 	s := &scripted{script: []http.HandlerFunc{quiet, dead}}
 	r := s.start(t)
-	r.c.silence = 100 * time.Millisecond
+	r.c.silence = time.Second // in which a busy machine answers
 	got, err := s.fetch(t, r, 0)
 	if err != nil || !bytes.Equal(got, s.data) {
 		t.Errorf("%d bytes, %v", len(got), err)
