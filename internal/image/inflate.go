@@ -15,10 +15,10 @@ import (
 // A table entry, of literals and lengths as well as of distances:
 //
 //	31 ……………………………… 16  15       14   13       12       11 … 8        7 6 5  4 … 0
-//	value                special  end  invalid  literal  extra bits          bits to drop
+//	value                special  end  invalid  literal  bits of code        bits to drop: code and extra
 //
 // Value is a literal, or the base of a length or distance. In an entry that is special and neither end nor invalid,
-// value is where a second table begins, and the number of extra bits is the number of bits that index it.
+// value is where a second table begins, and instead of the bits of the code stands how many bits index it.
 const (
 	entrySpecial = 1 << 15
 	entryEnd     = 1 << 14
@@ -446,6 +446,13 @@ func (z *inflater) symbol(table []uint32, width uint) (int, error) {
 	return int(e >> 16), nil
 }
 
+// pair is the value of an entry with its extra bits, which lookup has made sure of.
+func (z *inflater) pair(e uint32) int {
+	v := int(e>>16) + int(z.bits&(1<<(e&31)-1)>>(e>>8&15))
+	z.drop(uint(e & 31))
+	return v
+}
+
 // codes decodes codes until the buffer is full or the block ends.
 func (z *inflater) codes() error {
 	for z.op < outSize {
@@ -483,28 +490,21 @@ func (z *inflater) slow() (end bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	z.drop(uint(e & 31))
 	switch {
 	case e&entryLiteral != 0:
+		z.drop(uint(e & 31))
 		z.out[z.op] = byte(e >> 16)
 		z.op++
 		return false, nil
 	case e&entryEnd != 0:
+		z.drop(uint(e & 31))
 		return true, nil
 	}
-	extra, err := z.take(uint(e >> 8 & 15))
-	if err != nil {
-		return false, err
-	}
-	length := int(e>>16) + int(extra)
+	length := z.pair(e)
 	if e, err = z.lookup(z.dist[:], distBits); err != nil {
 		return false, err
 	}
-	z.drop(uint(e & 31))
-	if extra, err = z.take(uint(e >> 8 & 15)); err != nil {
-		return false, err
-	}
-	dist := int(e>>16) + int(extra)
+	dist := z.pair(e)
 	if dist > z.op-z.base {
 		return false, errGzip
 	}
@@ -515,56 +515,64 @@ func (z *inflater) slow() (end bool, err error) {
 	return false, nil
 }
 
-// fast decodes codes while there is plenty of input and room. One code takes at most 48 bits, of the 56 there are
-// after a load.
+// fast decodes codes while there is plenty of input and room. A load makes sure of 56 bits: enough for two literals of the first
+// table and, after another load, for a length of 20 bits and a distance of 28. The entry of the next code is looked up before
+// a match is copied, so that the processor has both under way. Of count only the low six bits have a meaning here.
 func (z *inflater) fast() (end bool, err error) {
 	in, ip, out, op := z.in, z.ip, z.out, z.op
 	bits, count := z.bits, z.count
 	lit, dist := &z.lit, &z.dist
 	last, base := len(in)-16, z.base
+	bits |= binary.LittleEndian.Uint64(in[ip:]) << (count & 63)
+	ip += int((63 - count) >> 3 & 7)
+	count |= 56
+	e := lit[bits&(1<<litBits-1)]
 loop:
 	for ip <= last && op < outSize {
-		bits |= binary.LittleEndian.Uint64(in[ip:]) << (count & 63)
-		ip += int((63 - count) >> 3)
-		count |= 56
-		e := lit[bits&(1<<litBits-1)]
 		if e&entryLiteral != 0 {
-			bits >>= e & 31
-			count -= uint(e & 31)
+			bits >>= e & 63
+			count -= uint(e)
 			out[op] = byte(e >> 16)
 			op++
 			if e = lit[bits&(1<<litBits-1)]; e&entryLiteral != 0 {
-				bits >>= e & 31
-				count -= uint(e & 31)
+				bits >>= e & 63
+				count -= uint(e)
 				out[op] = byte(e >> 16)
 				op++
 				if e = lit[bits&(1<<litBits-1)]; e&entryLiteral != 0 {
-					bits >>= e & 31
-					count -= uint(e & 31)
+					bits >>= e & 63
+					count -= uint(e)
 					out[op] = byte(e >> 16)
 					op++
+					bits |= binary.LittleEndian.Uint64(in[ip:]) << (count & 63)
+					ip += int((63 - count) >> 3 & 7)
+					count |= 56
+					e = lit[bits&(1<<litBits-1)]
 					continue
 				}
 			}
 			bits |= binary.LittleEndian.Uint64(in[ip:]) << (count & 63)
-			ip += int((63 - count) >> 3)
+			ip += int((63 - count) >> 3 & 7)
 			count |= 56
 		}
 		if e&entrySpecial != 0 {
 			if e&(entryEnd|entryInvalid) == 0 {
-				bits >>= e & 31
-				count -= uint(e & 31)
+				bits >>= e & 63
+				count -= uint(e)
 				i := uint64(e>>16) + bits&(1<<(e>>8&15)-1)
 				if i >= litSize {
 					err = errGzip
 					break loop
 				}
-				e = lit[i]
-				if e&entryLiteral != 0 {
-					bits >>= e & 31
-					count -= uint(e & 31)
+				if e = lit[i]; e&entryLiteral != 0 {
+					bits >>= e & 63
+					count -= uint(e)
 					out[op] = byte(e >> 16)
 					op++
+					bits |= binary.LittleEndian.Uint64(in[ip:]) << (count & 63)
+					ip += int((63 - count) >> 3 & 7)
+					count |= 56
+					e = lit[bits&(1<<litBits-1)]
 					continue
 				}
 			}
@@ -573,18 +581,15 @@ loop:
 				break loop
 			}
 			if e&entryEnd != 0 {
-				bits >>= e & 31
-				count -= uint(e & 31)
+				bits >>= e & 63
+				count -= uint(e)
 				end = true
 				break loop
 			}
 		}
-		bits >>= e & 31
-		count -= uint(e & 31)
-		extra := e >> 8 & 15
-		length := int(e>>16) + int(bits&(1<<extra-1))
-		bits >>= extra
-		count -= uint(extra)
+		length := int(e>>16) + int(bits&(1<<(e&63)-1)>>(e>>8&15))
+		bits >>= e & 63
+		count -= uint(e)
 
 		e = dist[bits&(1<<distBits-1)]
 		if e&entrySpecial != 0 {
@@ -592,8 +597,8 @@ loop:
 				err = errGzip
 				break loop
 			}
-			bits >>= e & 31
-			count -= uint(e & 31)
+			bits >>= e & 63
+			count -= uint(e)
 			i := uint64(e>>16) + bits&(1<<(e>>8&15)-1)
 			if i >= distSize {
 				err = errGzip
@@ -604,39 +609,50 @@ loop:
 				break loop
 			}
 		}
-		bits >>= e & 31
-		count -= uint(e & 31)
-		extra = e >> 8 & 15
-		d := int(e>>16) + int(bits&(1<<extra-1))
-		bits >>= extra
-		count -= uint(extra)
+		d := int(e>>16) + int(bits&(1<<(e&63)-1)>>(e>>8&15))
+		bits >>= e & 63
+		count -= uint(e)
 		from := op - d
 		if from < base {
 			err = errGzip
 			break loop
 		}
-		if d >= 8 {
-			// Words, and the last one beyond the end of the match: what it spoils is written later.
-			dst, src := out[op:op+maxMatch+16], out[from:from+maxMatch+16]
-			binary.LittleEndian.PutUint64(dst, binary.LittleEndian.Uint64(src))
-			binary.LittleEndian.PutUint64(dst[8:], binary.LittleEndian.Uint64(src[8:]))
-			for i := 16; i < length; i += 8 {
-				binary.LittleEndian.PutUint64(dst[i:], binary.LittleEndian.Uint64(src[i:]))
+		bits |= binary.LittleEndian.Uint64(in[ip:]) << (count & 63)
+		ip += int((63 - count) >> 3 & 7)
+		count |= 56
+		e = lit[bits&(1<<litBits-1)]
+
+		dst, src := out[op:op+maxMatch+16], out[from:from+maxMatch+16]
+		op += length
+		switch {
+		case d >= 16:
+			// By sixteens, and the last ones beyond the end of the match: what they spoil is written later.
+			*(*[16]byte)(dst) = *(*[16]byte)(src)
+			for i := 16; i < length; i += 16 {
+				*(*[16]byte)(dst[i:]) = *(*[16]byte)(src[i:])
 			}
-		} else {
-			dst, src := out[op:op+length], out[from:from+length]
-			for i := range dst {
+		case d >= 8:
+			for i := 0; i < length; i += 8 {
+				*(*[8]byte)(dst[i:]) = *(*[8]byte)(src[i:])
+			}
+		case d == 1:
+			run := 0x0101010101010101 * uint64(src[0])
+			for i := 0; i < length; i += 8 {
+				binary.LittleEndian.PutUint64(dst[i:], run)
+			}
+		default:
+			for i := range dst[:length] {
 				dst[i] = src[i]
 			}
 		}
-		op += length
 	}
 	// A load may have set bits beyond count; they come again with the next one.
-	z.ip, z.op, z.bits, z.count = ip, op, bits&(1<<(count&63)-1), count
+	count &= 63
+	z.ip, z.op, z.bits, z.count = ip, op, bits&(1<<count-1), count
 	return end, err
 }
 
-// entries of the kinds of tables, for a symbol; the number of bits to drop is added.
+// entries of the kinds of tables, for a symbol, with the number of extra bits to drop; those of the code are added.
 func litEntry(sym int) uint32 {
 	switch {
 	case sym < 256:
@@ -647,7 +663,7 @@ func litEntry(sym int) uint32 {
 		return uint32(sym-257+3) << 16
 	case sym < 285:
 		extra := uint32(sym-261) / 4
-		return (3+(4+uint32(sym-265)%4)<<extra)<<16 | extra<<8
+		return (3+(4+uint32(sym-265)%4)<<extra)<<16 | extra
 	case sym == 285:
 		return 258 << 16
 	}
@@ -660,7 +676,7 @@ func distEntry(sym int) uint32 {
 		return uint32(sym+1) << 16
 	case sym < 30:
 		extra := uint32(sym-2) / 2
-		return (1+(2+uint32(sym)%2)<<extra)<<16 | extra<<8
+		return (1+(2+uint32(sym)%2)<<extra)<<16 | extra
 	}
 	return entrySpecial | entryInvalid
 }
@@ -703,7 +719,7 @@ func buildTable(table []uint32, width int, lens []uint8, entry func(int) uint32)
 		rev := reverse(next[n], n)
 		next[n]++
 		if n <= width {
-			e := entry(sym) | uint32(n)
+			e := entry(sym) + uint32(n)<<8 + uint32(n)
 			for i := rev; i < 1<<width; i += 1 << n {
 				table[i] = e
 			}
@@ -719,7 +735,7 @@ func buildTable(table []uint32, width int, lens []uint8, entry func(int) uint32)
 			free += 1 << sub
 		}
 		at := int(table[prefix] >> 16)
-		e := entry(sym) | uint32(n-width)
+		e := entry(sym) + uint32(n-width)<<8 + uint32(n-width)
 		for i := rev >> width; i < 1<<sub; i += 1 << (n - width) {
 			table[at+i] = e
 		}
