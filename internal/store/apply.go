@@ -14,6 +14,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/continuity/fs"
 	"golang.org/x/sys/unix"
 )
 
@@ -71,6 +73,7 @@ type applier struct {
 	buf     []byte
 	entries int
 	size    int64
+	used    used
 
 	dirs    []dirTime
 	implied map[string]struct{} // directories the archive passes through without an entry of their own
@@ -85,7 +88,8 @@ type dirTime struct {
 type pendingLink struct{ path, target string }
 
 func newApplier(root *os.File, plain bool) *applier {
-	return &applier{root: root, plain: plain, parents: map[string]int{}, implied: map[string]struct{}{ownDirectory: {}}}
+	return &applier{root: root, plain: plain, parents: map[string]int{}, implied: map[string]struct{}{ownDirectory: {}},
+		used: used{directories: 1, inodes: map[uint64]struct{}{}}}
 }
 
 func (a *applier) close() error {
@@ -150,6 +154,41 @@ func (s *source) Read(p []byte) (int, error) {
 		s.err = err
 	}
 	return n, err
+}
+
+// used is what a layer takes of the disk, counted while it is made: to walk through it afterwards costs as much as a good part of
+// the making.
+type used struct {
+	snapshots.Usage
+	directories int64               // that were made
+	inodes      map[uint64]struct{} // of directories that are counted
+	walk        bool                // something happened after which only a walk tells
+}
+
+func (u *used) add(st *unix.Stat_t) {
+	u.Inodes++
+	u.Size += st.Blocks * 512
+}
+
+func (u *used) addDirectory(fd int) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if _, counted := u.inodes[st.Ino]; !counted {
+		u.inodes[st.Ino] = struct{}{}
+		u.add(&st)
+	}
+	return nil
+}
+
+// usage is what a sealed layer takes of the disk.
+func (a *applier) usage(ctx context.Context) (snapshots.Usage, error) {
+	if !a.used.walk && int64(len(a.used.inodes)) == a.used.directories {
+		return a.used.Usage, nil
+	}
+	u, err := fs.DiskUsage(ctx, a.root.Name())
+	return snapshots.Usage(u), err
 }
 
 // count bounds what a layer may make.
@@ -222,7 +261,7 @@ func (a *applier) entry(ctx context.Context, h *tar.Header, body io.Reader) erro
 		if err := a.create(at, base, func() error { return unix.Symlinkat(h.Linkname, at, base) }); err != nil {
 			return err
 		}
-		return a.attributes(at, base, h)
+		return a.finish(at, base, h)
 	case tar.TypeChar, tar.TypeBlock, tar.TypeFifo:
 		mode := map[byte]uint32{tar.TypeChar: unix.S_IFCHR, tar.TypeBlock: unix.S_IFBLK,
 			tar.TypeFifo: unix.S_IFIFO}[h.Typeflag]
@@ -233,7 +272,7 @@ func (a *applier) entry(ctx context.Context, h *tar.Header, body io.Reader) erro
 		if err := a.create(at, base, func() error { return unix.Mknodat(at, base, mode|0o600, int(dev)) }); err != nil {
 			return err
 		}
-		return a.attributes(at, base, h)
+		return a.finish(at, base, h)
 	}
 	return badLayer("%q has the unknown type %q", name, h.Typeflag)
 }
@@ -316,6 +355,7 @@ func (a *applier) imply(dir string, depth int) error {
 		return &os.PathError{Op: "chmod", Path: dir, Err: err}
 	}
 	a.implied[dir] = struct{}{}
+	a.used.directories++
 	return nil
 }
 
@@ -323,6 +363,9 @@ func (a *applier) imply(dir string, depth int) error {
 // have.
 func (a *applier) mkdir(at int, base string) error {
 	err := unix.Mkdirat(at, base, 0o755)
+	if err == nil {
+		a.used.directories++
+	}
 	if err == nil && a.plain && unix.Unlinkat(at, whiteoutPrefix+base, 0) == nil {
 		return a.setOpaque(at, base)
 	}
@@ -336,6 +379,7 @@ func (a *applier) mkdir(at int, base string) error {
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 		return nil
 	}
+	a.used.walk = true
 	if err := unix.Unlinkat(at, base, 0); err != nil {
 		return wrap("replace", base, err)
 	}
@@ -360,6 +404,7 @@ func (a *applier) create(at int, base string, make func() error) error {
 	}
 	// What was found through the old one must be found anew.
 	a.forgetOthers(at)
+	a.used.walk = true
 	err = unix.Unlinkat(at, base, 0)
 	if errors.Is(err, unix.EISDIR) {
 		err = removeTree(at, base, 0)
@@ -412,7 +457,10 @@ func (a *applier) file(ctx context.Context, at int, base string, h *tar.Header, 
 	if err != nil {
 		return err
 	}
-	return setTime(at, base, timeOf(h))
+	if err := setTime(at, base, timeOf(h)); err != nil {
+		return err
+	}
+	return a.made(at, base)
 }
 
 // fill copies the content of a file. Runs of zeros become holes: short ones where the archive marks the file as sparse,
@@ -533,6 +581,7 @@ func (a *applier) whiteout(at int, base string) error {
 		if a.bottom {
 			return nil
 		}
+		a.used.walk = true
 		return a.setOpaque(at, ".")
 	case strings.HasPrefix(base, whiteoutMeta):
 		return nil // AUFS kept its own things under such names
@@ -541,6 +590,7 @@ func (a *applier) whiteout(at int, base string) error {
 	case a.bottom:
 		return nil
 	}
+	a.used.walk = true
 	var st unix.Stat_t
 	err := unix.Fstatat(at, name, &st, unix.AT_SYMLINK_NOFOLLOW)
 	switch {
@@ -555,6 +605,24 @@ func (a *applier) whiteout(at int, base string) error {
 		// The layer has a directory of its own by that name: it stays, and only what is below it goes.
 		return a.setOpaque(at, name)
 	}
+	return nil
+}
+
+// finish gives what was made and is no file its attributes.
+func (a *applier) finish(at int, base string, h *tar.Header) error {
+	if err := a.attributes(at, base, h); err != nil {
+		return err
+	}
+	return a.made(at, base)
+}
+
+// made counts what was made and is no directory.
+func (a *applier) made(at int, base string) error {
+	var st unix.Stat_t
+	if err := unix.Fstatat(at, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return wrap("stat", base, err)
+	}
+	a.used.add(&st)
 	return nil
 }
 

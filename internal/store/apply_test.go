@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/continuity/fs"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
@@ -464,6 +466,61 @@ func TestDiskFull(t *testing.T) {
 	wantEmpty(t, s)
 }
 
+// wantCounted checks what was counted of a sealed layer, against a walk.
+func wantCounted(t *testing.T, a *applier) {
+	t.Helper()
+	counted, err := a.usage(t.Context())
+	must(t, err)
+	walked, err := fs.DiskUsage(t.Context(), a.root.Name())
+	must(t, err)
+	if counted != snapshots.Usage(walked) {
+		t.Errorf("counted %+v, there is %+v", counted, walked)
+	}
+}
+
+func TestUsageIsCounted(t *testing.T) {
+	device, fifo, value := file("c", ""), file("p", ""), file("x", "x")
+	device.Typeflag, device.Devmajor, device.Devminor = tar.TypeChar, 1, 3
+	fifo.Typeflag = tar.TypeFifo
+	value.PAXRecords = map[string]string{"SCHILY.xattr.user.x": strings.Repeat("v", 2000)}
+	lower := t.TempDir()
+	must(t, os.Mkdir(filepath.Join(lower, "below"), 0o755))
+	must(t, os.WriteFile(filepath.Join(lower, "f"), []byte("f"), 0o644))
+	for name, c := range map[string]struct {
+		entries []entry
+		walk    bool
+	}{
+		"nothing":                  {},
+		"ordinary":                 {[]entry{dir("a", 0o755), file("a/b", "x"), file("big", strings.Repeat("x", 100_000)), dir("d", 0o700)}, false},
+		"links":                    {[]entry{file("a", "x"), hardlink("b", "a"), symlink("s", "a"), symlink("t", strings.Repeat("a/", 500))}, false},
+		"devices":                  {[]entry{device, fifo, value}, false},
+		"the root":                 {[]entry{dir("./", 0o755), file("a", "")}, false},
+		"a directory twice":        {[]entry{dir("a", 0o755), dir("b", 0o755), dir("a", 0o700)}, false},
+		"entered before named":     {[]entry{file("a/b/c", "x"), dir("a/b", 0o755), dir("a", 0o755)}, false},
+		"of the layer below":       {[]entry{file("below/c", "x")}, false},
+		"never named":              {[]entry{file("a/b/c", "x")}, true},
+		"a file twice":             {[]entry{file("a", strings.Repeat("x", 10_000)), file("a", "y")}, true},
+		"a directory for a file":   {[]entry{file("a", "x"), dir("a", 0o755), file("a/b", "y")}, true},
+		"a file for a directory":   {[]entry{dir("a", 0o755), file("a/b", "x"), file("a", "y")}, true},
+		"whiteouts":                {[]entry{file(".wh.f", ""), dir("d", 0o755), file("d/.wh..wh..opq", "")}, true},
+		"a link to a file below":   {[]entry{hardlink("l", "f")}, true},
+		"a directory for a hidden": {[]entry{file(".wh.below", ""), dir("below", 0o755)}, true},
+	} {
+		for _, plain := range []bool{false, true} {
+			d, err := os.Open(t.TempDir())
+			must(t, err)
+			a := newApplier(d, plain)
+			must(t, a.apply(t.Context(), bytes.NewReader(archive(t, c.entries...)), false))
+			must(t, a.seal(t.Context(), []string{lower}))
+			if walk := a.used.walk || int64(len(a.used.inodes)) != a.used.directories; walk != c.walk {
+				t.Errorf("%s: walk %v, %+v", name, walk, a.used)
+			}
+			wantCounted(t, a)
+			must(t, a.close())
+		}
+	}
+}
+
 func FuzzApply(f *testing.F) {
 	f.Add(archive(f, dir("a", 0o755), file("a/b", "x"), symlink("l", "/a"), file("l/c", "y"), hardlink("h", "a/b")))
 	f.Add(archive(f, file(".wh.x", ""), dir("x", 0o700), file("x/.wh..wh..opq", "")))
@@ -487,7 +544,9 @@ func fuzzApply(t *testing.T, data []byte, lower string, plain bool) {
 	must(t, err)
 	a := newApplier(d, plain)
 	if err := a.apply(t.Context(), bytes.NewReader(data), false); err == nil {
-		_ = a.seal(t.Context(), []string{lower})
+		if a.seal(t.Context(), []string{lower}) == nil {
+			wantCounted(t, a)
+		}
 	}
 	must(t, a.close())
 	left, err := os.ReadDir(top)

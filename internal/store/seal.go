@@ -54,13 +54,15 @@ func (a *applier) seal(ctx context.Context, lowers []string) error {
 		if err != nil {
 			return wrap("open directory", d.path, err)
 		}
-		err = setTime(fd, ".", d.time)
+		if err = setTime(fd, ".", d.time); err == nil {
+			err = wrap("stat", d.path, a.used.addDirectory(fd))
+		}
 		_ = unix.Close(fd)
 		if err != nil {
 			return err
 		}
 	}
-	return nil
+	return a.used.addDirectory(int(a.root.Fd())) // which the archive may not name
 }
 
 // inherit gives a directory of this layer the attributes of the one below it.
@@ -107,6 +109,7 @@ func (a *applier) linkBelow(below *below, l pendingLink) error {
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return badLayer("%q is a hard link to %q of a layer below, which is no regular file", l.path, l.target)
 	}
+	a.used.walk = true
 	up, err := a.parent(path.Dir(l.target), 0)
 	if err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/core/snapshots/storage"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 )
@@ -78,6 +79,10 @@ func (st *Staged) Commit(ctx context.Context, chain, parent digest.Digest) (err 
 	if err := st.a.seal(ctx, lowers); err != nil {
 		return err
 	}
+	used, err := st.a.usage(ctx)
+	if err != nil {
+		return fmt.Errorf("see what layer %s takes of the disk: %w", chain, err)
+	}
 	if err := st.s.note(chain); err != nil {
 		return fmt.Errorf("note layer %s: %w", chain, err)
 	}
@@ -85,7 +90,7 @@ func (st *Staged) Commit(ctx context.Context, chain, parent digest.Digest) (err 
 	if parent != "" {
 		opts = append(opts, snapshots.WithParent(parent.String()))
 	}
-	err = st.s.snapshotter.Commit(ctx, chain.String(), st.key, opts...)
+	err = st.s.snapshotter.Commit(withUsage(ctx, used), chain.String(), st.key, opts...)
 	if errdefs.IsAlreadyExists(err) {
 		st.Abort(ctx)
 		return st.s.leaseChain(ctx, chain)
@@ -140,3 +145,39 @@ type layerError struct{ err error }
 
 func (e *layerError) Error() string   { return "bad layer: " + e.err.Error() }
 func (e *layerError) Unwrap() []error { return []error{e.err, errdefs.ErrInvalidArgument} }
+
+// sized is the snapshotter, but for one thing: how large a committed layer is it may be told, instead of walking through it while it
+// holds the database.
+type sized struct {
+	snapshots.Snapshotter
+	db *storage.MetaStore
+}
+
+type usageKey struct{}
+
+// withUsage tells a Commit with the returned context the size of the layer.
+func withUsage(ctx context.Context, u snapshots.Usage) context.Context {
+	return context.WithValue(ctx, usageKey{}, u)
+}
+
+// Commit implements snapshots.Snapshotter.
+func (s *sized) Commit(ctx context.Context, name, key string, opts ...snapshots.Opt) error {
+	u, ok := ctx.Value(usageKey{}).(snapshots.Usage)
+	if !ok {
+		return s.Snapshotter.Commit(ctx, name, key, opts...)
+	}
+	return s.db.WithTransaction(ctx, true, func(ctx context.Context) error {
+		if _, err := storage.CommitActive(ctx, key, name, u, opts...); err != nil {
+			return fmt.Errorf("commit layer %s: %w", key, err)
+		}
+		return nil
+	})
+}
+
+// Cleanup implements snapshots.Cleaner.
+func (s *sized) Cleanup(ctx context.Context) error {
+	if c, ok := s.Snapshotter.(snapshots.Cleaner); ok {
+		return c.Cleanup(ctx)
+	}
+	return nil
+}

@@ -149,11 +149,12 @@ func Open(ctx context.Context, root string) (_ *Store, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the layers of %q: %w", root, err)
 	}
-	s.backend, err = overlay.NewSnapshotter(filepath.Join(root, "snapshots"), overlay.WithUpperdirLabel,
+	layers, err := overlay.NewSnapshotter(filepath.Join(root, "snapshots"), overlay.WithUpperdirLabel,
 		overlay.WithMetaStore(s.layerDB), overlay.AsynchronousRemove)
 	if err != nil {
 		return nil, fmt.Errorf("open the layers of %q: %w", root, err)
 	}
+	s.backend = &sized{layers, s.layerDB}
 	undo = append(undo, s.backend.Close)
 
 	s.db = metadata.NewDB(s.bolt, s.blobs, map[string]snapshots.Snapshotter{SnapshotterName: s.backend})
