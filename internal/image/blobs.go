@@ -52,6 +52,22 @@ func indexLabels(manifests ...ocispec.Descriptor) map[string]string {
 	return labels
 }
 
+// blob is a small one, in memory, with the labels it is to have.
+type blob struct {
+	desc   ocispec.Descriptor
+	data   []byte
+	labels map[string]string
+}
+
+func (im *Images) putAll(ctx context.Context, blobs []blob) error {
+	for _, b := range blobs {
+		if err := im.put(ctx, b.desc, b.data, b.labels); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // put stores a small blob and sets labels on it, also when it is there already.
 func (im *Images) put(ctx context.Context, desc ocispec.Descriptor, data []byte, labels map[string]string) error {
 	cs := im.store.Content()

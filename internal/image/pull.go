@@ -12,6 +12,7 @@ import (
 	"github.com/distribution/reference"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/berth-engine/berth/internal/registry"
 )
@@ -176,13 +177,14 @@ func (im *Images) bringLeased(ctx context.Context, target ocispec.Descriptor, pl
 	if err != nil {
 		return err
 	}
-	manifest, d, err := im.descend(ctx, target, m, platform, fetch, 0)
+	way, d, err := im.descend(ctx, target, m, platform, fetch, 0)
 	if err != nil {
 		return err
 	}
 	if d.artifact() != "" {
-		return im.bringArtifact(ctx, manifest, d, fetch, say)
+		return im.bringArtifact(ctx, way, d, fetch, say)
 	}
+	manifest := way[len(way)-1].desc
 	if err := checkLayers(d.Layers); err != nil {
 		return err
 	}
@@ -201,13 +203,12 @@ func (im *Images) bringLeased(ctx context.Context, target ocispec.Descriptor, pl
 	if config.OS != "" && config.OS != "linux" {
 		return badImage("it is for %q and runs on Linux nowhere", config.OS)
 	}
-	if err := im.put(ctx, *d.Config, data, configLabels(chainOf(config.RootFS.DiffIDs))); err != nil {
-		return err
-	}
-	if err := im.label(ctx, manifest.Digest, manifestLabels(d)); err != nil {
-		return err
-	}
-	if err := im.unpack(ctx, d.Layers, config.RootFS.DiffIDs, fetch, say); err != nil {
+	way = append(way, blob{*d.Config, data, configLabels(chainOf(config.RootFS.DiffIDs))})
+	// The layers do not wait for the database to have written these: the lease protects all of them.
+	g, both := errgroup.WithContext(ctx)
+	g.Go(func() error { return im.putAll(both, way) })
+	g.Go(func() error { return im.unpack(both, d.Layers, config.RootFS.DiffIDs, fetch, say) })
+	if err := g.Wait(); err != nil {
 		return err
 	}
 	if !images.IsIndexType(target.MediaType) {
@@ -217,8 +218,7 @@ func (im *Images) bringLeased(ctx context.Context, target ocispec.Descriptor, pl
 }
 
 // bringArtifact fetches what is no image. Nothing of it is looked into.
-func (im *Images) bringArtifact(ctx context.Context, manifest ocispec.Descriptor, d *document, fetch fetcher,
-	say *reporter) error {
+func (im *Images) bringArtifact(ctx context.Context, way []blob, d *document, fetch fetcher, say *reporter) error {
 	for _, l := range d.Layers {
 		if images.IsNonDistributable(l.MediaType) {
 			return badImage("its layer %s is foreign: it lies outside of the registry and is not fetched", l.Digest)
@@ -228,10 +228,7 @@ func (im *Images) bringArtifact(ctx context.Context, manifest ocispec.Descriptor
 	if err != nil {
 		return fmt.Errorf("configuration: %w", err)
 	}
-	if err := im.put(ctx, *d.Config, data, nil); err != nil {
-		return err
-	}
-	if err := im.label(ctx, manifest.Digest, manifestLabels(d)); err != nil {
+	if err := im.putAll(ctx, append(way, blob{*d.Config, data, nil})); err != nil {
 		return err
 	}
 	return im.collect(ctx, d.Layers, fetch, say)
@@ -249,28 +246,25 @@ func noPlatform(platform string) error {
 	return withKind(errdefs.ErrNotFound, "no matching manifest for %s in the manifest list entries", platform)
 }
 
-// descend goes from a target through indexes to the manifest for a platform, storing what it reads.
-func (im *Images) descend(ctx context.Context, desc ocispec.Descriptor, m platforms.MatchComparer, platform string,
-	fetch fetcher,
-	depth int) (ocispec.Descriptor, *document, error) {
+// descend goes from a target through indexes to the manifest for a platform, and returns what it read on its way.
+func (im *Images) descend(ctx context.Context, desc ocispec.Descriptor, m platforms.MatchComparer, platform string, fetch fetcher,
+	depth int) ([]blob, *document, error) {
 	d, data, err := im.fetchManifest(ctx, desc, fetch)
 	if err != nil {
-		return desc, nil, err
+		return nil, nil, err
 	}
 	if !images.IsIndexType(desc.MediaType) {
-		return desc, d, im.put(ctx, desc, data, nil)
+		return []blob{{desc, data, manifestLabels(d)}}, d, nil
 	}
 	child, ok := choose(d.Manifests, m)
 	if !ok {
-		return desc, nil, noPlatform(platform)
+		return nil, nil, noPlatform(platform)
 	}
 	if depth >= maxDepth {
-		return desc, nil, badImage("its indexes lie too deep in each other")
+		return nil, nil, badImage("its indexes lie too deep in each other")
 	}
-	if err := im.put(ctx, desc, data, indexLabels(child)); err != nil {
-		return desc, nil, err
-	}
-	return im.descend(ctx, child, m, platform, fetch, depth+1)
+	way, leaf, err := im.descend(ctx, child, m, platform, fetch, depth+1)
+	return append([]blob{{desc, data, indexLabels(child)}}, way...), leaf, err
 }
 
 // isCancel tells whether an error is that somebody did not want to wait any more.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"runtime"
 	"runtime/debug"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/berth-engine/berth/internal/store"
 )
@@ -332,9 +334,12 @@ func (u *unpacking) download(ctx context.Context, w content.Writer, offset int64
 		}
 	}
 	id := short(desc.Digest)
+	ahead := writeAhead{s: u.im.store, ref: layerRef(desc), done: offset}
+	defer ahead.close()
 	// One byte more than announced is read, to notice that there are more.
 	n, err := feed(io.LimitReader(rc, desc.Size-offset+1), w, x, func(n int64) {
 		u.say.bytes(id, "Downloading", offset+n, desc.Size)
+		ahead.reached(offset + n)
 		if grown != nil {
 			grown(offset + n)
 		}
@@ -361,6 +366,33 @@ func (u *unpacking) download(ctx context.Context, w content.Writer, offset int64
 	}
 	return nil
 }
+
+// writeAheadStep is how much of a blob is written to the disk at once.
+const writeAheadStep = 4 << 20
+
+// writeAhead has a blob written to the disk while it grows, so that the sync of all of it, for which the image waits, finds
+// little to do. What fails of it is left to that sync.
+type writeAhead struct {
+	s    *store.Store
+	ref  string
+	f    *os.File
+	done int64
+}
+
+func (a *writeAhead) reached(n int64) {
+	if n-a.done < writeAheadStep {
+		return
+	}
+	if a.f == nil {
+		a.f, _ = a.s.Part(a.ref)
+	}
+	if a.f != nil {
+		_ = unix.SyncFileRange(int(a.f.Fd()), a.done, n-a.done, unix.SYNC_FILE_RANGE_WRITE)
+	}
+	a.done = n
+}
+
+func (a *writeAhead) close() { _ = a.f.Close() }
 
 // feed reads r to its end, into w and x, either of which may be nil, and returns how many bytes there were. The error
 // is errAbandoned when x does not want more.
