@@ -35,6 +35,9 @@ func (s *Server) imageSearch(c *call) error {
 			return invalid("invalid limit %q: it is a number", text)
 		}
 	}
+	if c.text("term") == "" {
+		return invalid("no term to search for was given")
+	}
 	auth, err := authOf(c.r.Header.Get("X-Registry-Auth"))
 	if err != nil {
 		return err

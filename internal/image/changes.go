@@ -12,6 +12,33 @@ import (
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 )
 
+// instructions takes apart changes of several lines, as a Dockerfile has them: a backslash at its end goes on with the next line, and
+// empty lines and comments are none.
+func instructions(changes []string) (list []string) {
+	for _, c := range changes {
+		line := ""
+		for part := range strings.SplitSeq(c, "\n") {
+			part = strings.TrimRight(part, " \t\r")
+			if strings.HasPrefix(strings.TrimSpace(part), "#") || line != "" && part == "" {
+				continue
+			}
+			rest, more := strings.CutSuffix(part, "\\")
+			line += rest
+			if more {
+				continue
+			}
+			if strings.TrimSpace(line) != "" {
+				list = append(list, line)
+			}
+			line = ""
+		}
+		if strings.TrimSpace(line) != "" {
+			list = append(list, line)
+		}
+	}
+	return list
+}
+
 // applyChange changes a configuration by one instruction of a Dockerfile, of those that only change it.
 func applyChange(c *dockerspec.DockerOCIImageConfig, line string) error {
 	bad := func(format string, args ...any) error {

@@ -46,7 +46,7 @@ func (im *Images) Commit(ctx context.Context, o CommitOptions, layer func(w io.W
 		}
 		names = append(names, name.String())
 	}
-	for _, c := range o.Changes {
+	for _, c := range instructions(o.Changes) {
 		if err := applyChange(&o.Config, c); err != nil {
 			return nil, err
 		}

@@ -61,7 +61,9 @@ func FuzzChange(f *testing.F) {
 	}
 	f.Fuzz(func(_ *testing.T, s string) {
 		var c dockerspec.DockerOCIImageConfig
-		_ = applyChange(&c, s)
+		for _, line := range instructions([]string{s}) {
+			_ = applyChange(&c, line)
+		}
 	})
 }
 

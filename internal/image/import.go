@@ -60,7 +60,7 @@ func (im *Images) Import(ctx context.Context, ref string, r io.Reader, changes [
 		Created: &now, Platform: p,
 		History: []ocispec.History{{Created: &now, Comment: message}},
 	}}
-	for _, c := range changes {
+	for _, c := range instructions(changes) {
 		if err := applyChange(&config.Config, c); err != nil {
 			return nil, err
 		}
