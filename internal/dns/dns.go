@@ -258,32 +258,31 @@ func (s *Server) own(b []byte, datagram bool) (q *dns.Msg, answer []byte) {
 	case known:
 		return q, reply(q, records, datagram)
 	case s.o.External != nil && !s.o.External(),
-		s.o.Allowed != nil && !s.o.Allowed(plainName(q.Question[0].Name)):
+		s.o.Allowed != nil && (strings.Contains(q.Question[0].Name, `\`) || !s.o.Allowed(plainName(q.Question[0].Name))):
+		// A name with a dot or worse inside of a label is none of those that an egress policy means, and looks like them.
 		return q, failure(q, dns.RcodeNameError)
 	}
 	return q, nil
 }
 
-// records are our own answer's.
+// records are our own answer's. What is known is so of every type and class: there may be no such records, and others are
+// not asked for them.
 func (s *Server) records(q dns.Question) ([]dns.RR, bool) {
-	if q.Qclass != dns.ClassINET {
-		return nil, false
-	}
 	header := dns.RR_Header{Name: q.Name, Rrtype: q.Qtype, Class: dns.ClassINET, Ttl: ttl}
 	name := plainName(q.Name)
-	if q.Qtype == dns.TypePTR {
-		if addr, ok := reverse(name); ok {
-			called, known := s.o.Names.Name(addr)
-			if called == "" {
-				return nil, known
-			}
-			return []dns.RR{&dns.PTR{Hdr: header, Ptr: dns.Fqdn(called)}}, true
+	if addr, ok := reverse(name); ok {
+		called, known := s.o.Names.Name(addr.Unmap())
+		called = dns.Fqdn(called)
+		if _, valid := dns.IsDomainName(called); !valid || called == "." || q.Qtype != dns.TypePTR || q.Qclass != dns.ClassINET {
+			return nil, known // a network can be called what no domain can
 		}
+		return []dns.RR{&dns.PTR{Hdr: header, Ptr: called}}, true
 	}
 	addrs, known := s.o.Names.Addresses(name)
 	var records []dns.RR
 	for _, a := range addrs {
 		switch {
+		case q.Qclass != dns.ClassINET:
 		case q.Qtype == dns.TypeA && a.Is4():
 			records = append(records, &dns.A{Hdr: header, A: a.AsSlice()})
 		case q.Qtype == dns.TypeAAAA && a.Is6():
@@ -308,19 +307,21 @@ func reply(q *dns.Msg, records []dns.RR, datagram bool) []byte {
 		}
 		m.Truncate(size)
 	}
-	return pack(m)
+	b, err := m.Pack()
+	if err != nil {
+		return failure(q, dns.RcodeServerFailure)
+	}
+	return b
 }
 
+// failure always has an answer, for without one the question would go to others.
 func failure(q *dns.Msg, code int) []byte {
 	m := new(dns.Msg).SetRcode(q, code)
 	m.RecursionAvailable = true
-	return pack(m)
-}
-
-func pack(m *dns.Msg) []byte {
 	b, err := m.Pack()
-	if err != nil {
-		return nil
+	if err != nil { // a header alone
+		const response, recursion = 0x80, 0x80
+		b = append(binary.BigEndian.AppendUint16(nil, q.Id), response, recursion|byte(code&0x0f), 0, 0, 0, 0, 0, 0, 0, 0)
 	}
 	return b
 }

@@ -394,3 +394,12 @@ func TestTable(t *testing.T) {
 		t.Errorf("left: %v %v %v", table.names, table.addrs, table.containers)
 	}
 }
+
+// pack is a message as bytes; none where it has no form.
+func pack(m *dns.Msg) []byte {
+	b, err := m.Pack()
+	if err != nil {
+		return nil
+	}
+	return b
+}
