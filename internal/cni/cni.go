@@ -48,6 +48,7 @@ const (
 	IPs          = "ips"
 	MAC          = "mac"
 	Aliases      = "aliases"
+	Bandwidth    = "bandwidth"
 )
 
 // Attachment is one interface of a container on one network, and what is wanted for it.
@@ -61,6 +62,25 @@ type Attachment struct {
 	IPs       []netip.Addr // to be its own; none: any
 	MAC       string       // "": any
 	Aliases   []string
+	Rates     Rates
+}
+
+// Rates bound what a container receives and sends, in bytes per second; 0 is no bound.
+type Rates struct {
+	Receive uint64 `json:"receive,omitempty"`
+	Send    uint64 `json:"send,omitempty"`
+}
+
+// entry is the bounds in the words of the capability: bits per second, and how many bits may come at once.
+func (r Rates) entry() map[string]uint64 {
+	const bits, packets = 8, 128 << 10 // as the kernel hands them on, which may be 64 KiB each
+	m := map[string]uint64{}
+	for way, rate := range map[string]uint64{"ingress": r.Receive, "egress": r.Send} {
+		if rate > 0 {
+			m[way+"Rate"], m[way+"Burst"] = rate*bits, max(rate/100, packets)*bits
+		}
+	}
+	return m
 }
 
 // Port is one that a plugin publishes.
@@ -211,6 +231,7 @@ func (a Attachment) wants(c *Config, netns string) (*libcni.RuntimeConf, error) 
 		{PortMappings, "publish ports", a.Ports, len(a.Ports) > 0},
 		{IPs, "give an address that was asked for", ips, len(ips) > 0},
 		{MAC, "give a MAC address that was asked for", a.MAC, a.MAC != ""},
+		{Bandwidth, "bound what a container receives or sends", a.Rates.entry(), a.Rates != (Rates{})},
 	} {
 		if !w.wanted {
 			continue

@@ -46,7 +46,7 @@ esac
 func TestLife(t *testing.T) {
 	t.Setenv("SECRET", "of the daemon")
 	h := host(t, answers, map[string]string{
-		"10-list.conflist": `{"cniVersion":"1.0.0","name":"list","plugins":[{"type":"p","capabilities":{"portMappings":true}}]}`,
+		"10-list.conflist": `{"cniVersion":"1.0.0","name":"list","plugins":[{"type":"p","capabilities":{"portMappings":true,"bandwidth":true}}]}`,
 		"20-single.conf":   `{"cniVersion":"0.4.0","name":"single","type":"p"}`,
 		"30.conflist":      `{"cniVersion":"1.0.0","name":"folder","plugins":[{"type":"p"}]}`,
 		"00-bad.conflist":  `{"cniVersion":`,
@@ -68,6 +68,7 @@ func TestLife(t *testing.T) {
 		a := Attachment{ID: strings.Repeat("a", 60) + name[:4], Network: "n", Config: c.Name, Container: "c-" + name, Interface: "eth0"}
 		if name == "list" {
 			a.Ports = []Port{{HostPort: 8080, ContainerPort: 80, Protocol: "tcp"}}
+			a.Rates = Rates{Receive: 1250000, Send: 125 << 20}
 		}
 		r, err := h.Add(ctx, c, a, "/proc/self/ns/net")
 		if err != nil || r.IPv4.String() != "10.9.8.7/24" || r.Gateway.String() != "10.9.8.1" {
@@ -80,6 +81,9 @@ func TestLife(t *testing.T) {
 	plugin := filepath.Join(h.opts.BinDirs[0], "p")
 	in, env := read(t, plugin+".in"), read(t, plugin+".env")
 	if !strings.Contains(in, `"portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"tcp"}]`) || !strings.Contains(in, "of the folder") {
+		t.Error(in)
+	}
+	if !strings.Contains(in, `"bandwidth":{"egressBurst":10485760,"egressRate":1048576000,"ingressBurst":1048576,"ingressRate":10000000}`) {
 		t.Error(in)
 	}
 	if strings.Contains(env, "SECRET") || !strings.Contains(env, "CNI_IFNAME=eth0") {

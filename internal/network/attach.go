@@ -220,6 +220,9 @@ func (n *Networks) newEndpoint(er EndpointRequest, r AttachRequest, used map[str
 			return nil, err
 		}
 	}
+	if err := nw.mayLink(er.Links); err != nil {
+		return nil, err
+	}
 	if o.ifname != "" && used[o.ifname] {
 		return nil, failf(errdefs.ErrConflict, "the container has an interface %q already", o.ifname)
 	}
@@ -480,6 +483,10 @@ func (n *Networks) addPair(e *endpoint, ns *os.File, inside *rtnl, hairpin bool)
 		if err == nil {
 			return nil
 		}
+		var gone netlink.LinkNotFoundError
+		if _, linkErr := n.handle.LinkByIndex(e.network.index); errors.Is(err, unix.EINVAL) && errors.As(linkErr, &gone) {
+			err = fmt.Errorf("%w: %w", unix.ENODEV, linkErr)
+		}
 		if !errors.Is(err, unix.EEXIST) {
 			return explainPlug(err)
 		}
@@ -524,11 +531,11 @@ func (n *Networks) applySysctls(ns *os.File, sysctls map[string]string) error {
 	return n.inNetNS(ns, func() error {
 		for _, key := range slices.Sorted(maps.Keys(sysctls)) {
 			path := swap.Replace(key)
-			if strings.Contains(path, "..") {
+			if strings.Contains(path, "..") || strings.ContainsRune(path, 0) {
 				return failf(errdefs.ErrInvalidArgument, "sysctl %q has no meaning", key)
 			}
 			if err := setSysctl(path, sysctls[key]); err != nil {
-				if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EACCES) {
+				if notSettable(err) {
 					return failf(errdefs.ErrInvalidArgument, "sysctl %q cannot be %q in a container: %w", key, sysctls[key], err)
 				}
 				return err

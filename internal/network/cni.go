@@ -116,7 +116,8 @@ func (n *Networks) join(ctx context.Context, h *holding, e *endpoint, ns *os.Fil
 		return fail(err)
 	}
 	a := cni.Attachment{ID: e.state.EndpointID, Network: e.network.rec.ID, Config: c.Name, Container: e.container,
-		Interface: e.state.Interface, Aliases: e.called(), MAC: e.state.MAC}
+		Interface: e.state.Interface, Aliases: e.called(), MAC: e.state.MAC,
+		Rates: cni.Rates{Receive: e.rates.receive, Send: e.rates.send}}
 	for _, p := range []netip.Prefix{e.state.IPv4, e.state.IPv6} {
 		if p.IsValid() {
 			a.IPs = append(a.IPs, p.Addr())
@@ -382,6 +383,7 @@ func (h *holding) servers(chosen []string) []string {
 
 // retainPlugins gives an endpoint that lives what the daemon before it knew. Called with mu held.
 func (n *Networks) retainPlugins(h *holding, e *endpoint, k cni.Known) {
+	e.rates = rates{k.Rates.Receive, k.Rates.Send}
 	if k.Result != nil {
 		e.servers, e.search, e.mtu = k.Result.Nameservers, k.Result.Search, k.Result.MTU
 	}

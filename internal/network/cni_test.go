@@ -14,6 +14,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/miekg/dns"
+	"github.com/vishvananda/netlink"
 )
 
 // cniRoom is a room whose CNI configurations are these, by name; SCRIPTS is the directory of the test's own plugins, which
@@ -113,6 +114,17 @@ func TestCNI(t *testing.T) {
 		t.Errorf("a port of the plugins': %v", err)
 	}
 
+	v2 := trace(t, n, a, id, sleeper(t, n, a.NetNS), 0)
+	mentions(t, "the plugins' network", v2)
+	if e, p := v2.Endpoints[0], v2.Ports[0]; e.Driver != driverCNI || e.Host == nil || e.Bridge == nil || e.Bridge.Name != "btcni" || len(p.Published) != 1 ||
+		len(p.Listeners) == 0 || !strings.Contains(strings.Join(p.Rules, "\n"), `the rules of the plugins of CNI configuration "pods"`) {
+		t.Errorf("traced: %+v, %+v", e, p)
+	}
+	if _, err := n.Publish(ctx, PublishRequest{ContainerID: id, Name: "a", Add: []PortRequest{{Container: 81, HostPort: "18132"}}}); err == nil ||
+		!strings.Contains(err.Error(), "stop container a, change its ports and start it") {
+		t.Errorf("one more port of the plugins': %v", err)
+	}
+
 	network1(t, n, CreateRequest{Name: "watched", Driver: driverCNI, Options: map[string]string{"gc": "true"}})
 	w := newID()
 	aw := attach(t, n, AttachRequest{ContainerID: w, Name: "w", Endpoints: on("watched").Endpoints})
@@ -183,6 +195,57 @@ func TestCNI(t *testing.T) {
 	if strings.Contains(string(rules), "18131") {
 		t.Errorf("left behind:\n%s", rules)
 	}
+}
+
+// TestCNIBandwidth: bounds are the plugins' with the capability, Debian's among them, and stay as they are while the container
+// is connected.
+func TestCNIBandwidth(t *testing.T) {
+	n := cniRoom(t, map[string]string{"bounded": cniBridge + `,{"type":"bandwidth","capabilities":{"bandwidth":true}}`, "free": cniBridge}, nil)
+	removeCNI(t)
+	ctx := context.Background()
+	network1(t, n, CreateRequest{Name: "bounded", Driver: driverCNI})
+	network1(t, n, CreateRequest{Name: "free", Driver: driverCNI})
+	ten := map[string]string{"rx": "10mbit"}
+	id := newID()
+	a := attach(t, n, AttachRequest{ContainerID: id, Name: "a", Endpoints: []EndpointRequest{{Network: "bounded", DriverOpts: ten}}})
+	links, err := whole(netlink.LinkList)
+	must(t, err)
+	bounds := 0
+	for _, l := range links {
+		qs, err := netlink.QdiscList(l)
+		must(t, err)
+		for _, q := range qs {
+			if tbf, ok := q.(*netlink.Tbf); ok && tbf.Rate == 1250000 {
+				bounds++
+			}
+		}
+	}
+	if bounds != 1 {
+		t.Errorf("%d links have the bound", bounds)
+	}
+	change := func(n *Networks, to map[string]string) error {
+		return n.Shape(ctx, ShapeRequest{ContainerID: id, NetNS: a.NetNS, Network: "bounded", Options: to})
+	}
+	const wayOut = "network connect --driver-opt rx=… --driver-opt tx=… bounded a"
+	if err := change(n, map[string]string{"rx": "20mbit"}); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), wayOut) {
+		t.Error(err)
+	}
+	must(t, change(n, ten))
+	pid := sleeper(t, n, a.NetNS)
+	die(n)
+	m, err := Open(ctx, n.opts)
+	must(t, err)
+	defer m.Close()
+	must(t, m.Retain(ctx, []Live{{ContainerID: id, Name: "a", Pid: pid, Endpoints: a.Endpoints}}))
+	must(t, change(m, ten))
+	if err := change(m, nil); err == nil || !strings.Contains(err.Error(), wayOut) {
+		t.Error(err)
+	}
+	_, err = m.Attach(ctx, AttachRequest{ContainerID: newID(), Name: "b", Endpoints: []EndpointRequest{{Network: "free", DriverOpts: ten}}})
+	if err == nil || !strings.Contains(err.Error(), `cannot bound what a container receives or sends: none of its plugins has the capability "bandwidth"`) {
+		t.Error(err)
+	}
+	must(t, m.Detach(ctx, id))
 }
 
 // TestCNIPlugins: other plugins of Debian's in a container with two networks.

@@ -306,7 +306,7 @@ func portsFor(ports []PortRequest, v4, v6 bool) []PortRequest {
 		if p.HostIP == "" {
 			return !v4 && !v6
 		}
-		a, err := netip.ParseAddr(p.HostIP)
+		a, err := parseHostIP(p.HostIP)
 		return err == nil && (a.Is4() && !v4 || a.Is6() && !v6)
 	})
 }
@@ -448,7 +448,7 @@ func (n *Networks) linkLocal(e *endpoint, er EndpointRequest) error {
 		}
 		err := error(nil)
 		switch {
-		case !a.IsLinkLocalUnicast():
+		case !a.IsLinkLocalUnicast() || a.Is4In6() || a.Zone() != "":
 			err = failf(errdefs.ErrInvalidArgument, "invalid link-local IP address: %s", a)
 		case a.Is6() && !e.state.IPv6.IsValid():
 			err = failf(errdefs.ErrInvalidArgument, "invalid link-local IP address %s: network %q has no IPv6", a, e.network.rec.Name)

@@ -79,10 +79,16 @@ func parseEndpointSysctls(text string) ([]sysctl, error) {
 func (s sysctl) apply(link string) error {
 	key := strings.Replace(s.key, placeholder, link, 1)
 	err := setSysctl(strings.Replace(s.path, placeholder, link, 1), s.value)
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EACCES) {
+	if notSettable(err) {
 		return failf(errdefs.ErrInvalidArgument, "sysctl %q cannot be %q: %w", key, s.value, err)
 	}
 	return err
+}
+
+// notSettable reports whether a kernel parameter could not be set because of its name or its value.
+func notSettable(err error) bool {
+	return slices.ContainsFunc([]error{unix.ENOENT, unix.ENOTDIR, unix.EISDIR, unix.ENAMETOOLONG, unix.EACCES, unix.EINVAL, unix.ERANGE},
+		func(kind error) bool { return errors.Is(err, kind) })
 }
 
 // chooseMAC takes the hardware address that was asked for, or makes one that nobody on the network has. Called with mu

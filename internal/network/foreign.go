@@ -42,9 +42,14 @@ func (w *firewall) besides(table string, links map[family][]string) ([]string, e
 					"its containers: %s", iptablesName(f, ""), err))
 			}
 		case c.Table.Family == nftables.TableFamilyINet && c.Table.Name == "firewalld":
-			warnings = append(warnings, "firewalld rejects what containers send and receive unless their links are in a zone that "+
-				"allows it: firewall-cmd --permanent --zone=trusted"+each(slices.Concat(links[ip4], links[ip6]), " --add-interface=%s")+
-				" && firewall-cmd --reload")
+			left, err := w.withoutZone(c.Table, chains, slices.Concat(links[ip4], links[ip6]))
+			if err != nil {
+				return nil, err
+			}
+			if len(left) > 0 {
+				warnings = append(warnings, "firewalld rejects what containers send unless their links are in a zone that allows it: "+
+					"firewall-cmd --permanent --zone=trusted"+each(left, " --add-interface=%s")+" && firewall-cmd --reload")
+			}
 		case drops && (f == ip4 || f == ip6 || c.Table.Family == nftables.TableFamilyINet) && len(links[ip4])+len(links[ip6]) > 0:
 			warnings = append(warnings, fmt.Sprintf("the chain %q of table %q drops what containers send and receive; "+
 				"allow the links %s there",
@@ -60,6 +65,35 @@ func (w *firewall) besides(table string, links map[family][]string) ([]string, e
 		}
 	}
 	return warnings, nil
+}
+
+// withoutZone are the links that firewalld has in no zone, and so in its default zone. Its chains filter_FORWARD_ZONES, or
+// filter_FORWARD_IN_ZONES of before 1.0, name the others, a whole family of links by the beginning of its names.
+func (w *firewall) withoutZone(t *nftables.Table, chains []*nftables.Chain, links []string) (left []string, err error) {
+	var named []string
+	for _, c := range chains {
+		if c.Table.Family != t.Family || c.Table.Name != t.Name || !strings.HasPrefix(c.Name, "filter_FORWARD_") || !strings.Contains(c.Name, "ZONES") {
+			continue
+		}
+		rules, err := w.conn.GetRules(t, c)
+		if err != nil {
+			return nil, fmt.Errorf("list the rules of firewalld's zones: %w", err)
+		}
+		for _, r := range rules {
+			for _, e := range r.Exprs {
+				if cmp, ok := e.(*expr.Cmp); ok {
+					named = append(named, string(cmp.Data))
+				}
+			}
+		}
+	}
+	slices.Sort(links)
+	return slices.DeleteFunc(slices.Compact(links), func(l string) bool {
+		return slices.ContainsFunc(named, func(name string) bool {
+			exact, _, ends := strings.Cut(name, "\x00")
+			return ends && exact == l || !ends && name != "" && strings.HasPrefix(l, name)
+		})
+	}), nil
 }
 
 func iptablesName(f family, suffix string) string {

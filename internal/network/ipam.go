@@ -3,7 +3,6 @@ package network
 import (
 	"cmp"
 	"encoding/hex"
-	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -146,8 +145,8 @@ func completeSubnets(subnets []Subnet, gateway bool) ([]Subnet, error) {
 		if left := s.Prefix.Addr().BitLen() - s.Prefix.Bits(); left < 2 {
 			return nil, bad("invalid subnet %s: it has no room for a gateway and a container", s.Prefix)
 		}
-		if a := s.Prefix.Addr(); a.IsMulticast() || a.IsLoopback() || a.IsUnspecified() || a.Is4In6() {
-			return nil, bad("invalid subnet %s: such addresses cannot be a container's", s.Prefix)
+		if block := reserved(s.Prefix); block.IsValid() {
+			return nil, bad("invalid subnet %s: addresses of %s cannot be a container's", s.Prefix, block)
 		}
 		if s.Range.IsValid() && (!s.Prefix.Contains(s.Range.Addr()) || s.Range.Bits() < s.Prefix.Bits()) {
 			return nil, bad("invalid ip-range %s: it is not inside of subnet %s", s.Range, s.Prefix)
@@ -159,8 +158,11 @@ func completeSubnets(subnets []Subnet, gateway bool) ([]Subnet, error) {
 			}
 		}
 		if !s.Gateway.IsValid() && gateway {
-			aux := slices.Collect(maps.Values(s.Aux))
-			for s.Gateway = s.Prefix.Addr().Next(); slices.Contains(aux, s.Gateway); {
+			aux := map[netip.Addr]bool{}
+			for _, addr := range s.Aux {
+				aux[addr] = true
+			}
+			for s.Gateway = s.Prefix.Addr().Next(); aux[s.Gateway]; {
 				s.Gateway = s.Gateway.Next()
 			}
 		}
@@ -179,6 +181,17 @@ func completeSubnets(subnets []Subnet, gateway bool) ([]Subnet, error) {
 		}
 	}
 	return out, nil
+}
+
+// reserved is the block with a meaning of its own that a subnet meets: no host, the host itself, many hosts, IPv4 in the form of
+// IPv6 (RFC 6890, RFC 4291). The zero value is none.
+func reserved(p netip.Prefix) netip.Prefix {
+	for _, text := range []string{"0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "255.255.255.255/32", "::/127", "::ffff:0:0/96", "ff00::/8"} {
+		if block := netip.MustParsePrefix(text); block.Overlaps(p) {
+			return block
+		}
+	}
+	return netip.Prefix{}
 }
 
 // pickSubnet is the first block of the pools that meets nothing in use.

@@ -328,7 +328,10 @@ func (n *Networks) Firewall() string {
 
 // noRules says why something that needs nftables cannot be.
 func (n *Networks) noRules(what string) error {
-	if n.legacy != nil {
+	switch {
+	case n.legacy != nil && n.opts.Firewall == FirewallAuto:
+		return failf(errdefs.ErrNotImplemented, "%s needs nftables, and the rules here are iptables' because the kernel has none", what)
+	case n.legacy != nil:
 		return failf(errdefs.ErrNotImplemented, "%s needs nftables, and the rules here are iptables' (firewall-backend %s)", what, n.opts.Firewall)
 	}
 	return failf(errdefs.ErrInvalidArgument, "%s needs nftables rules, which are turned off (--iptables=false)", what)

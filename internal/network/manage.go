@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/containerd/errdefs"
 )
@@ -210,8 +212,8 @@ func (n *Networks) newRecord(r CreateRequest) (record, error) {
 	if len(r.IPAMOptions) > 0 {
 		return bad("the default ipam driver takes no options")
 	}
-	if r.Name == "" || strings.TrimSpace(r.Name) != r.Name || strings.ContainsAny(r.Name, "/\x00\n") {
-		return bad("invalid network name %q: it must not be empty, nor begin or end with a space, nor have a slash in it", r.Name)
+	if r.Name == "" || strings.TrimSpace(r.Name) != r.Name || strings.ContainsFunc(r.Name, notInNames) {
+		return bad("invalid network name %q: it must not be empty, nor begin or end with a space, nor have a slash or a control character in it", r.Name)
 	}
 	if r.Name == "default" || strings.HasPrefix(r.Name, "container:") {
 		return record{}, failf(errdefs.ErrPermissionDenied, "operation is not permitted on predefined %s network", r.Name)
@@ -225,6 +227,10 @@ func (n *Networks) newRecord(r CreateRequest) (record, error) {
 			}
 			return record{}, failf(errdefs.ErrConflict, "network with name %s already exists", r.Name)
 		}
+	}
+	if other := n.networks[r.Name]; other != nil { // whoever names the one would get the other
+		n.mu.Unlock()
+		return record{}, failf(errdefs.ErrConflict, "network with name %s already exists: it is the ID of network %q", r.Name, other.rec.Name)
 	}
 	n.mu.Unlock()
 	if r.ConfigFrom != "" {
@@ -292,6 +298,11 @@ func (n *Networks) newRecord(r CreateRequest) (record, error) {
 		return record{}, err
 	}
 	return rec, nil
+}
+
+// notInNames are a slash, and what a terminal would not show but obey.
+func notInNames(c rune) bool {
+	return c == '/' || c == utf8.RuneError || unicode.IsControl(c) || unicode.Is(unicode.Bidi_Control, c)
 }
 
 // takeConfig completes a request with the settings of a network made for that.

@@ -291,6 +291,33 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
+// TestDefaultNetworkOptions: where containers of the default network get their addresses, how long their packets are, and where
+// their ports are open.
+func TestDefaultNetworkOptions(t *testing.T) {
+	n := room(t, func(o *Options) {
+		o.HostIP, o.MTU, o.FixedCIDR = netip.MustParseAddr("127.0.0.1"), 1400, strings.Replace(o.BIP, ".1/24", ".192/26", 1)
+	})
+	a := attach(t, n, AttachRequest{Ports: []PortRequest{{Container: 80, HostPort: "18175"}, {Container: 80, HostIP: "0.0.0.0", HostPort: "18176"}}})
+	if len(a.Ports) != 2 || a.Ports[0].HostIP.String() != "127.0.0.1" || !a.Ports[1].HostIP.IsUnspecified() {
+		t.Errorf("ports %+v", a.Ports)
+	}
+	if last := a.Endpoints[0].IPv4.Addr().As4()[3]; last < 192 || a.Endpoints[0].IPv4.Bits() != 24 {
+		t.Errorf("address %s", a.Endpoints[0].IPv4)
+	}
+	inside(t, n, a.NetNS, func() error {
+		l, err := net.InterfaceByName("eth0")
+		if err == nil && l.MTU != 1400 {
+			t.Errorf("MTU %d", l.MTU)
+		}
+		return err
+	})
+	serve(t, n, a.NetNS, "tcp", ":80")
+	out := outside(t, n)
+	reaches(t, n, "on the loopback", n.hostNS, "tcp", "127.0.0.1:18175", "")
+	reaches(t, n, "on every address", out, "tcp", hostAddr+":18176", outsideAddr)
+	doesNotReach(t, n, "on the loopback, from outside", out, "tcp", hostAddr+":18175")
+}
+
 // TestForeignBridge uses a bridge that the administrator made, and leaves it as it was.
 func TestForeignBridge(t *testing.T) {
 	needRoot(t)

@@ -555,7 +555,7 @@ func (n *Networks) policy() policy {
 			continue
 		}
 		q := policyNetwork{link: nw.rec.Link, internal: nw.rec.Internal, masquerade: nw.options.masquerade, icc: nw.options.icc,
-			modes: nw.options.modes, trusted: nw.options.trusted}
+			modes: nw.options.modes, trusted: nw.options.trusted, behind: nw.options.behind}
 		for _, s := range nw.rec.Subnets {
 			q.subnets = append(q.subnets, s.Prefix)
 		}

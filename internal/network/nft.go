@@ -454,6 +454,19 @@ func (c dnat) exprs(f family) []expr.Any {
 			RegProtoMin: regWords + addrWords(f), Specified: true})
 }
 
+// snat gives the packet the source that a map of blocks says; where it says nothing the rule does not match.
+type snat struct{ to string }
+
+func (c snat) text(f family) string {
+	return "snat " + f.String() + " to " + f.String() + " saddr map @" + c.to
+}
+
+func (c snat) exprs(f family) []expr.Any {
+	return []expr.Any{loadAddr(f, false, reg1),
+		&expr.Lookup{SourceRegister: reg1, DestRegister: reg1, IsDestRegSet: true, SetName: c.to},
+		&expr.NAT{Type: expr.NATTypeSourceNAT, Family: uint32(f), RegAddrMin: reg1}}
+}
+
 // masquerade hides the source behind the address of the link the packet leaves by.
 type masquerade struct{}
 

@@ -137,9 +137,9 @@ const (
 	maxMTU = 65535 // what the kernel's bridge and veth take
 )
 
-// checkLinkName refuses what the kernel would refuse, and what would be a path below /proc/sys.
+// checkLinkName refuses what the kernel would refuse, and what would be a path below /proc/sys, or means every link there.
 func checkLinkName(name string) error {
-	bad := name == "" || name == "." || name == ".." || len(name) >= unix.IFNAMSIZ
+	bad := name == "" || name == "." || name == ".." || name == "all" || name == "default" || len(name) >= unix.IFNAMSIZ
 	for _, c := range []byte(name) {
 		bad = bad || c <= ' ' || c == '/' || c == ':' || c == '"' || c == '%' || c == '*' || c >= 0x7f
 	}

@@ -66,6 +66,20 @@ func (nw *network) apart() bool {
 
 func (e *endpoint) apart() bool { return e.network.apart() }
 
+// mayLink refuses links that would lead nowhere: they go by way of the host, which must have an address on the bridge.
+func (nw *network) mayLink(links map[string]string) error {
+	if len(links) == 0 || !nw.apart() || slices.ContainsFunc(nw.rec.Subnets, nw.hostIn) {
+		return nil
+	}
+	return failf(errdefs.ErrInvalidArgument, "a container cannot have links on network %q: its containers do not reach each other (enable_icc=false), "+
+		"and the host, by which links go, has no address there (gateway mode %q): leave one of the two options out", nw.rec.Name, modeIsolated)
+}
+
+// hostIn reports whether the host may have an address in a subnet of the network.
+func (nw *network) hostIn(s Subnet) bool {
+	return nw.options.mode(familyOf(s.Prefix.Addr())) != modeIsolated
+}
+
 // peerOf is the other end of a link, if both are on its network. Called with mu held.
 func (n *Networks) peerOf(from *endpoint, p Peer) *endpoint {
 	other := n.held[p.ContainerID]

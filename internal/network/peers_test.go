@@ -102,3 +102,32 @@ func TestPeers(t *testing.T) {
 		t.Errorf("the host answers for %s, %v", out, err)
 	}
 }
+
+// TestLinksWithoutHost: where the host has no part in a network whose containers are kept from each other, links lead nowhere, and
+// are refused.
+func TestLinksWithoutHost(t *testing.T) {
+	n := room(t)
+	icc := bridgeOption + "enable_icc"
+	for name, options := range map[string]map[string]string{
+		"alone":  {icc: "false", bridgeOption + "gateway_mode_ipv4": "isolated"},
+		"apart":  {icc: "false"},
+		"shared": {bridgeOption + "gateway_mode_ipv4": "isolated"},
+	} {
+		network1(t, n, CreateRequest{Name: name, Internal: true, Options: options})
+		r := on(name)
+		r.Endpoints[0].Links = map[string]string{"db": "other"}
+		r.ContainerID, r.Name = newID(), "web"
+		a, err := n.Attach(context.Background(), r)
+		if err == nil {
+			a.NetNS.Close()
+			must(t, n.Detach(context.Background(), r.ContainerID))
+		}
+		refused := err != nil && strings.Contains(err.Error(), "cannot have links on network \""+name+"\"")
+		if err != nil && !refused || refused != (name == "alone") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := n.CheckEndpoint(r.Endpoints[0]); (err != nil) != refused {
+			t.Errorf("%s, of a container that does not run: %v", name, err)
+		}
+	}
+}

@@ -67,10 +67,9 @@ func parsePorts(requests []PortRequest, anyHost netip.Addr, v4, v6 bool) ([]want
 		host := anyHost
 		if r.HostIP != "" {
 			var err error
-			if host, err = netip.ParseAddr(strings.Trim(r.HostIP, "[]")); err != nil {
-				return nil, bad("invalid host address %q of published port %d", r.HostIP, r.Container)
+			if host, err = parseHostIP(r.HostIP); err != nil {
+				return nil, bad("invalid host address %q of published port %d: %w", r.HostIP, r.Container, err)
 			}
-			host = host.Unmap()
 		}
 		switch {
 		case !host.IsValid():
@@ -105,6 +104,21 @@ func parsePorts(requests []PortRequest, anyHost netip.Addr, v4, v6 bool) ([]want
 		}
 	}
 	return wanted, nil
+}
+
+// parseHostIP reads an address of the host that programs can listen on.
+func parseHostIP(text string) (netip.Addr, error) {
+	a, err := netip.ParseAddr(strings.Trim(text, "[]"))
+	a = a.Unmap()
+	switch {
+	case err != nil:
+		return a, errors.New("it is an address of the host, as in 192.0.2.7 or [2001:db8::7]")
+	case a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return a, errors.New("it is the address of many hosts")
+	case a.Zone() != "" || a.Is6() && a.IsLinkLocalUnicast():
+		return a, errors.New("an address of one link only cannot be published on")
+	}
+	return a, nil
 }
 
 func parsePort(s string) (uint16, error) {

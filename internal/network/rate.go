@@ -48,10 +48,6 @@ func (n *Networks) shape(e *endpoint, r rates, was bool) error {
 	if r == (rates{}) && !was {
 		return nil
 	}
-	if isCNI(e) {
-		return failf(errdefs.ErrInvalidArgument, "the options %q and %q are not for network %q: a CNI configuration has the plugin bandwidth for that",
-			optionReceive, optionSend, e.network.rec.Name)
-	}
 	if r.receive > 0 && isLAN(e.network.rec.Driver) {
 		return failf(errdefs.ErrInvalidArgument, "option %q is not for network %q: what the driver %s delivers passes no link of the host's own",
 			optionReceive, e.network.rec.Name, e.network.rec.Driver)
@@ -130,7 +126,13 @@ func (n *Networks) Shape(ctx context.Context, r ShapeRequest) error {
 	if e == nil {
 		return failf(errdefs.ErrPermissionDenied, "container %s is not connected to network %s", r.ContainerID, r.Network)
 	}
-	if err := n.setEgress(h, e, o.egress, r.NetNS, r.DNS); err != nil {
+	if isCNI(e) && o.rates != e.rates {
+		return failf(errdefs.ErrFailedPrecondition, "the plugins of network %[1]q bound what container %[2]s receives and sends when it comes to the "+
+			"network, and do not change that: disconnect it (network disconnect %[1]s %[2]s) and connect it with the new bounds "+
+			"(network connect --driver-opt %[3]s=… --driver-opt %[4]s=… %[1]s %[2]s), or change them while it is stopped",
+			e.network.rec.Name, e.name, optionReceive, optionSend)
+	}
+	if err := n.setEgress(h, e, o.egress, r.NetNS, r.DNS); err != nil || isCNI(e) {
 		return err
 	}
 	n.keep(r.ContainerID)
@@ -171,7 +173,7 @@ func (n *Networks) Publish(ctx context.Context, r PublishRequest) (*Attachment, 
 			if p.by != nil {
 				n.mu.Unlock()
 				return nil, failf(errdefs.ErrFailedPrecondition, "port %s is published by the plugins of network %q, who do so as long as the container "+
-					"is connected to it", p.host, p.by.network.rec.Name)
+					"is connected to it: stop container %s, change its ports and start it", p.host, p.by.network.rec.Name, r.Name)
 			}
 			closed = append(closed, p)
 		} else {
@@ -182,10 +184,14 @@ func (n *Networks) Publish(ctx context.Context, r PublishRequest) (*Attachment, 
 	n.mu.Unlock()
 	err := n.closePorts(r.ContainerID, closed, false)
 	if err == nil && len(r.Add) > 0 {
-		if gw4.bridged() == nil && gw6.bridged() == nil {
-			err = failf(errdefs.ErrFailedPrecondition, "container %s is on no network that is reached from outside, so that its ports cannot be published", r.Name)
-		} else {
+		switch {
+		case gw4.bridged() != nil || gw6.bridged() != nil:
 			err = n.publish(h, r.Name, r.Add, gw4, gw6)
+		case isCNI(gw4) || isCNI(gw6):
+			err = failf(errdefs.ErrFailedPrecondition, "the ports of container %[1]s are published by the plugins of its network, when it comes to that: "+
+				"stop container %[1]s, change its ports and start it", r.Name)
+		default:
+			err = failf(errdefs.ErrFailedPrecondition, "container %s is on no network that is reached from outside, so that its ports cannot be published", r.Name)
 		}
 	}
 	if err != nil {

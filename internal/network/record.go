@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -178,10 +179,11 @@ type bridgeOptions struct {
 	hostIP     string // "": the daemon's
 	prefix     string // of the interfaces inside
 	modes      map[family]gatewayMode
-	inhibit4   bool     // somebody else gives the bridge its IPv4 address
-	spoofing   bool     // containers may speak for others
-	egress     *egress  // where containers may go; nil is everywhere
-	trusted    []string // links of the host from which published ports are reached at the containers' own addresses
+	inhibit4   bool                  // somebody else gives the bridge its IPv4 address
+	spoofing   bool                  // containers may speak for others
+	egress     *egress               // where containers may go; nil is everywhere
+	trusted    []string              // links of the host from which published ports are reached at the containers' own addresses
+	behind     map[family]netip.Addr // the address of the host that containers leave with; none is that of the link
 }
 
 func (o bridgeOptions) mode(f family) gatewayMode {
@@ -214,10 +216,22 @@ func parseGatewayMode(value string) (gatewayMode, error) {
 	return "", errors.New(`it is "nat", "nat-unprotected", "routed" or "isolated"`)
 }
 
+// parseSource reads an address that packets can come from.
+func parseSource(text string, f family) (netip.Addr, error) {
+	a, err := netip.ParseAddr(text)
+	switch {
+	case err == nil && (a.Is4In6() || a.Zone() != "" || familyOf(a) != f):
+		err = fmt.Errorf("it is not an address of version %d", map[family]int{ip4: 4, ip6: 6}[f])
+	case err == nil && (!a.IsGlobalUnicast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255})):
+		err = errors.New("it is not an address that packets can come from")
+	}
+	return a, err
+}
+
 // parseBridgeOptions reads Docker's options of the bridge driver. One that we do not know is an error: it would not have
 // the effect its giver counts on.
 func parseBridgeOptions(options map[string]string) (bridgeOptions, error) {
-	o := bridgeOptions{icc: true, masquerade: true, prefix: "eth", modes: map[family]gatewayMode{}}
+	o := bridgeOptions{icc: true, masquerade: true, prefix: "eth", modes: map[family]gatewayMode{}, behind: map[family]netip.Addr{}}
 	for _, key := range slices.Sorted(maps.Keys(options)) {
 		value := options[key]
 		var err error
@@ -237,6 +251,10 @@ func parseBridgeOptions(options map[string]string) (bridgeOptions, error) {
 		case "com.docker.network.bridge.host_binding_ipv4":
 			o.hostIP = value
 			_, err = parseIPv4(value)
+		case "com.docker.network.host_ipv4":
+			o.behind[ip4], err = parseSource(value, ip4)
+		case "com.docker.network.host_ipv6":
+			o.behind[ip6], err = parseSource(value, ip6)
 		case "com.docker.network.container_iface_prefix", "com.docker.network.container_interface_prefix":
 			o.prefix = value
 			err = checkLinkName(value + "999")

@@ -28,6 +28,7 @@ type policyNetwork struct {
 	icc        bool
 	modes      map[family]gatewayMode // nothing is nat
 	trusted    []string               // links of the host
+	behind     map[family]netip.Addr  // hidden behind this address, not behind that of the link
 }
 
 type policyPort struct {
@@ -99,6 +100,7 @@ func (p policy) compile(f family) table {
 	internal := set{name: "internal", key: types(name)}
 	subnets := set{name: "subnets", key: types(f.addrType()), interval: true}
 	hidden := set{name: "hidden", key: types(f.addrType()), interval: true}
+	behind := set{name: "behind", key: types(f.addrType()), data: types(f.addrType()), interval: true}
 	published := set{name: "published", key: types(proto, port), data: types(f.addrType(), port)}
 	publishedAt := set{name: "published_at", key: types(f.addrType(), proto, port), data: types(f.addrType(), port)}
 	routed, open := set{name: "routed", key: types(name)}, set{name: "open", key: types(name)}
@@ -127,7 +129,11 @@ func (p policy) compile(f family) table {
 				continue
 			}
 			subnets.elements = append(subnets.elements, element{key: []any{s}})
-			if n.masquerade && !n.internal && n.modes[f] != modeRouted {
+			switch {
+			case !n.leavesHidden(f):
+			case n.behind[f].IsValid():
+				behind.elements = append(behind.elements, element{key: []any{s}, data: []any{n.behind[f]}})
+			default:
 				hidden.elements = append(hidden.elements, element{key: []any{s}})
 			}
 		}
@@ -143,6 +149,9 @@ func (p policy) compile(f family) table {
 	}
 	published.elements, publishedAt.elements, direct.elements = byName[published.name], byName[publishedAt.name], byName[direct.name]
 	sets := []set{links, same, internal, subnets, hidden, published, publishedAt}
+	if len(behind.elements) > 0 {
+		sets = append(sets, behind)
+	}
 	if p.reachesInside(f) { // most hosts have no such network
 		sets = append(sets, routed, trusted, open, direct)
 	}
@@ -172,6 +181,19 @@ func (p policy) compile(f family) table {
 		sets[i].elements = slices.CompactFunc(sets[i].elements, func(a, b element) bool { return a.raw == b.raw })
 	}
 	return table{family: f, name: p.table, sets: sets, chains: p.chains(f)}
+}
+
+// leavesHidden reports whether a network's packets leave with an address of the host.
+func (n policyNetwork) leavesHidden(f family) bool {
+	return n.masquerade && !n.internal && n.modes[f] != modeRouted
+}
+
+// choosesSource reports whether there are networks that leave with an address of the host that somebody chose.
+func (p policy) choosesSource(f family) bool {
+	return slices.ContainsFunc(p.networks, func(n policyNetwork) bool {
+		ofVersion := func(s netip.Prefix) bool { return familyOf(s.Addr()) == f }
+		return n.leavesHidden(f) && n.behind[f].IsValid() && slices.ContainsFunc(n.subnets, ofVersion)
+	})
 }
 
 // reachesInside reports whether there are networks whose containers are reached at their own addresses.
@@ -233,7 +255,10 @@ func (p policy) chains(f family) []chain {
 	}
 	hairpin := when(translated{}, addr{set: "subnets"}, link{dir: out, set: "links"}, masquerade{}).
 		because("containers that use a published port")
-	leaving := when(addr{set: "hidden"}, link{dir: out, not: true, set: "links"}, masquerade{})
+	leaving := []rule{when(addr{set: "hidden"}, link{dir: out, not: true, set: "links"}, masquerade{})}
+	if p.choosesSource(f) {
+		leaving = append(leaving, when(link{dir: out, not: true, set: "links"}, snat{to: "behind"}).because("networks with a host_ipv4 or host_ipv6"))
+	}
 
 	last := p.ask(gateNext)
 	if f == ip6 {
@@ -248,9 +273,9 @@ func (p policy) chains(f family) []chain {
 		return append([]chain{ours, forward,
 			{name: "prerouting", hook: hookPrerouting(), rules: toPorts(gated...)},
 			{name: "output", hook: hookOutput(), rules: toPorts()},
-			{name: "postrouting", hook: hookPostrouting(), rules: []rule{leaving, hairpin,
+			{name: "postrouting", hook: hookPostrouting(), rules: append(leaving, hairpin,
 				when(addr{block: netip.MustParsePrefix("::1/128")}, link{dir: out, set: "links"}, masquerade{}).because("the host itself, through ::1"),
-			}},
+			)},
 		}, last...)
 	}
 	return append([]chain{ours, forward,
@@ -260,9 +285,9 @@ func (p policy) chains(f family) []chain {
 		// Nobody but the host itself reaches what is published on 127.0.0.1, so only output translates that.
 		{name: "prerouting", hook: hookPrerouting(), rules: toPorts(append(gated, notLoopback)...)},
 		{name: "output", hook: hookOutput(), rules: toPorts()},
-		{name: "postrouting", hook: hookPostrouting(), rules: []rule{leaving, hairpin,
+		{name: "postrouting", hook: hookPostrouting(), rules: append(leaving, hairpin,
 			when(fromLoopback, link{dir: out, set: "links"}, masquerade{}).because("the host itself, through 127.0.0.1"),
-		}},
+		)},
 	}, last...)
 }
 

@@ -97,6 +97,9 @@ func policies() map[string]policy {
 			subnets: prefixes("fd00:9::/64")}}, gate: gate{out: "gate1234abcdo", in: "gate1234abcdi", index: testGate},
 			ports: []policyPort{port(unix.IPPROTO_TCP, "0.0.0.0:80", "172.17.0.2:80"), port(unix.IPPROTO_UDP, "192.0.2.7:53", "172.17.0.2:53"),
 				port(unix.IPPROTO_TCP, "[::]:80", "[fd00:9::2]:80")}}),
+		"chosen-source": table(policy{networks: []policyNetwork{standard, {link: "br-chosen", subnets: prefixes("172.18.0.0/22", "172.18.4.0/22", "fd00:1:2:3::/64"),
+			masquerade: true, icc: true, behind: map[family]netip.Addr{ip4: netip.MustParseAddr("192.0.2.9"), ip6: netip.MustParseAddr("2001:db8::9")}},
+			{link: "br-dual", subnets: prefixes("172.18.8.0/22", "fd00:1:2:4::/64"), masquerade: true, icc: true}}}),
 		"forwarding-was-off": table(policy{networks: []policyNetwork{standard}, closed: map[family][]string{ip4: {"eth0", "eth1"}}}),
 	}
 }

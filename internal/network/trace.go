@@ -87,6 +87,13 @@ type tracing struct {
 	inside  []netlink.Link
 	onHost  []netlink.Link
 	sockets []socket
+	plugins map[publishedBy]string // who publishes a port, where our rules do not
+}
+
+// publishedBy is a port of the host.
+type publishedBy struct {
+	proto string
+	host  netip.AddrPort
 }
 
 // kernelTable is what the kernel has of our table, element keys in hexadecimal by set.
@@ -104,7 +111,7 @@ func (t *tracing) problem(format string, args ...any) {
 
 // Trace follows the way of packets to and from a container. It changes nothing.
 func (n *Networks) Trace(_ context.Context, r TraceRequest) (*Trace, error) {
-	t := &tracing{Trace: &Trace{}, n: n, r: r, att: n.Attached(r.ContainerID)}
+	t := &tracing{Trace: &Trace{}, n: n, r: r, att: n.Attached(r.ContainerID), plugins: n.publishers(r.ContainerID)}
 	if t.att == nil {
 		return nil, failf(errdefs.ErrFailedPrecondition, "the container has no network of Berth's: with the network of the host or of "+
 			"another container there is nothing of its own to trace")
@@ -227,6 +234,9 @@ func (t *tracing) endpoint(e EndpointState) error {
 
 // outer finds the other end of a veth pair, and the bridge it is a port of.
 func (t *tracing) outer(v *TraceEndpoint, nw Network, inside netlink.Link) (err error) {
+	if nw.Driver == driverCNI {
+		return t.outerByPlugins(v, inside)
+	}
 	if nw.Link == "" {
 		return nil
 	}
@@ -262,6 +272,46 @@ func (t *tracing) outer(v *TraceEndpoint, nw Network, inside netlink.Link) (err 
 	return nil
 }
 
+// outerByPlugins is outer for what plugins made: there may be a link of the host and a bridge, and there may be something else.
+func (t *tracing) outerByPlugins(v *TraceEndpoint, inside netlink.Link) (err error) {
+	host := byIndex(t.onHost, inside.Attrs().ParentIndex)
+	if inside.Type() != "veth" || host == nil {
+		return nil
+	}
+	for _, part := range []struct {
+		link netlink.Link
+		to   **TraceLink
+	}{{host, &v.Host}, {byIndex(t.onHost, host.Attrs().MasterIndex), &v.Bridge}} {
+		if part.link == nil {
+			return nil
+		}
+		l, err := describeLink(t.n.handle, part.link)
+		if err != nil {
+			return err
+		}
+		if !l.Up {
+			t.problem("%s, on the host, which plugins made for the container's %s, is down", l.Name, v.Inside.Name)
+		}
+		*part.to = &l
+	}
+	return nil
+}
+
+// publishers are the ports of a container that plugins publish, and whose those are.
+func (n *Networks) publishers(id string) map[publishedBy]string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	all := map[publishedBy]string{}
+	if h := n.held[id]; h != nil {
+		for _, p := range h.ports {
+			if p.by != nil {
+				all[publishedBy{p.proto.String(), p.host}] = p.by.network.cni.conf
+			}
+		}
+	}
+	return all
+}
+
 // routes reads the default routes through the interface, and whether the gateway is at the other end.
 func (t *tracing) routes(v *TraceEndpoint, e EndpointState, nw Network) error {
 	i := slices.IndexFunc(t.inside, func(l netlink.Link) bool { return l.Attrs().Name == e.Interface })
@@ -274,7 +324,7 @@ func (t *tracing) routes(v *TraceEndpoint, e EndpointState, nw Network) error {
 			v.Gateways = append(v.Gateways, gw.Unmap())
 		}
 	}
-	if v.Bridge == nil {
+	if v.Bridge == nil || nw.Driver == driverCNI {
 		return nil
 	}
 	for _, gw := range v.Gateways {
@@ -292,6 +342,9 @@ func (nw Network) gatewayElsewhere(gw netip.Addr) bool {
 
 // leaving are the rules for packets that leave by a network.
 func (t *tracing) leaving(nw Network) (rules []string) {
+	if nw.Driver == driverCNI {
+		return []string{"whatever the plugins of the network's CNI configuration made: Berth has no rules for it"}
+	}
 	for _, tb := range t.doc.tables {
 		if !slices.ContainsFunc(nw.Subnets, func(s Subnet) bool { return familyOf(s.Prefix.Addr()) == tb.family }) {
 			continue
@@ -304,6 +357,8 @@ func (t *tracing) leaving(nw Network) (rules []string) {
 			switch {
 			case t.has(tb, "internal", nw.Link):
 				rules = append(rules, at+"forward → ours: "+nw.Link+" is in @internal: dropped, whatever leaves the network")
+			case t.has(tb, "behind", s.Prefix):
+				rules = append(rules, at+"postrouting: "+s.Prefix.String()+" is in @behind: leaves with the address of the host that the network names")
 			case t.has(tb, "hidden", s.Prefix):
 				rules = append(rules, at+"postrouting: "+s.Prefix.String()+" is in @hidden: leaves with the host's address (masquerade)")
 			default:
@@ -395,6 +450,11 @@ func (t *tracing) port(p *TracePort) error {
 			"network; to publish it, start the container with -p", p.Port, p.Proto)
 	}
 	for _, host := range p.Published {
+		if conf := t.plugins[publishedBy{p.Proto, host}]; conf != "" {
+			p.Rules = append(p.Rules, fmt.Sprintf("the rules of the plugins of CNI configuration %q: Berth keeps %s/%s for them, and does not look into "+
+				"theirs (iptables-save, nft list ruleset)", conf, host, p.Proto))
+			continue
+		}
 		p.Rules = append(p.Rules, t.n.legacyRules(host, p.Proto)...)
 		p.Rules = append(p.Rules, t.translation(p, host)...)
 	}

@@ -198,7 +198,11 @@ func (p policy) xtNAT(x xtNames, f family) xtTable {
 				continue
 			}
 			back.add("-s %s -m conntrack --ctstate DNAT -j MASQUERADE", s)
-			if n.masquerade && !n.internal && n.modes[f] != modeRouted {
+			switch {
+			case !n.leavesHidden(f):
+			case n.behind[f].IsValid():
+				post.add("-s %s -j SNAT --to-source %s", s, n.behind[f])
+			default:
 				post.add("-s %s -j MASQUERADE", s)
 			}
 		}

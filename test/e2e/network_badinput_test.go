@@ -54,6 +54,13 @@ func TestNetworkBadInput(t *testing.T) {
 		{line: `$D network create -o com.docker.network.bridge.name=much-too-long-for-a-link b`, code: 1, err: "cannot be the name of a link"},
 		{line: `$D network create -o berth.bridge.allow_spoofing=perhaps b`, code: 1, err: "invalid value"},
 		{line: `$D network create -o berth.bridge.nonsense=1 b`, code: 1, err: "unknown option"},
+		{line: `$D network create --subnet 0.0.0.0/0 b`, code: 1, err: "cannot be a container's"},
+		{line: `$D network create --subnet 10.254.91.7/32 b`, code: 1, err: "no room"},
+		{line: `$D network create --subnet 10.254.91.0/24 --gateway 10.254.91.9 --aux-address r=10.254.91.9 b`, code: 1, err: "gateway"},
+		{line: `for mtu in 0 1 65536 "$(printf '1500\nx')"; do $D network create -o com.docker.network.driver.mtu="$mtu" b 2>&1 | grep -c 'invalid value'; done`, out: "1\n1\n1\n1\n"},
+		{line: `$D network create -o com.docker.network.bridge.name=all b`, code: 1, err: "cannot be the name of a link"},
+		{line: `$D network create "$(printf 'a\033[2Jb')"`, code: 1, err: "invalid network name"},
+		{line: `$D network create $($D network inspect -f '{{.Id}}' a)`, code: 1, err: "already exists"},
 
 		// Pools and subnets come to an end.
 		{line: `$D network create p1 | wc -c; $D network create p2 | wc -c; $D network create p3`, code: 1, out: "65\n65\n", err: "all predefined address pools have been fully subnetted"},
@@ -73,6 +80,11 @@ func TestNetworkBadInput(t *testing.T) {
 		{line: `$D run --rm -p 203.0.113.77:1234:80 berth/box true`, code: 125, err: "the host has no address 203.0.113.77"},
 		{line: `$D run --rm -p 70000:80 berth/box true`, code: 125, err: "70000"},
 		{line: `$D run --rm -p 80-70:80-70 berth/box true`, code: 125, err: "80-70"},
+		{line: fmt.Sprintf(`$D run --rm -p %d-%d:80-81 -p %d:90 berth/box true`, below-2, below-1, below-1), code: 125, err: "port is already allocated"},
+		{line: `$D run --rm -p 8000-8002:80-81 berth/box true`, code: 125, err: "8000-8002"},
+		{line: `$D run --rm -p '[fe80::1]:1234:80' berth/box true`, code: 125, err: "one link only"},
+		{line: `$D run --rm -p 224.0.0.1:1234:80 berth/box true`, code: 125, err: "many hosts"},
+		{line: `$D run --rm --sysctl net.ipv4/../../kernel.core_pattern=x berth/box true`, code: 125, err: "sysctl"},
 
 		// Names and addresses of interfaces.
 		{line: `$D run --rm --network name=a,driver-opt=com.docker.network.endpoint.ifname=eth0 --network name=small,driver-opt=com.docker.network.endpoint.ifname=eth0 berth/box true`, code: 125, err: "interface \"eth0\" already"},

@@ -25,7 +25,7 @@ func TestNetworkPrograms(t *testing.T) {
 		run  func(*testing.T)
 	}{
 		{"names", s.names}, {"closed", s.closed}, {"ports", s.ports}, {"ipv6", s.ipv6}, {"gateway modes", s.gatewayModes},
-		{"throughput", s.throughput},
+		{"throughput", s.throughput}, {"restarts", s.restarts}, {"options", s.options}, {"others", s.others}, {"management", s.management},
 	} {
 		t.Run(part.name, part.run)
 	}
@@ -66,9 +66,11 @@ type scene struct {
 	port                     int
 }
 
-// fill puts the scene's addresses and ports into lines: {host} {out} {host6} {out6}, {p0} to {p9}.
+// fill puts the scene's addresses and ports into lines: {host} {out} {host6} {out6}, {block} without the last number, {p0} to {p9},
+// and {cable}, the host's end of it.
 func (s *scene) fill(text string) string {
-	pairs := []string{"{host}", s.host4, "{out}", s.out4, "{host6}", s.host6, "{out6}", s.out6}
+	pairs := []string{"{host}", s.host4, "{out}", s.out4, "{host6}", s.host6, "{out6}", s.out6, "{cable}", s.d.Bridge + "o",
+		"{block}", strings.TrimSuffix(s.host4, "1")}
 	for i := range 10 {
 		pairs = append(pairs, "{p"+strconv.Itoa(i)+"}", strconv.Itoa(s.port+i))
 	}
@@ -244,5 +246,6 @@ func (s *scene) throughput(t *testing.T) {
 		step{line: `$D exec cli iperf3 -c {host} -p {p0} -n 64M` + received},
 		step{line: `$D exec out ab -q -n 2000 -c 20 http://{host}:{p9}/ 2>&1 | grep -c refused; $D run -d --name web3 -p {p9}:80 net | wc -c; until $D exec out curl -s http://{host}:{p9}/ >/dev/null; do sleep 0.1; done; $D exec out ab -q -n 2000 -c 20 http://{host}:{p9}/ | grep 'Complete\|Failed' | tr -s ' '`,
 			out: "1\n65\nComplete requests: 2000\nFailed requests: 0\n"},
+		step{line: `$D rm -f i1 web3 | wc -l`, out: "2\n"},
 	)
 }

@@ -17,9 +17,36 @@ func TestOnCgroupV2(t *testing.T) {
 		{Name: "cgroup", Package: "github.com/berth-engine/berth/internal/cgroup", Args: []string{"-test.bench=."}},
 		{Name: "seccomp", Package: "github.com/berth-engine/berth/internal/seccomp",
 			Args: []string{"-test.run=TestKernelAgrees"}},
+		withoutNFTables(t), // before control groups are on version 1
 		{Name: "cgroup on v1 with joint controllers", Package: "github.com/berth-engine/berth/internal/cgroup",
 			Before: joint},
 	})
+}
+
+// withoutNFTables is networks on a kernel to which nf_tables was not given.
+func withoutNFTables(t *testing.T) Program {
+	t.Helper()
+	const plugins, program = "/usr/lib/x86_64-linux-gnu/xtables/", "/usr/sbin/xtables-legacy-multi"
+	files := map[string]string{}
+	for _, name := range []string{"libxt_standard.so", "libxt_conntrack.so", "libxt_addrtype.so", "libxt_tcp.so", "libxt_udp.so", "libxt_icmp.so", "libipt_icmp.so",
+		"libip6t_icmp6.so", "libxt_DNAT.so", "libipt_DNAT.so", "libip6t_DNAT.so", "libxt_NAT.so", "libxt_MASQUERADE.so", "libipt_MASQUERADE.so", "libip6t_MASQUERADE.so"} {
+		if _, err := os.Stat(plugins + name); err == nil { // their names change with the version
+			files[plugins+name] = plugins + name
+		}
+	}
+	for _, v := range []string{"iptables", "ip6tables"} {
+		for _, what := range []string{"save", "restore"} {
+			files["/usr/sbin/"+v+"-legacy-"+what] = program
+		}
+	}
+	if hostProgram(t, "iptables-legacy-restore") == "" {
+		t.Skip("there is no iptables-legacy-restore")
+	}
+	libraries(t, files, program)
+	return Program{Name: "network without nftables", Package: "github.com/berth-engine/berth/internal/network",
+		Args: []string{"-test.run=^TestKernelWithoutNFTables$"}, Files: files,
+		Modules: []string{"crc32c_generic", "bridge", "nf_conntrack", "nf_conntrack_netlink", "ip_tables", "iptable_filter", "iptable_nat", "iptable_raw",
+			"ip6_tables", "ip6table_filter", "ip6table_nat", "xt_conntrack", "xt_addrtype", "xt_tcpudp", "xt_nat", "xt_MASQUERADE"}}
 }
 
 // Networks on a kernel that was told to have no IPv6; a part of `make soak`.
