@@ -23,10 +23,14 @@ const (
 	keepVerb = "keep-scope"
 )
 
-// scope reads a cgroup path of systemd's form, "slice:prefix:name": the scope is prefix-name.scope.
+// scope reads a cgroup path of systemd's form, "slice:prefix:name": the scope is prefix-name.scope. A slice alone, which "podman build
+// --cgroup-parent" hands on as it is, is where a scope of ours goes.
 func scope(text, id string) (slice, unit string, err error) {
-	if text == "" {
+	switch {
+	case text == "":
 		text = ":berth:" + id
+	case strings.HasSuffix(text, ".slice") && !strings.Contains(text, ":"):
+		text += ":berth:" + id
 	}
 	part := strings.Split(text, ":")
 	if len(part) != 3 {

@@ -14,13 +14,14 @@ func TestScope(t *testing.T) {
 		"machine.slice:libpod:0123":       {"machine.slice", "libpod-0123.scope"},
 		":cri-containerd:a":               {"", "cri-containerd-a.scope"},
 		"-.slice::a.scope":                {"-.slice", "a.scope"},
+		"machine-x.slice":                 {"machine-x.slice", "berth-c.scope"},
 		"kubepods-pod1.slice:p:b@c\\x2dd": {"kubepods-pod1.slice", "p-b@c\\x2dd.scope"},
 	} {
 		if slice, unit, err := scope(text, "c"); err != nil || slice != want[0] || unit != want[1] {
 			t.Errorf("%q: %q, %q, %v", text, slice, unit, err)
 		}
 	}
-	for _, text := range []string{"/berth/c", "a:b", "a:b:c", "a:b:c:d", "a.slice:b:", "a.slice:b:c.slice", "../a.slice:b:c", "a.slice:b/c:d",
+	for _, text := range []string{"/berth/c", "a:b", "a:b:c", "a:b:c:d", "a.slice:b:", "a.slice:b:c.slice", "../a.slice:b:c", "/a/b.slice", "a.slice:b/c:d",
 		"a.slice:b:c d", "a.slice::.c", "a.slice:b:" + strings.Repeat("x", 256)} {
 		if slice, unit, err := scope(text, "c"); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%q: %q, %q, %v", text, slice, unit, err)

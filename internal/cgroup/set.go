@@ -113,7 +113,7 @@ func (g *Group) explain(s *setting, err error) error {
 	case errors.Is(err, unix.EINVAL) && s.file == "cpu.rt_runtime_us":
 		hint = ": the parent cgroup must have a realtime runtime at least as large"
 	}
-	return fmt.Errorf("set %s of cgroup %q to %q: %w%s", s.file, g.path, s.value, err, hint)
+	return fmt.Errorf("set %s of cgroup %q to %.200q: %w%s", s.file, g.path, s.value, err, hint)
 }
 
 // bygone warns of what no kernel does any more, whatever the version of its groups.

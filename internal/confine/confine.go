@@ -125,7 +125,8 @@ var ErrTooLarge = errors.New("file is too large")
 // ErrNotRegular is the error for reading something that is not a regular file.
 var ErrNotRegular = errors.New("not a regular file")
 
-// ReadFile reads a regular file of at most limit bytes.
+// ReadFile reads a regular file of at most limit bytes: as many as it says it has. Those of the kernel that have their reader wait, such as
+// /proc/kmsg, to which an image may have a link, say that they have none.
 func (r *Root) ReadFile(name string, limit int64) ([]byte, error) {
 	// Looked at by O_PATH first: opening a device or a FIFO for reading can already have an effect.
 	f, err := r.OpenPath(name)
@@ -154,23 +155,15 @@ func (r *Root) ReadFile(name string, limit int64) ([]byte, error) {
 	if !fi.Mode().IsRegular() { // exchanged since
 		return nil, &fs.PathError{Op: "read", Path: name, Err: ErrNotRegular}
 	}
-	data := make([]byte, 0, min(fi.Size(), limit)+512)
-	for {
-		n, err := g.Read(data[len(data):cap(data)])
-		data = data[:len(data)+n]
-		if int64(len(data)) > limit {
-			return nil, &fs.PathError{Op: "read", Path: name, Err: ErrTooLarge}
-		}
-		if err == io.EOF {
-			return data, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		if len(data) == cap(data) {
-			data = append(data, 0)[:len(data)]
-		}
+	if fi.Size() > limit {
+		return nil, &fs.PathError{Op: "read", Path: name, Err: ErrTooLarge}
 	}
+	data := make([]byte, fi.Size())
+	n, err := io.ReadFull(g, data)
+	if err == io.EOF || err == io.ErrUnexpectedEOF { // it has been cut meanwhile
+		err = nil
+	}
+	return data[:n], err
 }
 
 // Readlink is the text of the link at name.

@@ -53,7 +53,7 @@ func KeepNamespaces(join *os.File, uids, gids []IDMapping, flags int) (*Keeper, 
 				continue
 			}
 			if err := os.WriteFile(dir+m.file, []byte(m.text), 0); err != nil {
-				return fmt.Errorf("mappings %q of a user namespace: %w", strings.TrimSpace(m.text), err)
+				return fmt.Errorf("mappings %.200q of a user namespace: %w", strings.TrimSpace(m.text), err)
 			}
 		}
 		return nil

@@ -109,7 +109,7 @@ func (s *setup) receiveGroups(m *mount) error {
 }
 
 // errChildEnded says that the child's own report has the reason.
-var errChildEnded = errors.New("the container's process has ended")
+var errChildEnded = errors.New("the container's process was killed on its way; a memory limit may be too small for it")
 
 // receive waits for a message of the child with as many descriptors.
 func (s *setup) receive(count int) ([]*os.File, error) {

@@ -500,6 +500,21 @@ func TestHomeIsThatOfThePasswdFile(t *testing.T) {
 	}
 }
 
+// An image's passwd file that would have its reader wait, or never end, is none.
+func TestPasswdFileThatHasNoEnd(t *testing.T) {
+	for _, to := range []string{"/proc/kmsg", "/dev/zero", "/dev/tty", "/proc/kcore", "passwd", "/"} {
+		o := StartOptions{Spec: newSpec(newRootfs(t), "sh", "-c", "echo $HOME")}
+		o.Spec.Process.Env = o.Spec.Process.Env[:1]
+		passwd := o.Spec.Root.Path + "/etc/passwd"
+		if err := errors.Join(os.Remove(passwd), os.Symlink(to, passwd)); err != nil {
+			t.Fatal(err)
+		}
+		if out, _ := run(t, o); out != "/\n" {
+			t.Errorf("%s: the home is %q", to, out)
+		}
+	}
+}
+
 func TestMountBelowProc(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir+"/uptime", "1.00 1.00\n")
