@@ -56,19 +56,19 @@ test: setup ## Set up, then pass every test
 
 .PHONY: unit
 unit: rootfs ## Run the tests beside the code
-	go test -timeout 10m $$(go list ./... | grep -v '/test/e2e')
+	go test -timeout 20m $$(go list ./... | grep -v '/test/e2e')
 	cd third/conform && go vet ./... && go test ./...
 	cd third/registry && go vet ./... && go test ./...
 
 .PHONY: race
 race: rootfs ## Run the tests of packages that share memory under the race detector (needs gcc)
 	@if command -v gcc >/dev/null; then \
-	  CGO_ENABLED=1 go test -race -short -timeout 10m $(RACE); \
+	  CGO_ENABLED=1 go test -race -short -timeout 20m $(RACE); \
 	else echo "race: skipped, there is no gcc"; fi
 
 .PHONY: e2e
 e2e: build ## Run the end-to-end tests: real daemons, real clients (E2E=regexp chooses)
-	BERTH_E2E=1 go test -count=1 -timeout 15m -run '$(E2E)' ./test/e2e/... ./test/runtime/...
+	BERTH_E2E=1 go test -count=1 -timeout 30m -run '$(E2E)' ./test/e2e/... ./test/runtime/...
 
 .PHONY: soak
 soak: build ## Kill the daemon and cut the power again and again under load (ROUNDS=100, SOAK=regexp chooses)

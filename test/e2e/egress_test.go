@@ -62,6 +62,7 @@ func TestEgress(t *testing.T) {
 		{line: not("web", gateway, two), out: "refused\n"},
 		{line: get("web", "ok.example", two), out: "hello\n"},
 		{line: not("web", "other.example", two), out: "refused\n"},
+		{line: `i=0; until [ $($D network log web | wc -l) -ge 3 ] || [ $i -ge 600 ]; do i=$((i+1)); sleep 0.1; done`}, // the kernel tells of them later
 		{line: `$D network log web | awk '{print $(NF-1)}' | sort`, out: gateway + ":" + two + "/tcp\nTO\nother.example\n"},
 		{line: `$D network log --format '{{.Container}} {{.Network}} {{.To}}' bridge`, out: "web bridge " + gateway + ":" + two + "/tcp\n"},
 		{line: `$D events --since 10m --until "$(($(date +%s)+1))" --filter event=egress_refused | grep -o 'to=[^,)]*\|domain=[^,)]*\|name=[^,)]*' | sort -u`,

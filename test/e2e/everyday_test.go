@@ -178,20 +178,20 @@ func fileSteps() []step {
 		{line: `$D run --rm --mount type=tmpfs,target=/t,tmpfs-size=1m berth/box df -k /t`, out: "~ 1024 "},
 		{line: `$D run -d --name unnamed -v /x berth/box sleep 100 | wc -c; $D volume ls -q --filter label=com.docker.volume.anonymous | wc -c; $D rm -fv unnamed`, out: "65\n65\nunnamed\n"},
 		{line: `$D run --rm --volumes-from nonexistent berth/box true`, code: 125, err: "nonexistent"},
-		{line: `$D run -d --name giver -v /shared berth/box sh -c 'echo s >/shared/f; sleep 100' | wc -c; sleep 0.3; $D run --rm --volumes-from giver berth/box cat /shared/f`, out: "65\ns\n"},
+		{line: `$D run -d --name giver -v /shared berth/box sh -c 'echo s >/shared/f; sleep 100' | wc -c; $D exec giver sh -c 'until test -s /shared/f; do sleep 0.01; done'; $D run --rm --volumes-from giver berth/box cat /shared/f`, out: "65\ns\n"},
 	}
 }
 
 func networkSteps() []step {
 	return []step{
 		{line: `$D run --rm berth/box sh -c 'ip addr show eth0 | grep -c "inet "'`, out: "1\n"},
-		{line: `$D run --rm berth/box sh -c 'ping -c 1 -W 2 $(ip route | sed -n "s/default via \([0-9.]*\).*/\1/p") >/dev/null && echo up'`, out: "up\n"},
+		{line: `$D run --rm berth/box sh -c 'ping -c 1 -W 60 $(ip route | sed -n "s/default via \([0-9.]*\).*/\1/p") >/dev/null && echo up'`, out: "up\n"},
 		{line: `$D run --rm --network none berth/box sh -c 'ip link | grep -c ^[0-9]'`, out: "1\n"},
 		{line: `$D run --rm --network host berth/box hostname`, out: "~" + regexp.QuoteMeta(hostName()) + "\n"},
 		{line: `[ "$($D run --rm --network host berth/box readlink /proc/self/ns/net)" = "$(readlink /proc/self/ns/net)" ] && echo same`, out: "same\n"},
-		{line: `$D run -d --name srv berth/box sh -c 'echo answer | nc -l -p 80; sleep 100' | wc -c; sleep 0.3`, out: "65\n"},
+		{line: `$D run -d --name srv berth/box sh -c 'echo answer | nc -l -p 80; sleep 100' | wc -c; until $D exec srv sh -c 'cat /proc/net/tcp /proc/net/tcp6 | grep -q ":0050 .* 0A "' 2>/dev/null; do sleep 0.05; done`, out: "65\n"},
 		{line: `$D run --rm --network container:srv berth/box nc 127.0.0.1 80 </dev/null`, out: "answer\n"},
-		{line: `$D run -d --name srv2 berth/box sh -c 'echo two | nc -l -p 80; sleep 100' | wc -c; sleep 0.3`, out: "65\n"},
+		{line: `$D run -d --name srv2 berth/box sh -c 'echo two | nc -l -p 80; sleep 100' | wc -c; until $D exec srv2 sh -c 'cat /proc/net/tcp /proc/net/tcp6 | grep -q ":0050 .* 0A "' 2>/dev/null; do sleep 0.05; done`, out: "65\n"},
 		{line: `$D run --rm berth/box nc $($D inspect -f '{{.NetworkSettings.Networks.bridge.IPAddress}}' srv2) 80 </dev/null`, out: "two\n"},
 		{line: `$D network ls --format '{{.Name}} {{.Driver}}' | sort`, out: "bridge bridge\nhost host\nnone null\n"},
 		{line: `$D network inspect -f '{{.Driver}}' bridge`, out: "bridge\n"},
@@ -210,7 +210,7 @@ func hostName() string {
 
 func lifeSteps() []step {
 	return []step{
-		{line: `$D run -d --name cc berth/box sh -c 'trap "exit 9" TERM; while :; do sleep 0.1; done' | wc -c`, out: "65\n"},
+		{line: `$D run -d --name cc berth/box sh -c 'trap "exit 9" TERM; touch /up; while :; do sleep 0.1; done' | wc -c; $D exec cc sh -c 'until test -f /up; do sleep 0.01; done'`, out: "65\n"},
 		{line: `$D ps --format '{{.Names}} {{.Image}} {{.Command}}' --no-trunc`, out: "~^cc berth/box .sh -c"},
 		{line: `$D pause cc`, out: "cc\n"},
 		{line: `$D inspect -f '{{.State.Status}} {{.State.Paused}}' cc`, out: "paused true\n"},
@@ -232,9 +232,9 @@ func lifeSteps() []step {
 		{line: `$D run -d --name live berth/box sleep 100 | wc -c; $D rm live`, code: 1, out: "65\n", err: "running"},
 		{line: `$D rm -f live`, out: "live\n"},
 		{line: `$D run -d --restart on-failure:2 --name again berth/box sh -c 'exit 4' | wc -c`, out: "65\n"},
-		{line: `for i in $(seq 50); do [ "$($D inspect -f '{{.RestartCount}} {{.State.Status}}' again)" = "2 exited" ] && echo ok && break; sleep 0.2; done`, out: "ok\n"},
+		{line: `for i in $(seq 500); do [ "$($D inspect -f '{{.RestartCount}} {{.State.Status}}' again)" = "2 exited" ] && echo ok && break; sleep 0.2; done`, out: "ok\n"},
 		{line: `$D run -d --restart always --name stays berth/box sleep 100 | wc -c; $D stop stays; $D inspect -f '{{.State.Status}}' stays`, out: "65\nstays\nexited\n"},
-		{line: `$D run --rm -d --name gone berth/box true | wc -c; sleep 0.5; $D inspect gone`, code: 1, out: "~^65\n", err: "no such"},
+		{line: `$D run --rm -d --name gone berth/box true | wc -c; while $D inspect gone >/dev/null 2>&1; do sleep 0.05; done; $D inspect gone`, code: 1, out: "~^65\n", err: "no such"},
 		{line: `$D stop nonexistent`, code: 1, err: "No such container: nonexistent"},
 		{line: `$D update --memory 64m --memory-swap 64m deaf`, out: "deaf\n"},
 		{line: `$D inspect -f '{{.HostConfig.Memory}}' deaf`, out: "67108864\n"},
@@ -296,7 +296,7 @@ func execSteps() []step {
 		{line: `$D exec ee /etc/passwd`, code: 126, out: "~^OCI runtime exec failed: [^\n]*permission denied[^\n]*\n$"},
 		{line: `echo in | $D exec -i ee cat`, out: "in\n"},
 		{line: `$D exec ee sh -c 'echo out; echo err >&2'`, out: "out\n", err: "err"},
-		{line: `$D exec -d ee sh -c 'echo made >/tmp/flag'; sleep 0.3; $D exec ee cat /tmp/flag`, out: "made\n"},
+		{line: `$D exec -d ee sh -c 'echo made >/tmp/flag'; $D exec ee sh -c 'until test -s /tmp/flag; do sleep 0.01; done; cat /tmp/flag'`, out: "made\n"},
 		{line: `$D exec ee sh -c 'grep -i -E "capeff|seccomp:" /proc/self/status'`, out: "CapEff:\t00000000a80425fb\nSeccomp:\t2\n"},
 		{line: `$D exec --privileged ee grep -i capeff /proc/self/status`, out: "~CapEff:\t0000[01]"},
 		{line: `$D exec nonexistent true`, code: 1, err: "No such container: nonexistent"},

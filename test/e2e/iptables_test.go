@@ -1,17 +1,15 @@
 package e2e
 
 import (
-	"net"
-	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/berth-engine/berth/test/harness"
 )
 
-// soon is a line that is tried again for half a minute: a server that takes one connection at a time is not always there.
+// soon is a line that is tried again for a minute and more: a server that takes one connection at a time is not always there.
 func soon(line string) string {
-	return `i=0; until ` + line + `; do i=$((i+1)); [ $i -le 300 ] || break; sleep 0.1; done`
+	return `i=0; until ` + line + `; do i=$((i+1)); [ $i -le 600 ] || break; sleep 0.1; done`
 }
 
 // TestLegacyIPTables: a daemon as on a kernel without nftables. Its rules are those of iptables-legacy, and of nobody else's.
@@ -19,12 +17,7 @@ func TestLegacyIPTables(t *testing.T) {
 	harness.Need(t)
 	harness.Tool(t, "iptables-legacy-restore", "curl")
 	d := harness.Start(t, harness.Options{Args: []string{"--firewall-backend", "iptables"}})
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
-	l.Close()
+	port := harness.FreePort(t)
 	run := func(steps ...step) {
 		t.Helper()
 		fill := strings.NewReplacer("{bridge}", d.Bridge, "{port}", port)

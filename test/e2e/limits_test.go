@@ -94,12 +94,8 @@ func TestLimits(t *testing.T) {
 		d.ShellT(t, b, `$D run --rm berth/box echo unharmed`).Prints("unharmed\n")
 	})
 	t.Run("cpu", func(t *testing.T) {
-		start := time.Now()
 		d.ShellT(t, b, `$D run --rm --cpus 0.2 berth/box sh -c 'timeout 1 yes >/dev/null; cat /sys/fs/cgroup/cpu/cpu.stat /sys/fs/cgroup/cpu.stat 2>/dev/null | grep nr_throttled'`).
 			Exits(0).Shows("nr_throttled")
-		if took := time.Since(start); took > 20*time.Second {
-			t.Errorf("took %v", took)
-		}
 	})
 	t.Run("impossible", func(t *testing.T) {
 		d.ShellT(t, b, `$D run --rm --cpuset-cpus 99 berth/box true`).Exits(125).Complains("cpu")

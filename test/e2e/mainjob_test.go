@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -72,7 +71,7 @@ func debian(t *testing.T) string {
 		}
 	}
 	root := filepath.Join(work, "root.tar")
-	run("mmdebstrap", "--variant=minbase", "--quiet", "bookworm", root)
+	mmdebstrap(t, "bookworm", root)
 	run("umoci", "init", "--layout", "oci")
 	run("umoci", "new", "--image", "oci:debian")
 	run("umoci", "raw", "add-layer", "--image", "oci:debian", root)
@@ -87,15 +86,27 @@ func debian(t *testing.T) string {
 	return layout
 }
 
+// mmdebstrap makes a Debian with more programs than it must have. A mirror may fail once.
+func mmdebstrap(t *testing.T, suite, archive string, include ...string) {
+	t.Helper()
+	args := append([]string{"--variant=minbase", "--quiet"}, include...)
+	for try := 1; ; try++ {
+		out, err := exec.Command("mmdebstrap", append(args, suite, archive)...).CombinedOutput()
+		if err == nil {
+			return
+		}
+		if try == 4 {
+			t.Fatalf("mmdebstrap: %v: %s", err, out)
+		}
+		t.Logf("mmdebstrap, try %d: %v: %s", try, err, out)
+		time.Sleep(time.Duration(try) * 5 * time.Second)
+	}
+}
+
 // registry starts Debian's docker-registry on a free port of loopback.
 func registry(t *testing.T, dir string) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	host := l.Addr().String()
-	l.Close()
+	host := "127.0.0.1:" + harness.FreePort(t)
 	config := filepath.Join(dir, "registry.yml")
 	text := fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage:\n  filesystem: {rootdirectory: %s}\n  delete: {enabled: true}\nhttp: {addr: \"%s\"}\n",
 		filepath.Join(dir, "registry"), host)

@@ -28,7 +28,7 @@ func TestNetworkConnect(t *testing.T) {
 		{line: `$D exec web sh -c 'ip link | grep -c "eth[01]"'`, out: "2\n"},
 		{line: `$D exec web cat /etc/resolv.conf`, out: "~nameserver 127.0.0.11"},
 		{line: `[ "$($D exec web hostname)" = "$($D exec web tail -n 1 /etc/hosts | cut -f 2)" ] && echo same`, out: "same\n"},
-		{line: `$D exec web nc peer 80 </dev/null`, out: "peer\n"},
+		{line: soon(`$D exec web nc peer 80 </dev/null`), out: "peer\n"},
 		{line: `$D exec peer ping -c 1 -W 5 shop >/dev/null && echo up`, out: "up\n"},
 		{line: `$D inspect -f '{{len .NetworkSettings.Networks}} {{index .NetworkSettings.Networks.a.Aliases 0}}' web`, out: "2 shop\n"},
 		{line: `$D network inspect -f '{{len .Containers}}' a`, out: "2\n"},
@@ -54,7 +54,7 @@ func TestNetworkConnect(t *testing.T) {
 	}
 	obey(t, d, d.Berth(), []step{
 		{line: `$D inspect -f '{{range $k, $v := .NetworkSettings.Networks}}{{$k}}={{$v.GwPriority}} {{end}}' web`, out: "a=0 b=7 bridge=0 \n"},
-		{line: `$D exec web nc peer 80 </dev/null`, out: "peer\n"},
+		{line: soon(`$D exec web nc peer 80 </dev/null`), out: "peer\n"},
 		{line: `$D network disconnect b web; $D network disconnect bridge web`},
 		{line: `$D exec web sh -c 'ip link | grep -c "eth[0-9]"'`, out: "1\n"},
 		{line: `[ "$($D exec web ip route | sed -n 's/default via \([0-9.]*\).*/\1/p')" = "$($D network inspect -f '{{(index .IPAM.Config 0).Gateway}}' a)" ] && echo a`, out: "a\n"},
@@ -63,7 +63,7 @@ func TestNetworkConnect(t *testing.T) {
 		{line: `$D inspect -f '{{len .NetworkSettings.Networks}}' web`, out: "0\n"},
 		// A restart does not bring back what was taken away; created and stopped containers are connected for later.
 		{line: `$D restart -t 0 web && $D exec web ip link | grep -c eth`, code: 1, out: "web\n0\n"},
-		{line: `$D network connect a web && $D exec web nc peer 80 </dev/null`, out: "peer\n"},
+		{line: `$D network connect a web && ` + soon(`$D exec web nc peer 80 </dev/null`), out: "peer\n"},
 		{line: `$D stop -t 0 web && $D network connect in web && $D network disconnect a web && $D start web`, out: "web\nweb\n"},
 		{line: `$D inspect -f '{{range $k, $v := .NetworkSettings.Networks}}{{$k}} {{end}}' web`, out: "in \n"},
 		{line: `$D network connect --ip 10.9.8.7 a web`, code: 1, err: "user specified IP address is supported only when connecting to networks with user configured subnets"},
@@ -72,13 +72,13 @@ func TestNetworkConnect(t *testing.T) {
 		{line: `$D run --rm --network a --network name=in,alias=x,gw-priority=3,mac-address=02:00:00:00:00:55 berth/box sh -c 'ip link | grep -c ": eth"; ip link | grep -c 02:00:00:00:00:55'`, out: "2\n1\n"},
 		{line: `$D run --rm --network none --name alone -d berth/box sleep 100 | wc -c`, out: "65\n"},
 		{line: `$D network connect a alone`, code: 1, err: "private (none) mode"},
-		{line: `$D network disconnect none alone && $D network connect a alone && $D exec alone nc peer 80 </dev/null`, out: "peer\n"},
+		{line: `$D network disconnect none alone && $D network connect a alone && ` + soon(`$D exec alone nc peer 80 </dev/null`), out: "peer\n"},
 		{line: `$D run --rm --network container:peer berth/box true; $D create --network host --name hosted berth/box true | wc -c; $D network connect a hosted`, code: 1, out: "65\n", err: "sharing network namespace"},
 		{line: `$D events --since 10m --until $(($(date +%s)+1)) --filter type=network --filter event=disconnect --format '{{.Actor.Attributes.name}}' | sort -u | tr '\n' ' '`, out: "~a b bridge "},
 		{line: `$D network create -d macvlan -o macvlan_mode=bridge apart >/dev/null && $D network inspect -f '{{.Driver}} {{.Internal}}' apart`, out: "macvlan true\n"},
 		{line: `$D run -d --name m1 --network apart berth/box sleep 100 | wc -c; $D run --rm --network apart berth/box ping -c 1 -W 5 m1 >/dev/null && echo up`, out: "65\nup\n"},
 		{line: `$D network connect nonexistent m1`, code: 1, err: "network nonexistent not found"},
-		{line: `$D network connect a m1 && $D network disconnect apart m1 && $D exec m1 nc peer 80 </dev/null && $D rm -f m1 && $D network rm apart`, out: "peer\nm1\napart\n"},
+		{line: `$D network connect a m1 && $D network disconnect apart m1 && ` + soon(`$D exec m1 nc peer 80 </dev/null`) + ` && $D rm -f m1 && $D network rm apart`, out: "peer\nm1\napart\n"},
 		{line: `$D network create -d macvlan -o parent=nonexistent x`, code: 1, err: "which the host does not have"},
 		{line: `$D network create -d overlay x`, code: 1, err: "plugin \"overlay\" not found"},
 		{line: `$D rm -f web peer later alone hosted | wc -l`, out: "5\n"},
@@ -94,22 +94,22 @@ func TestLinks(t *testing.T) {
 		{line: `$D run --rm --name web --link db:my-db berth/box sh -c 'env | grep MY_DB | sort | sed "s/[0-9.]*:5432/IP:5432/; s/ADDR=.*/ADDR=/"'`,
 			out: "MY_DB_ENV_PASSWORD=x\nMY_DB_NAME=/web/my-db\nMY_DB_PORT=tcp://IP:5432\nMY_DB_PORT_5432_TCP=tcp://IP:5432\n" +
 				"MY_DB_PORT_5432_TCP_ADDR=\nMY_DB_PORT_5432_TCP_PORT=5432\nMY_DB_PORT_5432_TCP_PROTO=tcp\n"},
-		{line: `$D run --rm --link db:my-db berth/box sh -c 'nc my-db 5432 </dev/null; grep -c "my-db.dbhost.db" /etc/hosts'`, out: "db\n1\n"},
+		{line: `$D run --rm --link db:my-db berth/box sh -c '` + soon(`nc my-db 5432 </dev/null`) + `; grep -c "my-db.dbhost.db" /etc/hosts'`, out: "db\n1\n"},
 		{line: `$D create --name linked --link db berth/box env | wc -c; $D inspect -f '{{.HostConfig.Links}}' linked`, out: "65\n[/db:/linked/db]\n"},
 		{line: `$D start -a linked | grep -c DB_`, out: "7\n"},
 		{line: `$D rm --link linked/db; $D start -a linked | grep -c DB_`, code: 1, out: "linked/db\n0\n"},
 		{line: `$D rm --link linked/db`, code: 1, err: "no link"},
 		{line: `$D run -d --name follower --link db:my-db berth/box sleep 1000 | wc -c; before=$($D exec follower grep my-db /etc/hosts); $D restart -t 0 db;
-			for i in $(seq 600); do $D exec follower grep -q "^$before" /etc/hosts || break; sleep 0.1; done; $D exec follower nc my-db 5432 </dev/null; $D rm -f follower`,
+			for i in $(seq 600); do $D exec follower grep -q "^$before" /etc/hosts || break; sleep 0.1; done; ` + soon(`$D exec follower nc my-db 5432 </dev/null`) + `; $D rm -f follower`,
 			out: "65\ndb\ndb\nfollower\n"},
 		{line: `$D create --name gone --link db berth/box true | wc -c; $D stop -t 0 db >/dev/null; $D start gone`, code: 1, out: "65\n", err: "Cannot link to a non running container: /db AS /gone/db"},
 		{line: `$D rm -f db >/dev/null; $D start gone`, out: "gone\n"},
 		{line: `$D run --rm --link nonexistent berth/box true`, code: 125, err: "could not get container for nonexistent"},
 
 		{line: `$D network create n >/dev/null; $D run -d --name db --network n berth/box sh -c 'while :; do echo db | nc -l -p 80; done' | wc -c`, out: "65\n"},
-		{line: `$D run --rm --network n --link db:alias berth/box nc alias 80 </dev/null`, out: "db\n"},
+		{line: soon(`$D run --rm --network n --link db:alias berth/box nc alias 80 </dev/null`), out: "db\n"},
 		{line: `$D run --rm --network n berth/box nc alias 80 </dev/null`, code: 1, err: "alias"},
-		{line: `$D run -d --name late berth/box sleep 100 | wc -c; $D network connect --link db:x n late; $D exec late nc x 80 </dev/null`, out: "65\ndb\n"},
+		{line: `$D run -d --name late berth/box sleep 100 | wc -c; $D network connect --link db:x n late; ` + soon(`$D exec late nc x 80 </dev/null`), out: "65\ndb\n"},
 
 		{line: `$D run --rm berth/box sh -c 'ping -c 1 -W 5 host.docker.internal >/dev/null && echo up'`, out: "up\n"},
 		{line: `$D run --rm --network n --add-host gw:host-gateway berth/box sh -c '[ "$(grep gw /etc/hosts | cut -f 1)" = "$(grep host.docker.internal /etc/hosts | cut -f 1)" ] && ping -c 1 -W 5 gw >/dev/null && echo same'`, out: "same\n"},
@@ -179,7 +179,7 @@ func TestConnectKilled(t *testing.T) {
 	}
 	for round := range rounds {
 		before := done.Load()
-		harness.Eventually(t, 60*time.Second, "somebody is connected and disconnected", func() bool { return done.Load() > before })
+		harness.Eventually(t, 2*time.Minute, "somebody is connected and disconnected", func() bool { return done.Load() > before })
 		time.Sleep(time.Duration(rand.IntN(200)) * time.Millisecond)
 		d.Kill()
 		if err := d.Launch(); err != nil {
@@ -199,7 +199,7 @@ func TestConnectKilled(t *testing.T) {
 	}
 	for _, n := range []string{"a", "b"} {
 		link := `/sys/class/net/br-` + d.Must(`$D network inspect -f '{{.Id}}' ` + n)[:12] + `/brif`
-		harness.Eventually(t, 30*time.Second, "no link is left on network "+n, func() bool {
+		harness.Eventually(t, 2*time.Minute, "no link is left on network "+n, func() bool {
 			left, err := os.ReadDir(link)
 			return err == nil && len(left) == 0
 		})
@@ -210,17 +210,14 @@ func TestConnectKilled(t *testing.T) {
 // TestNetworkUpdate: ports and bandwidth of a container change while it runs, and stay so.
 func TestNetworkUpdate(t *testing.T) {
 	d := harness.Start(t)
-	free := func() string { // a port that nobody has, and that the kernel gives nobody by chance meanwhile
-		return strconv.Itoa(20000 + os.Getpid()%5000 + int(updatePort.Add(1)))
-	}
-	one, two := free(), free()
+	one, two := harness.FreePort(t), harness.FreePort(t)
 	obey(t, d, d.Berth(), []step{
 		{line: `$D run -d --name web --network-opt rx=50mbit,tx=20mbit -p 127.0.0.1:` + one + `:80 berth/box sh -c 'while :; do echo served | nc -l -p 80; done' | wc -c`, out: "65\n"},
 		{line: `$D inspect -f '{{index .NetworkSettings.Networks.bridge.DriverOpts "rx"}} {{index .NetworkSettings.Networks.bridge.DriverOpts "tx"}}' web`, out: "50mbit 20mbit\n"},
 		{line: `$D update --publish-add 127.0.0.1:` + two + `:80 --publish-rm ` + one + `:80 --network-opt tx=0 web`, out: "web\n"},
 		{line: `$D port web`, out: "80/tcp -> 127.0.0.1:" + two + "\n"},
 		{line: `$D inspect -f '{{index .NetworkSettings.Networks.bridge.DriverOpts "tx"}}' web`, out: "0\n"},
-		{line: `$D run --rm --network host berth/box nc 127.0.0.1 ` + two + ` </dev/null`, out: "served\n"},
+		{line: soon(`$D run --rm --network host berth/box nc 127.0.0.1 ` + two + ` </dev/null`), out: "served\n"},
 		{line: `$D run --rm --network host berth/box nc -w 2 127.0.0.1 ` + one + ` </dev/null >/dev/null 2>&1; [ $? -ne 0 ] && echo closed`, out: "closed\n"},
 		{line: `$D update --publish-rm 81 web`, code: 1, err: "does not publish port 81/tcp"},
 		{line: `$D update --publish-add ` + two + `:80 web`, code: 1, err: "port is already allocated"},
@@ -241,9 +238,7 @@ func TestNetworkUpdate(t *testing.T) {
 	}
 	obey(t, d, d.Berth(), []step{
 		{line: `$D port web | wc -l`, out: "2\n"},
-		{line: `$D run --rm --network host berth/box nc 127.0.0.1 ` + one + ` </dev/null`, out: "served\n"},
+		{line: soon(`$D run --rm --network host berth/box nc 127.0.0.1 ` + one + ` </dev/null`), out: "served\n"},
 		{line: `$D update --publish-rm 80 web && $D port web | wc -l`, out: "web\n0\n"},
 	})
 }
-
-var updatePort atomic.Int32

@@ -19,12 +19,7 @@ const account = "ann:$2a$05$xwWZHgb2C4tqUcl4tpcb.uez4mwu8AUBpHPyMBFOlfE3RVR9.fCT
 // serveImages runs `berth registry serve` on a free port of loopback and returns where, and how to stop it.
 func serveImages(t *testing.T, d *harness.Daemon, root string, options ...string) (host string, stop func()) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	host = l.Addr().String()
-	l.Close()
+	host = "127.0.0.1:" + harness.FreePort(t)
 	var log bytes.Buffer
 	args := append([]string{"registry", "serve", "--root", root, "--listen", host}, options...)
 	cmd := exec.Command(d.Berth().Path, args...)
@@ -192,12 +187,7 @@ func TestRegistryService(t *testing.T) {
 	harness.Tool(t, "podman", "openssl")
 	d := harness.Start(t)
 	b := d.Berth()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	host := l.Addr().String()
-	l.Close()
+	host := "127.0.0.1:" + harness.FreePort(t)
 	root := filepath.Join(d.Dir, "images")
 	ref := host + "/team/app:1"
 	stopped := false

@@ -59,7 +59,7 @@ func TestContainersSurviveTheDaemon(t *testing.T) {
 	}
 	harness.Eventually(t, time.Minute, "the attached client sees lines that came after the restart", func() bool { return lastLine(d) > now })
 	d.Shell(b, `$D inspect -f '{{.State.Status}} {{.State.Pid}}' runs`).Prints("running " + pid + "\n")
-	d.Shell(b, `$D inspect -f '{{.State.Status}} {{.State.ExitCode}}' ends`).Prints("exited 42\n")
+	d.Shell(b, `$D wait ends && $D inspect -f '{{.State.Status}} {{.State.ExitCode}}' ends`).Prints("42\nexited 42\n")
 	d.Shell(b, `$D logs ends`).Prints("last words\n")
 	d.Shell(b, `$D inspect -f '{{.State.Status}}' asleep`).Prints("paused\n")
 	d.Shell(b, `$D unpause asleep && $D exec asleep echo awake`).Prints("asleep\nawake\n")

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/berth-engine/berth/test/harness"
 )
@@ -26,11 +27,19 @@ func TestNodeSDK(t *testing.T) {
 	harness.Need(t)
 	harness.Tool(t, "node", "npm")
 	dir := t.TempDir()
-	install := exec.Command("npm", "install", "--prefix", dir, "--no-save", "--omit=optional", "--ignore-scripts", "--no-audit", "--no-fund",
-		"--loglevel=error", dockerode)
-	install.Env = append(os.Environ(), "npm_config_cache="+filepath.Join(dir, "cache"))
-	if out, err := install.CombinedOutput(); err != nil {
-		t.Fatalf("npm: %v\n%s", err, out)
+	for try := 1; ; try++ { // the registry may fail once
+		install := exec.Command("npm", "install", "--prefix", dir, "--no-save", "--omit=optional", "--ignore-scripts", "--no-audit", "--no-fund",
+			"--loglevel=error", dockerode)
+		install.Env = append(os.Environ(), "npm_config_cache="+filepath.Join(dir, "cache"))
+		out, err := install.CombinedOutput()
+		if err == nil {
+			break
+		}
+		if try == 4 {
+			t.Fatalf("npm: %v\n%s", err, out)
+		}
+		t.Logf("npm, try %d: %v\n%s", try, err, out)
+		time.Sleep(time.Duration(try) * 5 * time.Second)
 	}
 	script, err := os.ReadFile("testdata/dockerode.mjs")
 	if err != nil {

@@ -51,9 +51,10 @@ func probe(args []string) {
 		probeSwap(args[0], args[1])
 	case "serve":
 		probeServe(args)
-	case "connect":
+	case "connect", "reach": // the second for what is to succeed
+		wait := map[string]time.Duration{"connect": 400 * time.Millisecond, "reach": time.Minute}[name]
 		for _, addr := range args {
-			probeConnect(addr)
+			probeConnect(addr, wait)
 		}
 	case "kill":
 		pid, err := strconv.Atoi(args[0])
@@ -148,7 +149,7 @@ func probeHunt() {
 	known := map[string]bool{}
 	counts := map[string]int{}
 	fmt.Println("hunting")
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
+	for end := time.Now().Add(10 * time.Minute); time.Now().Before(end); {
 		if _, err := os.Stat("/stop"); err == nil {
 			break
 		}
@@ -290,14 +291,14 @@ func probeServe(args []string) {
 	}
 }
 
-func probeConnect(addr string) {
-	conn, err := net.DialTimeout("tcp", addr, 400*time.Millisecond)
+func probeConnect(addr string, wait time.Duration) {
+	conn, err := net.DialTimeout("tcp", addr, wait)
 	if err != nil {
 		fmt.Println("refused")
 		return
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(2 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
 	data, err := io.ReadAll(conn)
 	if err != nil || len(data) == 0 {
 		fmt.Println("refused")

@@ -271,11 +271,7 @@ func identityFiles(t *testing.T, h *hostile) {
 	} {
 		name := fmt.Sprintf("identity%d", i)
 		h.image(t, name, nil, e)
-		start := time.Now()
 		h.run(t, `timeout 60 $D run --rm -u x `+name+` true`).Exits(125)
-		if took := time.Since(start); took > 5*time.Second {
-			t.Errorf("%v %q took %v", e.kind, e.name, took)
-		}
 	}
 	// The container itself puts a pipe there, then somebody comes in by exec, with a user to look up, or without HOME.
 	h.obey(t, step{line: `$D run -d --name pipes plain sh -c 'rm /etc/passwd /etc/group; mkfifo /etc/passwd /etc/group; echo ready; sleep 100' | wc -c`, out: "65\n"})

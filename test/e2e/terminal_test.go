@@ -57,7 +57,7 @@ func (s *screen) types(text string, keys ...string) {
 func (s *screen) sees(text string) {
 	s.t.Helper()
 	var last string
-	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); time.Sleep(30 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(30 * time.Millisecond) {
 		if last = s.tmux("capture-pane", "-p"); strings.Contains(last, text) {
 			return
 		}
@@ -73,6 +73,11 @@ func (s *screen) wipe() {
 	s.sees(fmt.Sprintf("wiped-%d", s.wiped))
 }
 
+// sized is a line of shell that waits until the terminal has a size: clients tell it after the start.
+func sized(size string) string {
+	return `until [ "$(stty size)" = '` + size + `' ]; do sleep 0.1; done`
+}
+
 // TestRealTerminal: -it as a person uses it, with every client.
 func TestRealTerminal(t *testing.T) {
 	d := harness.Start(t)
@@ -82,14 +87,16 @@ func TestRealTerminal(t *testing.T) {
 			// What is typed while a client still has the terminal is the client's: each line says what follows it.
 			s.types("$D run -it --rm --name term -h boat berth/box sh; echo left with $?", "Enter")
 			s.sees("boat:/ #")
-			s.types("stty size; tty", "Enter")
-			s.sees("30 100")
+			s.types(sized("30 100")+"; echo it has $(stty size); tty", "Enter")
+			s.sees("it has 30 100")
 			s.sees("/dev/pts/0")
 			s.tmux("resize-window", "-x", "90", "-y", "25")
-			s.types("sleep 0.5; echo now $(stty size)", "Enter")
+			s.types(sized("25 90")+"; echo now $(stty size)", "Enter")
 			s.sees("now 25 90")
 			s.types("sleep 100", "Enter")
-			time.Sleep(300 * time.Millisecond) // for sleep to be the one the key interrupts
+			harness.Eventually(t, time.Minute, "sleep runs, which the key is to interrupt", func() bool {
+				return strings.Contains(d.ShellT(t, c, "$D top term").Out, "sleep 100")
+			})
 			s.types("", "C-c")
 			s.types("echo code $?", "Enter")
 			s.sees("code 130")
@@ -121,9 +128,8 @@ func TestRealTerminal(t *testing.T) {
 			s.wipe()
 			s.types("$D exec -it ex sh; echo exec left $?", "Enter")
 			s.sees("ship:/ #")
-			s.types("stty -echo; echo ready; stty size", "Enter")
-			s.sees("ready")
-			s.sees("25 90")
+			s.types("stty -echo; "+sized("25 90")+"; echo ready at $(stty size)", "Enter")
+			s.sees("ready at 25 90")
 			s.types("exit 4", "Enter")
 			s.sees("exec left 4")
 			d.ShellT(t, c, "$D rm -f ex").Exits(0)

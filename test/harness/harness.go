@@ -216,8 +216,8 @@ func (d *Daemon) Launch() error {
 		return err
 	case <-d.exited:
 		return fmt.Errorf("berthd ended at once (%s):\n%s", cmd.ProcessState, d.LogFrom(from))
-	case <-time.After(30 * time.Second):
-		return fmt.Errorf("berthd is not ready after 30 s:\n%s", d.LogFrom(from))
+	case <-time.After(2 * time.Minute):
+		return fmt.Errorf("berthd is not ready after two minutes:\n%s", d.LogFrom(from))
 	}
 }
 
@@ -249,8 +249,8 @@ func (d *Daemon) signal(sig syscall.Signal) {
 	}
 	select {
 	case <-d.exited:
-	case <-time.After(30 * time.Second):
-		d.t.Errorf("berthd (pid %d) is still there 30 s after %v", d.Pid, sig)
+	case <-time.After(2 * time.Minute):
+		d.t.Errorf("berthd (pid %d) is still there two minutes after %v", d.Pid, sig)
 		_ = d.cmd.Process.Kill()
 		<-d.exited
 	}
@@ -299,7 +299,7 @@ func (d *Daemon) Shell(client Client, line string) Result {
 // ShellT is Shell on behalf of a subtest.
 func (d *Daemon) ShellT(t testing.TB, client Client, line string) Result {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", line)
 	cmd.Env = append(d.Env(), "D="+client.Path, "DIR="+d.Dir, "PATH="+os.Getenv("PATH"))
@@ -314,7 +314,7 @@ func (d *Daemon) ShellT(t testing.TB, client Client, line string) Result {
 	r := Result{t: t, Line: strings.ReplaceAll(line, "$D", client.Name), Out: out.String(), Err: errOut.String(),
 		Took: time.Since(start)}
 	if ctx.Err() != nil {
-		t.Errorf("%s: not done after 2 minutes\nstdout: %s\nstderr: %s", r.Line, r.Out, r.Err)
+		t.Errorf("%s: not done after 5 minutes\nstdout: %s\nstderr: %s", r.Line, r.Out, r.Err)
 		r.Code = -1
 		return r
 	}

@@ -46,7 +46,7 @@ func (d *Daemon) finish() {
 // go on the kernel's own time, hence the patience.
 func (d *Daemon) checkLeaks() {
 	var left []string
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		if left = d.Leaks(); len(left) == 0 || time.Now().After(end) {
 			break
 		}

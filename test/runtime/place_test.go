@@ -184,7 +184,7 @@ func (p *place) daemon(name string, args ...string) {
 		select {
 		case <-exited:
 		case <-time.After(2 * time.Minute):
-			p.t.Errorf("%s (pid %d) is still there 30 s after SIGTERM", name, cmd.Process.Pid)
+			p.t.Errorf("%s (pid %d) is still there two minutes after SIGTERM", name, cmd.Process.Pid)
 			_ = cmd.Process.Kill()
 			<-exited
 		}
@@ -200,7 +200,7 @@ func (p *place) daemon(name string, args ...string) {
 // finish looks for what was left, takes it away, and fails the test for it.
 func (p *place) finish() {
 	var left []string
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		if left = p.left(); len(left) == 0 || time.Now().After(end) {
 			break
 		}
@@ -235,7 +235,7 @@ func (p *place) sweep() {
 	for _, pid := range p.processes() {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
-	for end := time.Now().Add(5 * time.Second); len(p.processes()) > 0 && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); len(p.processes()) > 0 && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 	}
 	for _, m := range slices.Backward(p.mounts()) {
 		_ = syscall.Unmount(m, syscall.MNT_DETACH)
@@ -304,7 +304,7 @@ func (p *place) cgroups() (list []string) {
 // await waits until a line of shell succeeds.
 func (p *place) await(line string) {
 	p.t.Helper()
-	harness.Eventually(p.t, 30*time.Second, line, func() bool { return p.shell(line).code == 0 })
+	harness.Eventually(p.t, 2*time.Minute, line, func() bool { return p.shell(line).code == 0 })
 	if p.t.Failed() {
 		p.t.FailNow()
 	}

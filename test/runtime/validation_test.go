@@ -184,7 +184,7 @@ func (v verdict) beyond(other verdict, program string) (missed []string) {
 // validate runs one program. In a mount namespace of its own, since some make the runtime mount into the caller's, and with its
 // bundles in memory.
 func (p *place) validate(program, runtime string) verdict {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "unshare", "-m", "sh", "-c", `mount -t tmpfs tmpfs "$TMPDIR" && exec ./`+program)
 	cmd.Dir = filepath.Join(p.dir, "v")
