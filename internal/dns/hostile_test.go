@@ -52,7 +52,7 @@ func TestNothingOfOursLeaves(t *testing.T) {
 			m := new(dns.Msg).SetQuestion(q.name, q.typ)
 			m.Question[0].Qclass = q.class
 			m.SetEdns0(1232, true)
-			r, _, err := (&dns.Client{Net: network, Timeout: 10 * time.Second}).Exchange(m, server)
+			r, _, err := (&dns.Client{Net: network, Timeout: time.Minute}).Exchange(m, server)
 			if err != nil {
 				t.Errorf("%s %s type %d class %d: %v", network, q.name, q.typ, q.class, err)
 			} else if len(r.Answer) != 0 {
