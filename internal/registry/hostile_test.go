@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"bytes"
 	"encoding/pem"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 )
 
 // verified serves over TLS what a client that verifies it asks as registry.test.
@@ -186,6 +188,36 @@ func TestChallenges(t *testing.T) {
 		}
 		if err != nil && !errdefs.IsNotFound(err) && !errdefs.IsUnavailable(err) {
 			t.Errorf("%.40q: kind of %.300v", challenge, err)
+		}
+	}
+}
+
+// A registry that takes the bytes and then never the blob is given up, whatever it says of how much it has.
+func TestUploadsThatNeverEnd(t *testing.T) {
+	big := bytes.Repeat([]byte("0123456789abcdef"), 6<<20/16)
+	for what, has := range map[string]string{"nothing": "", "the beginning": "0-5", "nearly all": "0-6000000", "all": "0-6291455", "more": "0-99999999", "no range": "x"} {
+		u := &uploads{blobs: map[digest.Digest][]byte{}}
+		u.before = func(w http.ResponseWriter, r *http.Request) bool {
+			switch {
+			case r.Method == http.MethodPatch:
+				_, _ = io.Copy(io.Discard, r.Body)
+				w.Header().Set("Location", "/v2/a/b/blobs/uploads/1?state=x")
+				w.WriteHeader(http.StatusAccepted)
+			case r.Method == http.MethodPut:
+				w.Header().Set("Retry-After", "0")
+				w.WriteHeader(http.StatusServiceUnavailable)
+			case r.Method == http.MethodGet && has == "":
+				w.WriteHeader(http.StatusNotFound)
+			case r.Method == http.MethodGet:
+				w.Header().Set("Range", has)
+				w.WriteHeader(http.StatusNoContent)
+			default:
+				return false
+			}
+			return true
+		}
+		if _, err := pushTo(t, u, nil, big); !errdefs.IsUnavailable(err) || len(u.asks) > 60 {
+			t.Errorf("it has %s: %v after %d requests", what, err, len(u.asks))
 		}
 	}
 }

@@ -232,7 +232,7 @@ func badPlace(format string, args ...any) error {
 
 // upload sends a blob, to at or to where the registry says.
 func (p *pusher) upload(ctx context.Context, b Blob, at *place) error {
-	var offset int64
+	var offset, furthest int64
 	piece := b.Desc.Size
 	for try := 1; ; try++ {
 		var err error
@@ -243,13 +243,13 @@ func (p *pusher) upload(ctx context.Context, b Blob, at *place) error {
 				return err
 			}
 		}
-		reached := offset
 		at, offset, err = p.transfer(ctx, b, at, offset, piece)
 		if err == nil {
 			return nil
 		}
-		if offset > reached {
-			try = 1
+		// What was sent again is no headway: a registry may lose everything each time at the same point.
+		if offset > furthest {
+			furthest, try = offset, 1
 		}
 		code, _ := status(err)
 		switch {

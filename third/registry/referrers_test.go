@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/distribution/distribution/v3/registry/handlers"
@@ -20,6 +21,9 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/sirupsen/logrus"
 )
+
+// account is ann's, whose password is "secret".
+const account = "ann:$2a$05$xwWZHgb2C4tqUcl4tpcb.uez4mwu8AUBpHPyMBFOlfE3RVR9.fCTe\n"
 
 // site is a registry as serve makes it.
 type site struct {
@@ -284,8 +288,7 @@ func mustJSON(t *testing.T, v any) []byte {
 // TestReferrersAreForWhoMayPull: the list is behind the same accounts, and there in a registry that is only read.
 func TestReferrersAreForWhoMayPull(t *testing.T) {
 	accounts := filepath.Join(t.TempDir(), "htpasswd")
-	// ann's password is "secret".
-	if err := os.WriteFile(accounts, []byte("ann:$2a$05$xwWZHgb2C4tqUcl4tpcb.uez4mwu8AUBpHPyMBFOlfE3RVR9.fCTe\n"), 0o600); err != nil {
+	if err := os.WriteFile(accounts, []byte(account), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s := newSite(t, options{htpasswd: accounts, readOnly: true})
@@ -337,6 +340,88 @@ func TestCollectionLeavesReferrers(t *testing.T) {
 		if has(d) != stays {
 			t.Errorf("%s: stays %t", d, !stays)
 		}
+	}
+}
+
+// What has gone wrong in registries: CVE-2026-41888 (a tag is removed where nothing may be), CVE-2023-2253 (a catalog of as many
+// entries as a client likes), CVE-2017-11468 (a body without end), CVE-2025-24976 (a token with a key of its own),
+// CVE-2026-35172 (a blob that is removed is still served).
+func TestWhatHasGoneWrongInRegistries(t *testing.T) {
+	s := newSite(t, options{})
+	d, _ := s.put("a", "1", s.artifact("a", "x", "", ""))
+	for _, path := range []string{"/v2/a/manifests/1", "/v2/a/manifests/" + d.String(), "/v2/a/blobs/" + digest.FromString("{}").String()} {
+		if resp, data := s.ask(http.MethodDelete, path, "", nil); resp.StatusCode != http.StatusMethodNotAllowed || !strings.Contains(string(data), "UNSUPPORTED") {
+			t.Errorf("DELETE %s: %s %s", path, resp.Status, data)
+		}
+	}
+	if _, data := s.ask(http.MethodGet, "/v2/a/tags/list", "", nil); !strings.Contains(string(data), `"1"`) {
+		t.Errorf("tags: %s", data)
+	}
+	for _, n := range []string{"1000000000000", "9223372036854775807", "-1", "x", "1001"} {
+		resp, data := s.ask(http.MethodGet, "/v2/_catalog?n="+n, "", nil)
+		if resp.StatusCode != http.StatusBadRequest || len(data) > 1000 {
+			t.Errorf("n=%s: %s %.200s", n, resp.Status, data)
+		}
+	}
+	if resp, _ := s.ask(http.MethodPut, "/v2/a/manifests/big", ocispec.MediaTypeImageManifest, make([]byte, maxManifest+1)); resp.StatusCode != http.StatusBadRequest {
+		t.Errorf("too big a manifest: %s", resp.Status)
+	}
+
+	accounts := filepath.Join(t.TempDir(), "htpasswd")
+	if err := os.WriteFile(accounts, []byte(account), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	closed := newSite(t, options{htpasswd: accounts})
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, closed.url+"/v2/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, auth := range []string{"", "Bearer eyJhbGciOiJub25lIn0.e30.", "Bearer x", "Basic ", "Basic " + strings.Repeat("A", 10_000)} {
+		req.Header.Set("Authorization", auth)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusUnauthorized {
+			t.Errorf("%.40q: %s", auth, resp.Status)
+		}
+	}
+
+	open := newSite(t, options{remove: true})
+	gone := open.blob("a", "gone").Digest.String()
+	for _, method := range []string{http.MethodGet, http.MethodDelete} {
+		if resp, data := open.ask(method, "/v2/a/blobs/"+gone, "", nil); resp.StatusCode >= 400 {
+			t.Errorf("%s: %s %s", method, resp.Status, data)
+		}
+	}
+	if resp, _ := open.ask(http.MethodGet, "/v2/a/blobs/"+gone, "", nil); resp.StatusCode != http.StatusNotFound {
+		t.Errorf("a blob that is gone: %s", resp.Status)
+	}
+}
+
+// CVE-2026-33540: the password for the registry behind a cache goes to it, and not to where somebody's tokens are said to be.
+func TestACacheKeepsItsPassword(t *testing.T) {
+	var leaked atomic.Int64
+	evil := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "" || r.Method == http.MethodPost {
+			leaked.Add(1)
+		}
+		_, _ = io.WriteString(w, `{"token":"x"}`)
+	}))
+	defer evil.Close()
+	behind := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
+		w.Header().Set("WWW-Authenticate", `Bearer realm="`+evil.URL+`/token",service="x"`)
+		w.WriteHeader(http.StatusUnauthorized)
+	}))
+	defer behind.Close()
+	s := newSite(t, options{mirror: strings.Replace(behind.URL, "http://", "http://ann:secret@", 1)})
+	if resp, _ := s.ask(http.MethodGet, "/v2/a/manifests/1", "", nil); resp.StatusCode < 400 {
+		t.Errorf("%s", resp.Status)
+	}
+	if leaked.Load() != 0 {
+		t.Error("somebody else got the password")
 	}
 }
 
