@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/berth-engine/berth/internal/linux"
+	"github.com/berth-engine/berth/internal/seccomp"
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -303,6 +304,42 @@ func TestNoNewPrivilegesAndSeccomp(t *testing.T) {
 				map[uint32]string{0: "CapPrm:\t00000000a80425fb", 1000: "CapPrm:\t0000000000000000"}[uid])
 		}
 	}
+}
+
+// A profile that forbids everything forbids the process to say so, and to end: it is killed, and nobody waits for it.
+func TestProfileThatForbidsEverything(t *testing.T) {
+	noLeaks(t)
+	forbids := func(action specs.LinuxSeccompAction) func(*StartOptions) {
+		return func(o *StartOptions) { o.Spec.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: action} }
+	}
+	for _, action := range []specs.LinuxSeccompAction{specs.ActErrno, specs.ActTrace, specs.ActTrap, specs.ActKillProcess} {
+		for _, nnp := range []bool{false, true} {
+			o := StartOptions{Spec: newSpec(newRootfs(t), "true")}
+			forbids(action)(&o)
+			o.Spec.Process.NoNewPrivileges = nnp
+			out, ws, _, err := tryRun(t, o)
+			if err == nil && ws.Signal == 0 {
+				t.Errorf("%s: it ends with %+v: %s", action, ws, out)
+			}
+		}
+	}
+	p, err := Start(context.Background(), StartOptions{Spec: newSpec(newRootfs(t), "sleep", "1000")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.discard()
+	f, err := seccomp.Compile(&specs.LinuxSeccomp{DefaultAction: specs.ActErrno})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, err := Exec(context.Background(), ExecOptions{Pid: p.Pid, Seccomp: f.Prog, Process: &specs.Process{Args: []string{"/bin/true"}, Cwd: "/"}})
+	if err != nil {
+		return
+	}
+	if ws, err := linux.WaitPidfd(x.Pidfd); err != nil || ws.Signal == 0 {
+		t.Error(ws, err)
+	}
+	_ = x.Close()
 }
 
 func TestWhatCannotBeRun(t *testing.T) {
