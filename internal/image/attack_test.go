@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -31,17 +32,17 @@ func (b *built) indexOf(t testing.TB, times int, of ...ocispec.Descriptor) ocisp
 	return b.addJSON(t, ocispec.MediaTypeImageIndex, ix)
 }
 
-// An index that lists an index two hundred times, which lists one two hundred times, and so on, leads to the one image by more ways than
+// An index that lists an index sixty times, which lists one sixty times, and so on, leads to the one image by more ways than
 // anybody could go, and every one of these is gone once.
 func TestIndexesThatListEachOther(t *testing.T) {
 	b := build(t, ocispec.Image{}, rootTar(t, "f", "1"))
 	for range maxDepth {
-		b.target = b.indexOf(t, 200, b.target)
+		b.target = b.indexOf(t, 60, b.target)
 	}
 	use := func(im *Images, ref string) {
 		t.Helper()
 		parts, err := im.Parts(t.Context(), ref)
-		if err != nil || len(parts) != 200 {
+		if err != nil || len(parts) != 60 {
 			t.Errorf("%d parts, %v", len(parts), err)
 		}
 		must(t, im.Save(t.Context(), io.Discard, []string{ref}))
@@ -215,6 +216,9 @@ func TestStrangeArchives(t *testing.T) {
 			file("index.json", `{"schemaVersion":2,"manifests":[{"mediaType":"application/vnd.oci.image.index.v1+json","size":1,"digest":"sha256:`+strings.Repeat("0", 64)+`"}]}`)),
 	} {
 		t.Run(name, func(t *testing.T) {
+			if testing.Short() && len(data) > 60<<20 {
+				t.Skip("large")
+			}
 			im := open(t)
 			names, err := im.Load(t.Context(), bytes.NewReader(data), LoadOptions{})
 			if !errdefs.IsInvalidArgument(err) || strings.Contains(err.Error(), "\n") || strings.ContainsRune(err.Error(), 0x1b) {
@@ -258,4 +262,61 @@ func TestNoProgramDecompresses(t *testing.T) {
 		`{"os":"linux","rootfs":{"type":"layers","diff_ids":["`+digest.FromBytes(layer).String()+`"]}}`, "manifest.json",
 		`[{"Config":"c","RepoTags":["x:1"],"Layers":["l"]}]`)), LoadOptions{})
 	must(t, err)
+}
+
+// CVE-2021-20291: a layer that cannot be unpacked stops those who want it, and nobody else, at the same time or later.
+func TestABadLayerStopsNobodyElse(t *testing.T) {
+	shared, bad := rootTar(t, "shared", string(noise(300<<10))), rootTar(t, "../evil", "x")
+	wrong := build(t, ocispec.Image{}, shared, bad)
+	right := build(t, ocispec.Image{}, shared, rootTar(t, "f", "1"))
+	f, g := serve(t, wrong), serve(t, right)
+	im := open(t)
+	var pulls sync.WaitGroup
+	for i := range 8 {
+		pulls.Go(func() {
+			from, want := f.addr, false
+			if i%2 == 0 {
+				from, want = g.addr, true
+			}
+			if _, err := im.Pull(t.Context(), fmt.Sprintf("%s/x:%d", from, i), PullOptions{}); (err == nil) != want {
+				t.Errorf("pull %d: %v", i, err)
+			}
+		})
+	}
+	pulls.Wait()
+	img, err := im.Resolve(t.Context(), g.addr+"/x:0", "")
+	must(t, err)
+	if fileOf(t, im, img, "f") != "1" || len(img.RepoTags) != 4 {
+		t.Errorf("%v", img.RepoTags)
+	}
+	_, err = im.Remove(t.Context(), img.ID, RemoveOptions{Force: true})
+	must(t, err)
+	wantEmpty(t, im)
+}
+
+// CVE-2024-36620: a history that does not fit the layers is shown as far as it goes.
+func TestHistoriesThatDoNotFit(t *testing.T) {
+	layer := rootTar(t, "f", "1")
+	for name, history := range map[string]string{"none": "", "null": `,"history":null`, "of nothing": `,"history":[{}]`, "with null": `,"history":[null,null]`,
+		"too long":  `,"history":[{"created_by":"a"},{"created_by":"b"},{"created_by":"c"}]`,
+		"too short": `,"history":[{"created_by":"a","empty_layer":true}]`, "of no layers": `,"history":[]`,
+		"long": `,"history":[{"created_by":"a"}` + strings.Repeat(`,{"empty_layer":true}`, 50_000) + `]`} {
+		b := &built{blobs: map[digest.Digest][]byte{}}
+		m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
+			Layers: []ocispec.Descriptor{b.add(ocispec.MediaTypeImageLayer, layer)}}
+		m.Config = b.add(ocispec.MediaTypeImageConfig, []byte(`{"os":"linux","created":null,"rootfs":{"type":"layers","diff_ids":["`+
+			digest.FromBytes(layer).String()+`"]}`+history+`}`))
+		b.target = b.addJSON(t, ocispec.MediaTypeImageManifest, m)
+		im := open(t)
+		_, err := im.Pull(t.Context(), serve(t, b).addr+"/x:1", PullOptions{})
+		must(t, err)
+		for _, i := range im.targets() {
+			if _, err := im.History(t.Context(), i.Digest.String(), ""); err != nil {
+				t.Errorf("history %s: %v", name, err)
+			}
+			if _, err := im.Explore(t.Context(), i.Digest.String(), ExploreOptions{}); err != nil {
+				t.Errorf("explore %s: %v", name, err)
+			}
+		}
+	}
 }
