@@ -126,6 +126,10 @@ func (n *Networks) join(ctx context.Context, h *holding, e *endpoint, ns *os.Fil
 	if len(ports) > 0 && !c.Capable(cni.PortMappings) {
 		return fail(c.Check(cni.Attachment{Ports: []cni.Port{{}}}))
 	}
+	if len(ports) > 0 && n.opts.RespectFirewall {
+		return fail(failf(errdefs.ErrFailedPrecondition, "ports are published by the plugins' own rules, which do not ask the host's firewall, and the "+
+			"daemon's publish-policy is respect-host-firewall: publish them by a bridge network with a higher gw-priority, or set the policy to open"))
+	}
 	if a.Ports, err = n.portsForPlugins(h, e, ports); err != nil {
 		return fail(err)
 	}

@@ -373,7 +373,7 @@ func refusesCNI(t *testing.T, n *Networks, live *Attachment, conf, want string) 
 
 // TestCNIRefused: what is known to be wrong when the network is made is told then.
 func TestCNIRefused(t *testing.T) {
-	n := cniRoom(t, map[string]string{"ok": cniBridge, "missing": `{"type":"nosuchplugin"}`, "path": `{"type":"../bridge"}`},
+	n := cniRoom(t, map[string]string{"ok": cniBridge, "open": cniBridge + "," + cniPortmap, "missing": `{"type":"nosuchplugin"}`, "path": `{"type":"../bridge"}`},
 		map[string]string{"unused": ""})
 	yes := true
 	for _, c := range []struct {
@@ -382,7 +382,7 @@ func TestCNIRefused(t *testing.T) {
 		want string
 	}{
 		{CreateRequest{Name: "nothere"}, errdefs.ErrNotFound, `no CNI configuration "nothere" in `},
-		{CreateRequest{Name: "nothere"}, errdefs.ErrNotFound, `; there are: missing, ok, path`},
+		{CreateRequest{Name: "nothere"}, errdefs.ErrNotFound, `; there are: missing, ok, open, path`},
 		{CreateRequest{Name: "missing"}, nil, `no plugin "nosuchplugin" in `},
 		{CreateRequest{Name: "path"}, nil, `"../bridge" is not the name of a plugin`},
 		{CreateRequest{Name: "ok", Internal: true}, errdefs.ErrInvalidArgument, "takes no --internal: its CNI configuration decides that"},
@@ -414,5 +414,13 @@ func TestCNIRefused(t *testing.T) {
 	}
 	if left, _ := n.plugins.List(); len(left) != 0 {
 		t.Errorf("written down: %+v", left)
+	}
+	o := n.opts
+	o.Bridge, o.BIP, o.DataRoot, o.RunDir, o.RespectFirewall = o.Bridge+"r", "10.213.202.1/24", t.TempDir(), t.TempDir(), true
+	m := reopen(t, o)
+	network1(t, m, CreateRequest{Name: "open", Driver: driverCNI, Options: map[string]string{"conf": "open"}})
+	_, err := m.Attach(context.Background(), AttachRequest{ContainerID: newID(), Name: "c", Endpoints: on("open").Endpoints, Ports: []PortRequest{{Container: 80, HostPort: "18142"}}})
+	if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "publish-policy is respect-host-firewall") || len(m.ports) != 0 {
+		t.Errorf("ports that nobody asks the host's firewall about: %v, %v", err, m.ports)
 	}
 }

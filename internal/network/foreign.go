@@ -120,9 +120,14 @@ func (w *firewall) passThrough(c *nftables.Chain, owner string, links []string) 
 	}
 	mark := append([]byte("berth\x00"), owner...)
 	var want [][]expr.Any
+	if len(links) > 0 { // whom the policy keeps from Docker's containers, it keeps from them still
+		for _, b := range dockerBridges(rules) {
+			want = append(want, passRule(out, b, expr.VerdictDrop))
+		}
+	}
 	for _, l := range links {
 		for _, dir := range []direction{in, out} {
-			want = append(want, passRule(dir, l))
+			want = append(want, passRule(dir, l, expr.VerdictAccept))
 		}
 	}
 	var ours []*nftables.Rule
@@ -153,14 +158,37 @@ func (w *firewall) passThrough(c *nftables.Chain, owner string, links []string) 
 	return w.conn.Flush()
 }
 
+// dockerBridges are the links of Docker's networks: what leaves by them its chain DOCKER accepts where a port is published, and
+// before Docker 28 nothing but the policy drops the rest.
+func dockerBridges(rules []*nftables.Rule) (links []string) {
+	for _, r := range rules {
+		link, toDocker := "", false
+		for i, e := range r.Exprs {
+			switch e := e.(type) {
+			case *expr.Cmp:
+				if m, ok := r.Exprs[max(i-1, 0)].(*expr.Meta); ok && m.Key == expr.MetaKeyOIFNAME && e.Op == expr.CmpOpEq {
+					link, _, _ = strings.Cut(string(e.Data), "\x00")
+				}
+			case *expr.Verdict:
+				toDocker = e.Kind == expr.VerdictJump && e.Chain == "DOCKER"
+			}
+		}
+		if toDocker && link != "" && !slices.Contains(links, link) {
+			links = append(links, link)
+		}
+	}
+	slices.Sort(links)
+	return links
+}
+
 // passRule is a rule as iptables itself writes it, so that iptables goes on to understand its chain.
-func passRule(dir direction, link string) []expr.Any {
+func passRule(dir direction, link string, kind expr.VerdictKind) []expr.Any {
 	_, key := dir.key()
 	return []expr.Any{
 		&expr.Meta{Key: key, Register: reg1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: reg1, Data: append([]byte(link), 0)},
 		&expr.Counter{},
-		&expr.Verdict{Kind: expr.VerdictAccept},
+		&expr.Verdict{Kind: kind},
 	}
 }
 
@@ -173,6 +201,8 @@ func linkOf(es []expr.Any) string {
 			text += fmt.Sprint(e.Key)
 		case *expr.Cmp:
 			text += string(bytes.TrimRight(e.Data, "\x00"))
+		case *expr.Verdict:
+			text += fmt.Sprint(e.Kind)
 		}
 	}
 	return text

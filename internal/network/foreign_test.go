@@ -2,11 +2,14 @@ package network
 
 import (
 	"context"
+	"os"
 	"os/exec"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
 )
 
 // eventually waits for what other goroutines do.
@@ -69,6 +72,49 @@ func TestForeignPolicy(t *testing.T) {
 	if got := listed(); strings.Contains(got, "-i bt") {
 		t.Errorf("rules were left behind:\n%s", got)
 	}
+}
+
+// TestForeignDocker: where it is the policy alone that keeps others from Docker's containers, as until Docker 27, it keeps ours from
+// them, too; what Docker publishes is reached.
+func TestForeignDocker(t *testing.T) {
+	n := room(t)
+	theirs, err := n.inNewNetNS(func(*os.File) error { return run("ip", "link", "set", "lo", "up") })
+	must(t, err)
+	defer theirs.Close()
+	must(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "btdockv"}, PeerName: "eth0", PeerNamespace: netlink.NsFd(theirs.Fd())}))
+	for _, c := range []string{"ip link add btdock type bridge", "ip link set btdockv master btdock up", "ip addr add 10.213.249.1/24 dev btdock", "ip link set btdock up"} {
+		must(t, run(strings.Fields(c)...))
+	}
+	t.Cleanup(func() { _ = run("ip", "link", "del", "btdock") })
+	inside(t, n, theirs, func() error {
+		for _, c := range []string{"ip addr add 10.213.249.2/24 dev eth0", "ip link set eth0 up", "ip route add default via 10.213.249.1"} {
+			if err := run(strings.Fields(c)...); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	output(t, "iptables", "-P", "FORWARD", "DROP")
+	t.Cleanup(func() { _ = run("nft", "delete", "table", "ip", "filter") })
+	for _, c := range []string{"-N DOCKER", "-A DOCKER -d 10.213.249.2 ! -i btdock -o btdock -p tcp --dport 80 -j ACCEPT", "-A FORWARD -o btdock -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+		"-A FORWARD -o btdock -j DOCKER", "-A FORWARD -i btdock ! -o btdock -j ACCEPT"} {
+		must(t, run(append([]string{"iptables"}, strings.Fields(c)...)...))
+	}
+	out := outside(t, n)
+	serve(t, n, theirs, "tcp", ":80")
+	serve(t, n, theirs, "tcp", ":81")
+	serve(t, n, out, "tcp", ":82")
+	a := attach(t, n, AttachRequest{})
+	serve(t, n, a.NetNS, "tcp", ":80")
+	listed := func() string { return output(t, "iptables", "-S", "FORWARD") }
+	last := "-A FORWARD -o btdock -j DROP\n-A FORWARD -i " + n.opts.Bridge + " -j ACCEPT\n-A FORWARD -o " + n.opts.Bridge + " -j ACCEPT\n"
+	eventually(t, "the rules for both are the last", func() bool { return strings.HasSuffix(listed(), last) })
+	reaches(t, n, "outside", a.NetNS, "tcp", outsideAddr+":82", hostAddr)
+	reaches(t, n, "what Docker publishes", a.NetNS, "tcp", "10.213.249.2:80", "")
+	doesNotReach(t, n, "what Docker does not publish", a.NetNS, "tcp", "10.213.249.2:81")
+	doesNotReach(t, n, "ours, from Docker's", theirs, "tcp", at(a, 80))
+	must(t, run("iptables", "-D", "FORWARD", "-o", "btdock", "-j", "DOCKER"))
+	eventually(t, "Docker's network has gone", func() bool { return !strings.Contains(listed(), "-o btdock -j DROP") })
 }
 
 // TestForeignFlush takes our rules away (CVE-2025-54388 and -54410 are what happens to those who do not notice).

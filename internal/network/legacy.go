@@ -129,7 +129,8 @@ func (l *legacy) set(f family, tables []xtTable) error {
 	if err != nil {
 		return err
 	}
-	if _, err := l.run(f, "restore", xtRestore(tables, was.jumps), "--noflush", "--wait", "30"); err != nil {
+	text := xtRestore(l.names.besideDocker(tables, was.docker), was.jumps)
+	if _, err := l.run(f, "restore", text, "--noflush", "--wait", "30"); err != nil {
 		return fmt.Errorf("set the rules of iptables: %w", err)
 	}
 	l.sizes[f] = xtSizes(f) // before what is compared with it

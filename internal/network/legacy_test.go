@@ -104,6 +104,31 @@ func b2id(n *Networks, port string) string {
 	return ""
 }
 
+// TestLegacyDocker: the policy that keeps others from Docker's containers keeps ours from them, too.
+func TestLegacyDocker(t *testing.T) {
+	needLegacy(t)
+	for _, c := range []string{"-P FORWARD DROP", "-N DOCKER", "-A FORWARD -o btdock -j DOCKER", "-A FORWARD -i btdock ! -o btdock -j ACCEPT"} {
+		must(t, run(append([]string{"iptables-legacy"}, strings.Fields(c)...)...))
+	}
+	t.Cleanup(func() {
+		for _, c := range []string{"-P FORWARD ACCEPT", "-F FORWARD", "-X DOCKER"} {
+			_ = run(append([]string{"iptables-legacy"}, strings.Fields(c)...)...)
+		}
+	})
+	n := room(t)
+	attach(t, n, AttachRequest{})
+	end := "-A " + n.legacy.names.chain("END") + " "
+	const drop = "-o btdock -j DROP\n"
+	if text := legacySave(t); !strings.Contains(text, end+drop+end+"-i "+n.opts.Bridge+" -j ACCEPT") {
+		t.Errorf("beside Docker:\n%s", text)
+	}
+	must(t, run("iptables-legacy", "-D", "FORWARD", "-o", "btdock", "-j", "DOCKER"))
+	eventually(t, "Docker's network has gone", func() bool { return !strings.Contains(legacySave(t), drop) })
+	if !n.legacy.intact(false) {
+		t.Error("not intact")
+	}
+}
+
 // TestLegacyRestart: a daemon that was killed, its successor, one with the other backend, and nothing is left.
 func TestLegacyRestart(t *testing.T) {
 	needLegacy(t)

@@ -307,6 +307,8 @@ type xtSaved struct {
 	// print is everything of ours, to be compared with later; first and last say that our jumps stand so in FORWARD.
 	print       string
 	first, last bool
+	// docker are the bridges of Docker's that the policy of FORWARD keeps others from, as dockerBridges has them.
+	docker []string
 }
 
 // readSaved understands the output of iptables-legacy-save. What others have is looked at for its place only.
@@ -314,14 +316,16 @@ func (x xtNames) readSaved(text string) xtSaved {
 	s := xtSaved{jumps: map[string][]string{}, chains: map[string][]string{}}
 	var print strings.Builder
 	var forward []string
-	table := ""
+	table, drops := "", false
 	for line := range strings.Lines(text) {
 		line = strings.TrimSpace(line)
 		switch {
 		case strings.HasPrefix(line, "*"):
 			table = line[1:]
 		case strings.HasPrefix(line, ":"):
-			if name, _, _ := strings.Cut(line[1:], " "); x.owns(name) {
+			name, rest, _ := strings.Cut(line[1:], " ")
+			drops = drops || table == "filter" && name == "FORWARD" && strings.HasPrefix(rest, "DROP")
+			if x.owns(name) {
 				s.chains[table] = append(s.chains[table], name)
 				fmt.Fprintf(&print, "%s :%s\n", table, name)
 			}
@@ -337,6 +341,9 @@ func (x xtNames) readSaved(text string) xtSaved {
 			}
 			if table == "filter" && words[1] == "FORWARD" {
 				forward = append(forward, words[len(words)-1])
+				if len(words) == 6 && words[2] == "-o" && words[5] == "DOCKER" && plainName(words[3]) {
+					s.docker = append(s.docker, words[3])
+				}
 			}
 		}
 	}
@@ -345,8 +352,32 @@ func (x xtNames) readSaved(text string) xtSaved {
 	if len(others) > 0 {
 		s.first, s.last = others[0] == x.chain("FWD"), others[len(others)-1] == x.chain("END")
 	}
+	if slices.Sort(s.docker); !drops {
+		s.docker = nil
+	}
+	fmt.Fprintf(&print, "%q\n", s.docker)
 	s.print = print.String()
 	return s
+}
+
+// besideDocker are the tables with rules that keep from Docker's bridges whom the policy kept from them.
+func (x xtNames) besideDocker(tables []xtTable, bridges []string) []xtTable {
+	tables = slices.Clone(tables)
+	for i := range tables {
+		chains := slices.Clone(tables[i].chains)
+		for j := range chains {
+			if chains[j].name != x.chain("END") || len(chains[j].rules) == 0 {
+				continue
+			}
+			var rules []string
+			for _, b := range slices.Compact(bridges) {
+				rules = append(rules, "-o "+b+" -j DROP")
+			}
+			chains[j].rules = append(rules, chains[j].rules...)
+		}
+		tables[i].chains = chains
+	}
+	return tables
 }
 
 // clear is the text that takes everything of ours away.
