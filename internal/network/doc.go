@@ -108,11 +108,13 @@
 // In nftables every base chain must accept a packet; to accept it in a table of our own does not undo a drop in another.
 // Docker, ufw and others set the policy of iptables' FORWARD chain to drop. Where that chain lives in nftables (all
 // current distributions) we append to its end one pair of accepting rules per bridge: they overrule the policy and no
-// rule of the administrator's or of Docker's, all of which come first; and before them, for each bridge of Docker's, one
-// that drops, because the policy is what keeps others from Docker's containers. They are looked after when rules change and when
+// rule of the administrator's or of Docker's, all of which come first. They are looked after when rules change and when
 // somebody else changes nftables, and go when the daemon closes with no container left. Where the chain is of
 // iptables-legacy, or another table of somebody's drops (firewalld's zones), we change nothing, and Warnings says which
 // command helps.
+//
+// Docker's networks (the links that iptables sends to its chain DOCKER) are apart from ours as ours are from each other: the set
+// "docker" has them. What Docker publishes is reached.
 //
 // Where the kernel has no nftables the same policy is rendered for iptables and loaded by iptables-legacy-restore: xtables.go
 // draws the chains, docs/network/iptables has the texts. What needs nftables is refused then.

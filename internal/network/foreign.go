@@ -120,14 +120,9 @@ func (w *firewall) passThrough(c *nftables.Chain, owner string, links []string) 
 	}
 	mark := append([]byte("berth\x00"), owner...)
 	var want [][]expr.Any
-	if len(links) > 0 { // whom the policy keeps from Docker's containers, it keeps from them still
-		for _, b := range dockerBridges(rules) {
-			want = append(want, passRule(out, b, expr.VerdictDrop))
-		}
-	}
 	for _, l := range links {
 		for _, dir := range []direction{in, out} {
-			want = append(want, passRule(dir, l, expr.VerdictAccept))
+			want = append(want, passRule(dir, l))
 		}
 	}
 	var ours []*nftables.Rule
@@ -158,9 +153,30 @@ func (w *firewall) passThrough(c *nftables.Chain, owner string, links []string) 
 	return w.conn.Flush()
 }
 
-// dockerBridges are the links of Docker's networks: what leaves by them its chain DOCKER accepts where a port is published, and
-// before Docker 28 nothing but the policy drops the rest.
-func dockerBridges(rules []*nftables.Rule) (links []string) {
+// dockerBridges are the links of Docker's networks. What leaves by them its chain DOCKER accepts where a port is published, and until
+// Docker 28 nothing but the policy drops the rest; and Docker sets that only where nobody forwarded before it came.
+func (w *firewall) dockerBridges() map[family][]string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	found := map[family][]string{}
+	for _, f := range []family{ip4, ip6} {
+		t := &nftables.Table{Family: nftables.TableFamily(f), Name: "filter"}
+		for _, chain := range []string{"FORWARD", "DOCKER-BRIDGE"} {
+			rules, err := w.conn.GetRules(t, &nftables.Chain{Table: t, Name: chain})
+			if err == nil {
+				found[f] = append(found[f], toDocker(rules)...)
+			}
+		}
+		if len(found[f]) > 0 {
+			slices.Sort(found[f])
+			found[f] = slices.Compact(found[f])
+		}
+	}
+	return found
+}
+
+// toDocker are the links by which packets leave that these rules send to the chain DOCKER.
+func toDocker(rules []*nftables.Rule) (links []string) {
 	for _, r := range rules {
 		link, toDocker := "", false
 		for i, e := range r.Exprs {
@@ -173,22 +189,21 @@ func dockerBridges(rules []*nftables.Rule) (links []string) {
 				toDocker = e.Kind == expr.VerdictJump && e.Chain == "DOCKER"
 			}
 		}
-		if toDocker && link != "" && !slices.Contains(links, link) {
+		if toDocker && link != "" {
 			links = append(links, link)
 		}
 	}
-	slices.Sort(links)
 	return links
 }
 
 // passRule is a rule as iptables itself writes it, so that iptables goes on to understand its chain.
-func passRule(dir direction, link string, kind expr.VerdictKind) []expr.Any {
+func passRule(dir direction, link string) []expr.Any {
 	_, key := dir.key()
 	return []expr.Any{
 		&expr.Meta{Key: key, Register: reg1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: reg1, Data: append([]byte(link), 0)},
 		&expr.Counter{},
-		&expr.Verdict{Kind: kind},
+		&expr.Verdict{Kind: expr.VerdictAccept},
 	}
 }
 
@@ -201,8 +216,6 @@ func linkOf(es []expr.Any) string {
 			text += fmt.Sprint(e.Key)
 		case *expr.Cmp:
 			text += string(bytes.TrimRight(e.Data, "\x00"))
-		case *expr.Verdict:
-			text += fmt.Sprint(e.Kind)
 		}
 	}
 	return text

@@ -58,6 +58,7 @@ type Networks struct {
 	mu       sync.Mutex
 	shut     bool
 	closed   map[family][]string // see policy.closed
+	docker   map[family][]string // links of Docker's networks, as of the last look
 	networks map[string]*network // by ID
 	held     map[string]*holding // by container ID
 	ports    map[portIndex][]netip.Addr
@@ -549,7 +550,7 @@ func (n *Networks) tableName() string {
 func (n *Networks) policy() policy {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	p := policy{table: n.tableName(), closed: maps.Clone(n.closed), gate: n.gate}
+	p := policy{table: n.tableName(), closed: maps.Clone(n.closed), docker: maps.Clone(n.docker), gate: n.gate}
 	for _, nw := range n.networks {
 		if nw.rec.Driver != driverBridge || nw.broken != nil {
 			continue
@@ -647,10 +648,18 @@ func (n *Networks) lookAround(want bool) {
 	if err != nil {
 		walls = []string{err.Error()}
 	}
+	docker := n.wall.dockerBridges()
 	n.mu.Lock()
 	old := n.walls
 	n.walls = walls
+	moved := !maps.EqualFunc(n.docker, docker, slices.Equal)
+	n.docker = docker
 	n.mu.Unlock()
+	if moved && want {
+		if err := n.applyRules(); err != nil {
+			n.log.Error("keep containers from Docker's", "error", err)
+		}
+	}
 	for _, text := range walls {
 		if !slices.Contains(old, text) {
 			n.log.Warn(text)

@@ -15,6 +15,8 @@ type policy struct {
 	ports    []policyPort
 	// closed are the links between which nothing was forwarded until we turned forwarding on.
 	closed map[family][]string
+	// docker are links of Docker's networks, whose containers ours do not reach.
+	docker map[family][]string
 	gate   gate // none: published ports are open to all
 	// peers are ways between containers of networks without icc.
 	peers []policyPeer
@@ -169,6 +171,13 @@ func (p policy) compile(f family) table {
 		asked.elements, askedAt.elements = byName[asked.name], byName[askedAt.name]
 		sets = append(sets, asked, askedAt)
 	}
+	if len(p.docker[f]) > 0 {
+		docker := set{name: "docker", key: types(name)}
+		for _, l := range p.docker[f] {
+			docker.elements = append(docker.elements, element{key: []any{l}})
+		}
+		sets = append(sets, docker)
+	}
 	if len(p.closed[f]) > 0 {
 		closed := set{name: "closed", key: types(name)}
 		for _, l := range p.closed[f] {
@@ -223,6 +232,9 @@ func (p policy) chains(f family) []chain {
 		when(link{dir: in, set: "internal"}, drop()).because("internal networks stay inside"),
 		when(link{dir: out, set: "internal"}, drop()),
 		when(translated{}, accept()).because("published ports"))
+	if len(p.docker[f]) > 0 {
+		ours.rules = append(ours.rules, when(link{dir: out, set: "docker"}, drop()).because("Docker's networks are apart from ours, too"))
+	}
 	if p.reachesInside(f) {
 		ours.rules = append(ours.rules,
 			when(link{dir: out, set: "routed"}, toPort{set: "direct"}, accept()).because("routed networks: ports at the container's own address"),

@@ -89,6 +89,9 @@ func (p policy) xtCheck() error {
 	return nil
 }
 
+// xtPublished lets in what a published port has translated.
+const xtPublished = "-m conntrack --ctstate DNAT -j RETURN"
+
 // compileXT is compile for iptables.
 func compileXT(p policy, f family) []xtTable {
 	x := xtNamesOf(p.table)
@@ -131,7 +134,7 @@ func (p policy) xtFilter(x xtNames, f family) xtTable {
 			ours.add("-o %s -j DROP", n.link)
 		}
 	}
-	ours.add("-m conntrack --ctstate DNAT -j RETURN")
+	ours.add(xtPublished)
 	for _, n := range p.networks {
 		p.xtInside(&ours, n, f)
 	}
@@ -307,7 +310,7 @@ type xtSaved struct {
 	// print is everything of ours, to be compared with later; first and last say that our jumps stand so in FORWARD.
 	print       string
 	first, last bool
-	// docker are the bridges of Docker's that the policy of FORWARD keeps others from, as dockerBridges has them.
+	// docker are the links of Docker's networks, as firewall.dockerBridges has them.
 	docker []string
 }
 
@@ -316,16 +319,14 @@ func (x xtNames) readSaved(text string) xtSaved {
 	s := xtSaved{jumps: map[string][]string{}, chains: map[string][]string{}}
 	var print strings.Builder
 	var forward []string
-	table, drops := "", false
+	table := ""
 	for line := range strings.Lines(text) {
 		line = strings.TrimSpace(line)
 		switch {
 		case strings.HasPrefix(line, "*"):
 			table = line[1:]
 		case strings.HasPrefix(line, ":"):
-			name, rest, _ := strings.Cut(line[1:], " ")
-			drops = drops || table == "filter" && name == "FORWARD" && strings.HasPrefix(rest, "DROP")
-			if x.owns(name) {
+			if name, _, _ := strings.Cut(line[1:], " "); x.owns(name) {
 				s.chains[table] = append(s.chains[table], name)
 				fmt.Fprintf(&print, "%s :%s\n", table, name)
 			}
@@ -341,9 +342,10 @@ func (x xtNames) readSaved(text string) xtSaved {
 			}
 			if table == "filter" && words[1] == "FORWARD" {
 				forward = append(forward, words[len(words)-1])
-				if len(words) == 6 && words[2] == "-o" && words[5] == "DOCKER" && plainName(words[3]) {
-					s.docker = append(s.docker, words[3])
-				}
+			}
+			if table == "filter" && len(words) == 6 && (words[1] == "FORWARD" || words[1] == "DOCKER-BRIDGE") && words[2] == "-o" &&
+				words[5] == "DOCKER" && plainName(words[3]) {
+				s.docker = append(s.docker, words[3])
 			}
 		}
 	}
@@ -352,28 +354,27 @@ func (x xtNames) readSaved(text string) xtSaved {
 	if len(others) > 0 {
 		s.first, s.last = others[0] == x.chain("FWD"), others[len(others)-1] == x.chain("END")
 	}
-	if slices.Sort(s.docker); !drops {
-		s.docker = nil
-	}
+	slices.Sort(s.docker)
 	fmt.Fprintf(&print, "%q\n", s.docker)
 	s.print = print.String()
 	return s
 }
 
-// besideDocker are the tables with rules that keep from Docker's bridges whom the policy kept from them.
+// besideDocker are the tables with rules that keep our containers from Docker's.
 func (x xtNames) besideDocker(tables []xtTable, bridges []string) []xtTable {
 	tables = slices.Clone(tables)
 	for i := range tables {
 		chains := slices.Clone(tables[i].chains)
 		for j := range chains {
-			if chains[j].name != x.chain("END") || len(chains[j].rules) == 0 {
+			at := slices.Index(chains[j].rules, xtPublished)
+			if chains[j].name != x.chain("OURS") || at < 0 {
 				continue
 			}
 			var rules []string
 			for _, b := range slices.Compact(bridges) {
 				rules = append(rules, "-o "+b+" -j DROP")
 			}
-			chains[j].rules = append(rules, chains[j].rules...)
+			chains[j].rules = slices.Insert(slices.Clone(chains[j].rules), at+1, rules...)
 		}
 		tables[i].chains = chains
 	}

@@ -190,9 +190,13 @@ func sameFiles(t *testing.T, who string, got, want []string) {
 	}
 }
 
-// debianDocker starts Debian's dockerd with roots of its own and returns its socket.
-func debianDocker(t *testing.T, d *harness.Daemon) string {
+// debianDocker starts Debian's dockerd with roots of its own and returns its socket. It has no networks, unless there are arguments
+// about them.
+func debianDocker(t *testing.T, d *harness.Daemon, networks ...string) string {
 	t.Helper()
+	if len(networks) == 0 {
+		networks = []string{"--bridge", "none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"}
+	}
 	dir, err := os.MkdirTemp("", "brd") // sockets have short names
 	if err != nil {
 		t.Fatal(err)
@@ -203,8 +207,8 @@ func debianDocker(t *testing.T, d *harness.Daemon) string {
 		t.Fatal(err)
 	}
 	socket := filepath.Join(dir, "d.sock")
-	cmd := exec.Command("dockerd", "--data-root", dir+"/data", "--exec-root", dir+"/run", "--pidfile", dir+"/pid", "-H", "unix://"+socket,
-		"--bridge", "none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false", "--cgroup-parent", group)
+	cmd := exec.Command("dockerd", append([]string{"--data-root", dir + "/data", "--exec-root", dir + "/run", "--pidfile", dir + "/pid",
+		"-H", "unix://" + socket, "--cgroup-parent", group}, networks...)...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
