@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -29,8 +30,8 @@ func TestBesideDockerAndPodman(t *testing.T) {
 	})
 	fill := strings.NewReplacer("{out}", "nsenter -t "+strconv.Itoa(neighbour.Process.Pid)+" -n", "{pid}", strconv.Itoa(neighbour.Process.Pid),
 		"{image}", filepath.Join(d.Repo, "internal/image/builtin/files/rootfs.tar.gz"), "{cgroup}", d.Cgroup+"-podman",
-		"{podman}", "env -u DOCKER_CONFIG podman --root $DIR/podman --runroot $DIR/podman-run --storage-driver vfs --cgroup-manager cgroupfs "+
-			"--runtime crun --network-config-dir $DIR/podman-net")
+		"{podman}", "env -u DOCKER_CONFIG CONTAINERS_CONF=$DIR/containers.conf podman --events-backend file --root $DIR/podman --runroot $DIR/podman-run --storage-driver vfs --cgroup-manager cgroupfs "+
+			"--tmpdir $DIR/podman-tmp --network-config-dir $DIR/podman-net --runtime "+filepath.Join(d.Repo, "bin/berth-runtime"))
 	var docker string
 	run := func(steps ...step) {
 		t.Helper()
@@ -44,6 +45,14 @@ func TestBesideDockerAndPodman(t *testing.T) {
 	}
 	const serves = `sh -c 'while :; do echo NAME | nc -l -p 80; done & while :; do echo NAME81 | nc -l -p 81; done'`
 	serve := func(name string) string { return strings.ReplaceAll(serves, "NAME", name) }
+	const given = "/var/lib/cni/networks/podman" // where Podman's plugins note which addresses they gave
+	if _, err := os.Stat(given); err != nil {
+		t.Cleanup(func() { _ = os.RemoveAll(given) })
+	}
+	// Otherwise the locks stay in /dev/shm.
+	if err := os.WriteFile(filepath.Join(d.Dir, "containers.conf"), []byte("[engine]\nlock_type = \"file\"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	run(
 		step{line: `ip link add cable type veth peer name up0 netns {pid}; ip addr add 198.18.7.1/24 dev cable; ip link set cable up; {out} ip addr add 198.18.7.2/24 dev up0; {out} ip link set up0 up; {out} ip link set lo up; {out} ip route add default via 198.18.7.1`},
 		step{line: `nohup {out} sh -c 'while :; do echo outside | busybox nc -l -p 80; done' >/dev/null 2>&1 & until {out} busybox nc 127.0.0.1 80 </dev/null; do sleep 0.1; done`, out: "outside\n"},
