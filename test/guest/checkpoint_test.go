@@ -17,7 +17,7 @@ func TestCheckpoint(t *testing.T) {
 	program := criuProgram(t)
 	second := program
 	program.Name, second.Name, second.Before = "cgroup v2", "cgroup v1 with joint controllers", joint
-	second.Args = []string{"-test.run=^TestCheckpoint$", "-test.timeout=8m"}
+	second.Args = []string{"-test.run=^TestCheckpoint$", "-test.timeout=" + patience()}
 	if os.Getenv("BERTH_SOAK") == "" { // emulated, all of it takes some minutes
 		program.Args[0] = "-test.run=^TestCheckpoint$|TestCheckpointBadInput"
 		Run(t, []Program{program})
@@ -48,10 +48,18 @@ func criuProgram(t *testing.T) Program {
 	}
 	libraries(t, files, "/usr/sbin/xtables-legacy-multi")
 	return Program{Package: "github.com/berth-engine/berth/cmd/berth-runtime", Files: files,
-		Args: []string{"-test.run=Checkpoint|PreDump|LazyPages|RestoreInTheForeground", "-test.timeout=8m"},
+		Args: []string{"-test.run=Checkpoint|PreDump|LazyPages|RestoreInTheForeground", "-test.timeout=" + patience()},
 		Env:  []string{"BERTH_CRIU=1", "PATH=/criu:/usr/bin:/bin"},
 		Modules: []string{"crc32c_generic", "unix_diag", "inet_diag", "tcp_diag", "udp_diag", "raw_diag", "netlink_diag", "af_packet_diag", "nf_tables", "nft_ct", "nf_conntrack", "nf_conntrack_netlink", "tun",
 			"ip_tables", "iptable_filter", "ip6_tables", "ip6table_filter", "xt_mark"}}
+}
+
+// patience is how long a program in the guest may take, a little less than the guest itself.
+func patience() string {
+	if os.Getenv("BERTH_SOAK") != "" {
+		return "38m"
+	}
+	return "8m"
 }
 
 // hostProgram is the path of a program of the host's, "" where there is none; on CI there has to be.

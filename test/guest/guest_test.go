@@ -74,7 +74,7 @@ func TestOnSystemd(t *testing.T) {
 	programs := []Program{{Name: "runtime", Package: runtime, Args: []string{"-test.run=^Test(" + tests + ")$"}}}
 	if os.Getenv("BERTH_SOAK") != "" {
 		checkpoint := criuProgram(t)
-		checkpoint.Name, checkpoint.Args = "checkpoint", []string{"-test.run=^TestScopeCheckpoint$", "-test.timeout=8m"}
+		checkpoint.Name, checkpoint.Args = "checkpoint", []string{"-test.run=^TestScopeCheckpoint$", "-test.timeout=" + patience()}
 		programs = append(programs, checkpoint)
 	}
 	if podman := podman(t, runtime); podman != nil {
