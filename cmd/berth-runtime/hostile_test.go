@@ -96,9 +96,12 @@ func TestConfigIsNoFile(t *testing.T) {
 	put(t, name, link("/dev/zero"))
 	b.refuses("not a regular file", "create", "c")
 	put(t, name, link("/dev/zero"))
-	if out, code := b.within("exec", "-p", "/dev/zero", "c"); code != 1 {
-		t.Error(code, out)
-	}
+	b.spec.Process.Args = []string{"sleep", "999"}
+	put(t, name, func(string) error { return nil })
+	b.write()
+	b.ok("run", "--detach", "c")
+	b.refuses("file too large", "exec", "-p", "/dev/zero", "c")
+	b.refuses("file too large", "update", "-r", "/dev/zero", "c")
 }
 
 // Whatever stands in the place of a file of the state, commands say so and do not wait, and "delete --force" takes it away.

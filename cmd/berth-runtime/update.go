@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/berth-engine/berth/internal/linux"
 	"github.com/berth-engine/berth/internal/sdbus"
 	"github.com/berth-engine/berth/internal/specjson"
 	"github.com/containerd/errdefs"
@@ -168,9 +169,9 @@ func readResources(file string) (*resources, error) {
 	var data []byte
 	var err error
 	if file == "-" {
-		data, err = io.ReadAll(os.Stdin)
+		data, err = io.ReadAll(io.LimitReader(os.Stdin, linux.MostRead))
 	} else {
-		data, err = os.ReadFile(file)
+		data, err = linux.ReadFile(file)
 	}
 	if err != nil {
 		return nil, err
