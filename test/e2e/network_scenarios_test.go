@@ -27,7 +27,7 @@ func (s *scene) restarts(t *testing.T) {
 		step{line: `any=$($D inspect -f '{{(index (index .NetworkSettings.Ports "80/tcp") 1).HostPort}}' p1); $D exec out curl -s http://{host}:$any/ http://{host}:{p0}/`, out: "{out}\n{out}\n"},
 		step{line: `[ "$($D exec g1 dig +short p1)" = ` + ip + `p1) ] && echo known`, out: "known\n"},
 		// Off its network a container is not reached from outside, and on it again it is.
-		step{line: `$D network disconnect n p1; $D exec out curl -s -m 2 http://{host}:{p0}/`, code: 7},
+		step{line: `$D network disconnect n p1; $D exec out curl -s -m 60 http://{host}:{p0}/`, code: 7},
 		step{line: `$D network connect n p1; $D exec out curl -s http://{host}:{p0}/; $D exec g1 curl -s -o /dev/null http://p1/ && echo up`, out: "{out}\nup\n"},
 		// An answer of UDP comes from who has the port now, also to who asks from the same port of his.
 		step{line: `$D run -d --name u1 -p {p1}:53/udp net dnsmasq -k -u root --no-resolv --no-hosts --address=/u.test/192.0.2.9 | wc -c; until $D exec out dig +short +time=1 +tries=1 -b {out}#5555 @{host} -p {p1} u.test; do sleep 0.1; done`, out: "~192.0.2.9\n$"},
@@ -41,7 +41,7 @@ func (s *scene) options(t *testing.T) {
 	const bridge = `br-$($D network inspect -f '{{.Id}}' `
 	s.obey(t,
 		step{line: `$D network create -o com.docker.network.bridge.host_binding_ipv4=127.0.0.1 here | wc -c; $D run -d --name h1 --network here -p {p0}:80 -p {host}:{p1}:80 net | wc -c; $D port h1`, out: "65\n65\n80/tcp -> 127.0.0.1:{p0}\n80/tcp -> {host}:{p1}\n"},
-		step{line: `$D exec out sh -c 'until curl -s http://{host}:{p1}/; do sleep 0.1; done'; curl -s http://127.0.0.1:{p0}/ | wc -l; $D exec out curl -s -m 2 http://{host}:{p0}/`, code: 7, out: "{out}\n1\n"},
+		step{line: `$D exec out sh -c 'until curl -s http://{host}:{p1}/; do sleep 0.1; done'; curl -s http://127.0.0.1:{p0}/ | wc -l; $D exec out curl -s -m 60 http://{host}:{p0}/`, code: 7, out: "{out}\n1\n"},
 		step{line: `$D network create -o com.docker.network.driver.mtu=1400 small | wc -c; $D run -d --name s1 --network small net sleep 1000 | wc -c; $D exec s1 cat /sys/class/net/eth0/mtu; cat /sys/class/net/` + bridge + `small | cut -c 1-12)/mtu`, out: "65\n65\n1400\n1400\n"},
 		step{line: `$D exec s1 ping -c 1 -W 5 -M do -s 1372 {host} >/dev/null && echo fits; $D exec s1 ping -c 1 -W 5 -M do -s 1373 {host}`, code: 1, out: "~^fits\n"},
 		step{line: `$D exec s1 curl -s http://{out}/`, out: "{host}\n"},
@@ -63,7 +63,7 @@ func (s *scene) others(t *testing.T) {
 		step{line: `$D run -d --name w1 --network n net | wc -c; $D run --rm --network container:w1 net sh -c 'until curl -s http://127.0.0.1/; do sleep 0.1; done'`, out: "65\n127.0.0.1\n"},
 		step{line: `$D run -d --name guest --network container:w1 net nc -lk -p 82 | wc -c; $D run --rm --network n net sh -c 'until nc -z w1 82; do sleep 0.1; done'; $D run --rm --network container:w1 -p {p1}:80 net true`, code: 125, out: "65\n", err: "conflicting options"},
 		step{line: `$D network connect fixed w1`, code: 1, err: "network fixed not found"},
-		step{line: `$D run --rm --network none net sh -c 'ip -o link | wc -l; curl -s -m 2 http://{out}/'`, code: 7, out: "1\n"},
+		step{line: `$D run --rm --network none net sh -c 'ip -o link | wc -l; curl -s -m 60 http://{out}/'`, code: 7, out: "1\n"},
 		step{line: `$D run --rm --network host net sh -c 'ip -o link show {cable} | wc -l; curl -s http://{out}/'`, out: "1\n{host}\n"},
 		step{line: `$D rm -f w1 guest | wc -l`, out: "2\n"},
 		// Macvlan: a neighbour of the neighbour's, with its own address; the host itself is out of reach.
