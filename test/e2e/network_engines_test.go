@@ -20,7 +20,7 @@ func TestBesideDockerAndPodman(t *testing.T) {
 		return
 	}
 	d := harness.Start(t)
-	neighbour := exec.Command("unshare", "--net", "sleep", "infinity")
+	neighbour := exec.Command("unshare", "--net", "--pid", "--fork", "--kill-child", "sh", "-c", "while :; do echo outside | busybox nc -l -p 80; done")
 	if err := neighbour.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +55,7 @@ func TestBesideDockerAndPodman(t *testing.T) {
 	}
 	run(
 		step{line: `ip link add cable type veth peer name up0 netns {pid}; ip addr add 198.18.7.1/24 dev cable; ip link set cable up; {out} ip addr add 198.18.7.2/24 dev up0; {out} ip link set up0 up; {out} ip link set lo up; {out} ip route add default via 198.18.7.1`},
-		step{line: `nohup {out} sh -c 'while :; do echo outside | busybox nc -l -p 80; done' >/dev/null 2>&1 & until {out} busybox nc 127.0.0.1 80 </dev/null; do sleep 0.1; done`, out: "outside\n"},
+		step{line: `until {out} busybox nc 127.0.0.1 80 </dev/null; do sleep 0.1; done`, out: "outside\n"},
 		step{line: `$D run -d --name web -p 8081:80 berth/box ` + serve("berth") + ` | wc -c; ` + soon(`{out} busybox nc 198.18.7.1 8081 </dev/null`), out: "65\nberth\n"},
 	)
 	// Docker comes, and drops by policy what is forwarded.
