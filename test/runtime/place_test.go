@@ -243,8 +243,11 @@ func (p *place) sweep() {
 	p.removeCgroups()
 }
 
-// removeCgroups takes away groups that no process is in: those above the containers' own stay with any runtime.
+// removeCgroups takes away groups that no process is in: those above the containers' own stay with any runtime. Who looks after a container
+// ends a moment after it, and is waited for.
 func (p *place) removeCgroups() {
+	for end := time.Now().Add(time.Minute); len(p.processes()) > 0 && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+	}
 	for _, c := range slices.Backward(p.cgroups()) {
 		_ = syscall.Rmdir(c)
 	}
