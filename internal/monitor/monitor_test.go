@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -622,7 +623,14 @@ func TestLogRotatesAndCompresses(t *testing.T) {
 	if z, _ := filepath.Glob(conf.Log.Path + ".*.gz"); len(z) == 0 {
 		t.Error("nothing was compressed")
 	}
-	if files, _ := filepath.Glob(conf.Log.Path + "*"); len(files) > 4 {
+	// The exit ends a compressor at work: what it was making stays for the next run to make, and of a file there may be both forms.
+	files, _ := filepath.Glob(conf.Log.Path + "*")
+	for i := range files {
+		files[i] = strings.TrimSuffix(files[i], ".gz")
+	}
+	slices.Sort(files)
+	files = slices.DeleteFunc(slices.Compact(files), func(name string) bool { return name == conf.Log.Path+".compressing" })
+	if len(files) > 4 {
 		t.Errorf("files %v", files)
 	}
 }
