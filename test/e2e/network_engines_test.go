@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/berth-engine/berth/test/harness"
@@ -20,7 +21,12 @@ func TestBesideDockerAndPodman(t *testing.T) {
 		return
 	}
 	d := harness.Start(t)
-	neighbour := exec.Command("unshare", "--net", "--pid", "--fork", "--kill-child", "sh", "-c", "while :; do echo outside | busybox nc -l -p 80; done")
+	// It is there, with its network, when Start returns, and ends with its input: with this test, however that ends.
+	neighbour := exec.Command("sh", "-c", "while :; do echo outside | busybox nc -l -p 80; done & read end")
+	neighbour.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWPID}
+	if _, err := neighbour.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
 	if err := neighbour.Start(); err != nil {
 		t.Fatal(err)
 	}
