@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/iotest"
 	"time"
 )
 
@@ -364,4 +365,23 @@ func FuzzSed(f *testing.F) {
 			(&sedRun{prog: prog, lines: []string{"abc", "def"}, out: io.Discard}).run()
 		}
 	})
+}
+
+// Of what never ends a block is whole, however it comes.
+func TestBlocksAreWhole(t *testing.T) {
+	var out bytes.Buffer
+	full, partial, n, err := ddCopy(&out, &whole{iotest.HalfReader(strings.NewReader(strings.Repeat("x", 25)))}, make([]byte, 10), 0, -1)
+	if full != 2 || partial != 1 || n != 25 || err != nil {
+		t.Errorf("%d+%d blocks, %d bytes, %v", full, partial, n, err)
+	}
+	for name, want := range map[string]bool{"/dev/zero": true, "/dev/urandom": true, "/dev/null": false, "/etc/passwd": false} {
+		f, err := os.Open(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := endless(f); got != want {
+			t.Errorf("%s: %v", name, got)
+		}
+		f.Close()
+	}
 }
