@@ -173,7 +173,7 @@ func TestHookFailures(t *testing.T) {
 			want string
 		}{
 			"fails":   {hook("echo it is broken >&2; exit 9"), "exited with 9: it is broken"},
-			"slow":    {func() specs.Hook { h := hook("sleep 1000"); h.Timeout = &one; return h }(), "did not end within 1 s"},
+			"slow":    {func() specs.Hook { h := hook("exec sleep 1000"); h.Timeout = &one; return h }(), "did not end within 1 s"},
 			"missing": {specs.Hook{Path: "/nowhere"}, "no such file"},
 		} {
 			o := StartOptions{Spec: newSpec(newRootfs(t), "true")}
