@@ -346,10 +346,7 @@ func (s *Store) RemoveOrphans(ctx context.Context) (done []Finding, _ bool, _ er
 				done = append(done, strays[i].Finding)
 			}
 		}
-		if c, ok := s.backend.(snapshots.Cleaner); ok {
-			errs = append(errs, c.Cleanup(ctx))
-		}
-		return errors.Join(errs...)
+		return errors.Join(append(errs, s.backend.Cleanup(ctx))...)
 	})
 	return done, alone, err
 }

@@ -53,7 +53,7 @@ type Store struct {
 	db          *metadata.DB
 	blobs       content.Store      // as the disk has them, whatever the database says
 	layerDB     *storage.MetaStore // the snapshotter's
-	backend     snapshots.Snapshotter
+	backend     *sized
 	snapshotter snapshots.Snapshotter
 	leases      leases.Manager
 

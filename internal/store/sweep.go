@@ -61,14 +61,12 @@ func (s *Store) sweep(ctx context.Context, blobs content.Store) error {
 		}
 		stray = left
 	}
-	if c, ok := s.backend.(snapshots.Cleaner); ok {
-		// A check that looked meanwhile would take for orphans what is on its way out.
-		s.collecting.Lock()
-		s.removals.Go(func() {
-			defer s.collecting.Unlock()
-			_ = c.Cleanup(context.WithoutCancel(ctx))
-		})
-	}
+	// A check that looked meanwhile would take for orphans what is on its way out.
+	s.collecting.Lock()
+	s.removals.Go(func() {
+		defer s.collecting.Unlock()
+		_ = s.backend.Cleanup(context.WithoutCancel(ctx))
+	})
 	return nil
 }
 
