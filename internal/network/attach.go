@@ -477,14 +477,14 @@ func (n *Networks) addPair(e *endpoint, ns *os.File, inside *rtnl, hairpin bool)
 			return err
 		}
 		var r requests
-		r.add(veth{host: e.host, inner: e.state.Interface, bridge: e.network.index, mtu: e.network.mtu, mac: mac,
+		r.add(veth{host: e.host, inner: e.state.Interface, bridge: int(e.network.index.Load()), mtu: int(e.network.mtu.Load()), mac: mac,
 			ns: int(ns.Fd()), isolated: !e.network.options.icc, hairpin: hairpin})
 		err := n.rt.send(&r)
 		if err == nil {
 			return nil
 		}
 		var gone netlink.LinkNotFoundError
-		if _, linkErr := n.handle.LinkByIndex(e.network.index); errors.Is(err, unix.EINVAL) && errors.As(linkErr, &gone) {
+		if _, linkErr := n.handle.LinkByIndex(int(e.network.index.Load())); errors.Is(err, unix.EINVAL) && errors.As(linkErr, &gone) {
 			err = fmt.Errorf("%w: %w", unix.ENODEV, linkErr)
 		}
 		if !errors.Is(err, unix.EEXIST) {
@@ -668,16 +668,9 @@ func (n *Networks) openPorts(h *holding) error {
 			continue
 		}
 		if !e.network.routesLoopback.Swap(true) {
-			// The guard chain keeps containers from using this to reach what listens on the host's loopback.
-			if err := setSysctl("net/ipv4/conf/"+e.network.rec.Link+"/route_localnet", "1"); err != nil {
+			if err := n.routeLoopback(e.network); err != nil {
 				e.network.routesLoopback.Store(false)
 				return err
-			}
-			if e.network.rec.IPv6 {
-				if err := n.acceptLoopback6(e.network.index); err != nil {
-					e.network.routesLoopback.Store(false)
-					return fmt.Errorf("let ports of network %q be used at [::1]: %w", e.network.rec.Name, err)
-				}
 			}
 		}
 		if e.host != "" {
@@ -689,6 +682,20 @@ func (n *Networks) openPorts(h *holding) error {
 		}
 	}
 	n.forgetFlows(h.ports)
+	return nil
+}
+
+// routeLoopback lets a bridge carry packets between the host's loopback and containers. The guard chain keeps containers from using
+// this to reach what listens there.
+func (n *Networks) routeLoopback(nw *network) error {
+	if err := setSysctl("net/ipv4/conf/"+nw.rec.Link+"/route_localnet", "1"); err != nil {
+		return err
+	}
+	if nw.rec.IPv6 {
+		if err := n.acceptLoopback6(int(nw.index.Load())); err != nil {
+			return fmt.Errorf("let ports of network %q be used at [::1]: %w", nw.rec.Name, err)
+		}
+	}
 	return nil
 }
 

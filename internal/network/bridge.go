@@ -52,11 +52,13 @@ func (n *Networks) ensureBridge(nw *network, adopt bool) error {
 		return failf(errdefs.ErrConflict, "network %q needs a bridge named %q, but the host has one that is not Berth's",
 			nw.rec.Name, nw.rec.Link)
 	}
-	nw.index = l.Attrs().Index
-	nw.mtu = l.Attrs().MTU
+	nw.index.Store(int64(l.Attrs().Index))
+	nw.mtu.Store(int64(l.Attrs().MTU))
 	if nw.foreign {
 		return nil
 	}
+	nw.mac = l.Attrs().HardwareAddr
+	nw.mtu.Store(int64(nw.wantMTU))
 	return n.configureBridge(nw, l)
 }
 
@@ -64,7 +66,10 @@ func (n *Networks) makeBridge(nw *network) (netlink.Link, error) {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU, attrs.TxQLen = nw.rec.Link, nw.wantMTU, -1
 	// With an address of its own the bridge does not change it with every port that comes and goes.
-	attrs.HardwareAddr = randomMAC()
+	if nw.mac == nil { // one that is made again keeps it: containers know it
+		nw.mac = randomMAC()
+	}
+	attrs.HardwareAddr = nw.mac
 	if err := n.handle.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
 		if errors.Is(err, unix.EOPNOTSUPP) {
 			return nil, failf(errdefs.ErrNotImplemented, "the kernel has no bridges (CONFIG_BRIDGE): %w", err)
@@ -115,7 +120,6 @@ func (n *Networks) configureBridge(nw *network, l netlink.Link) error {
 			return fail("set the MTU", err)
 		}
 	}
-	nw.mtu = nw.wantMTU
 	if err := n.setAddresses(nw, l); err != nil {
 		return fail("set the addresses", err)
 	}
@@ -127,14 +131,7 @@ func (n *Networks) configureBridge(nw *network, l netlink.Link) error {
 
 // setAddresses gives the bridge its networks' gateways and takes away what an older configuration left.
 func (n *Networks) setAddresses(nw *network, l netlink.Link) error {
-	want := map[netip.Prefix]bool{}
-	for _, s := range nw.rec.Subnets {
-		f := familyOf(s.Prefix.Addr())
-		if nw.options.mode(f) == modeIsolated || f == ip4 && nw.options.inhibit4 {
-			continue
-		}
-		want[netip.PrefixFrom(s.Gateway, s.Prefix.Bits())] = true
-	}
+	want := nw.bridgeAddresses()
 	have, err := dumpAddrs(n.handle, l, netlink.FAMILY_ALL)
 	if err != nil {
 		return err

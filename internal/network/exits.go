@@ -576,7 +576,7 @@ func (n *Networks) whose(link int, from netip.Addr) (r Refused) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, nw := range n.networks {
-		if nw.index != link || nw.rec.Driver != driverBridge {
+		if int(nw.index.Load()) != link || nw.rec.Driver != driverBridge {
 			continue
 		}
 		r.Network = nw.rec.Name

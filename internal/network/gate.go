@@ -95,7 +95,9 @@ func (n *Networks) openGate() error {
 			return fail(err)
 		}
 	}
+	n.mu.Lock()
 	n.gate = g
+	n.mu.Unlock()
 	return nil
 }
 

@@ -103,7 +103,10 @@ func (n *Networks) ensureParent(nw *network) error {
 	if err != nil {
 		return err
 	}
-	if nw.index, nw.mtu, nw.mac = l.Attrs().Index, l.Attrs().MTU, l.Attrs().HardwareAddr; l.Attrs().Alias != alias(nw.rec.ID) {
+	nw.mac = l.Attrs().HardwareAddr
+	nw.index.Store(int64(l.Attrs().Index))
+	nw.mtu.Store(int64(l.Attrs().MTU))
+	if l.Attrs().Alias != alias(nw.rec.ID) {
 		nw.foreign = true
 		return nil
 	}
@@ -208,7 +211,7 @@ func (n *Networks) addLAN(e *endpoint, ns *os.File) error {
 	}
 	nw := e.network
 	var r requests
-	r.addLAN(nw.rec.Driver, e.state.Interface, nw.index, int(ns.Fd()), mac, nw.lan)
+	r.addLAN(nw.rec.Driver, e.state.Interface, int(nw.index.Load()), int(ns.Fd()), mac, nw.lan)
 	err = n.rt.send(&r)
 	switch {
 	case err == nil:
@@ -259,7 +262,7 @@ func (r *requests) addLAN(driver, name string, parent, ns int, mac []byte, o lan
 // unplugLAN deletes the endpoint's interface from inside its namespace, also when the container has renamed it.
 func (n *Networks) unplugLAN(e *endpoint, ns *os.File) error {
 	return n.inLAN(ns, func(h *netlink.Handle, l netlink.Link) error {
-		if l.Type() != e.network.rec.Driver || l.Attrs().ParentIndex != e.network.index {
+		if l.Type() != e.network.rec.Driver || l.Attrs().ParentIndex != int(e.network.index.Load()) {
 			return nil
 		}
 		return h.LinkDel(l)
@@ -328,7 +331,7 @@ func (n *Networks) retainLAN(l Live, endpoints []EndpointState) []EndpointState 
 	parents := map[int]*network{}
 	for _, nw := range n.networks {
 		if isLAN(nw.rec.Driver) && nw.broken == nil {
-			parents[nw.index] = nw
+			parents[int(nw.index.Load())] = nw
 		}
 	}
 	n.mu.Unlock()

@@ -39,8 +39,9 @@ type Networks struct {
 	exits  *exits          // nil without IPTables
 	// changes is open while others' changes of the rules are watched, from Retain on.
 	changes *os.File
-	warm    *pool // namespaces on the default network
-	bare    *pool // namespaces with a loopback only
+	links   *os.File // the same of links
+	warm    *pool    // namespaces on the default network
+	bare    *pool    // namespaces with a loopback only
 	table   dns.Table
 	plugins *cni.Host     // those of CNI configurations
 	swept   chan struct{} // closed when plugins have cleaned up after containers that are gone
@@ -79,12 +80,13 @@ type network struct {
 	options bridgeOptions
 	lan     lanOptions // of macvlan and ipvlan
 	cni     cniOptions
-	mac     net.HardwareAddr // of the parent, where containers have the same
-	index   int              // of the bridge or parent
+	mac     net.HardwareAddr // of the bridge, or of the parent, where containers may have the same
+	index   atomic.Int64     // of the bridge or parent
 	foreign bool             // the bridge is the administrator's
 	wantMTU int
-	mtu     int
+	mtu     atomic.Int64
 	broken  error // why it cannot be used
+	lost    error // the same, where that may pass: somebody took its link away
 	// routesLoopback: the bridge carries packets from the host's loopback.
 	routesLoopback atomic.Bool
 
@@ -433,7 +435,13 @@ func (n *Networks) warn(format string, args ...any) {
 func (n *Networks) Warnings() []string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return slices.Concat(n.warnings, n.walls)
+	all := slices.Concat(n.warnings, n.walls)
+	for _, nw := range n.networks {
+		if nw.lost != nil {
+			all = append(all, fmt.Sprintf("network %q cannot be used: %s", nw.rec.Name, nw.lost))
+		}
+	}
+	return all
 }
 
 // Close gives the pool back. With no container attached the bridges and rules go too, for the next Open makes them
@@ -453,6 +461,9 @@ func (n *Networks) Close() error {
 	n.mu.Unlock()
 	if n.changes != nil {
 		_ = n.changes.Close()
+	}
+	if n.links != nil {
+		_ = n.links.Close()
 	}
 	if n.legacy != nil {
 		n.legacy.close()

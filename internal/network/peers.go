@@ -225,12 +225,12 @@ func turnProxyOn(link string, v6 bool) error {
 
 // proxyAddresses answers for these addresses of IPv6 on a bridge, and for no others any more. Called with proxying held.
 func (n *Networks) proxyAddresses(nw *network, want map[netip.Addr]bool) error {
-	list, err := whole(func() ([]netlink.Neigh, error) { return n.handle.NeighProxyList(nw.index, unix.AF_INET6) })
+	list, err := whole(func() ([]netlink.Neigh, error) { return n.handle.NeighProxyList(int(nw.index.Load()), unix.AF_INET6) })
 	if err != nil {
 		return fmt.Errorf("list the addresses that the host answers for: %w", err)
 	}
 	neighbour := func(a netip.Addr) *netlink.Neigh {
-		return &netlink.Neigh{LinkIndex: nw.index, Family: unix.AF_INET6, Flags: netlink.NTF_PROXY, IP: a.AsSlice()}
+		return &netlink.Neigh{LinkIndex: int(nw.index.Load()), Family: unix.AF_INET6, Flags: netlink.NTF_PROXY, IP: a.AsSlice()}
 	}
 	missing := maps.Clone(want)
 	var errs []error

@@ -53,7 +53,7 @@ func (n *Networks) shape(e *endpoint, r rates, was bool) error {
 			optionReceive, e.network.rec.Name, e.network.rec.Driver)
 	}
 	if !isLAN(e.network.rec.Driver) {
-		if err := bound(n.handle, e.host, r.receive, e.network.mtu); err != nil {
+		if err := bound(n.handle, e.host, r.receive, int(e.network.mtu.Load())); err != nil {
 			return fmt.Errorf("bound what interface %q receives: %w", e.state.Interface, err)
 		}
 	}
@@ -62,7 +62,7 @@ func (n *Networks) shape(e *endpoint, r rates, was bool) error {
 		return fmt.Errorf("open an rtnetlink socket: %w", err)
 	}
 	defer inside.Close()
-	if err := bound(inside, e.state.Interface, r.send, e.network.mtu); err != nil {
+	if err := bound(inside, e.state.Interface, r.send, int(e.network.mtu.Load())); err != nil {
 		return fmt.Errorf("bound what interface %q sends: %w", e.state.Interface, err)
 	}
 	return nil

@@ -64,6 +64,10 @@ func (n *Networks) Retain(ctx context.Context, live []Live) error {
 			return err
 		}
 	}
+	var err error
+	if n.links, err = watchLinks(n.linkChanged); err != nil {
+		return err
+	}
 	n.mu.Lock()
 	byName, err := n.lookup(defaultName)
 	usable := err == nil && byName.broken == nil
@@ -190,8 +194,8 @@ func (n *Networks) findLinks() error {
 	}
 	bridges := map[int]*network{}
 	for _, nw := range n.networks {
-		if nw.index > 0 && nw.rec.Driver == driverBridge {
-			bridges[nw.index] = nw
+		if index := int(nw.index.Load()); index > 0 && nw.rec.Driver == driverBridge {
+			bridges[index] = nw
 		}
 	}
 	n.found = map[string]*network{}
@@ -206,7 +210,7 @@ func (n *Networks) findLinks() error {
 
 func (n *Networks) putOn(link string, nw *network) error {
 	var r requests
-	r.master(link, nw.index)
+	r.master(link, int(nw.index.Load()))
 	if err := n.rt.send(&r); err != nil {
 		return fmt.Errorf("put link %q on bridge %q: %w", link, nw.rec.Link, err)
 	}

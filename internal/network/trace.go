@@ -88,6 +88,7 @@ type tracing struct {
 	onHost  []netlink.Link
 	sockets []socket
 	plugins map[publishedBy]string // who publishes a port, where our rules do not
+	gate    string                 // the link of it; "" where published ports are open to all
 }
 
 // publishedBy is a port of the host.
@@ -118,7 +119,8 @@ func (n *Networks) Trace(_ context.Context, r TraceRequest) (*Trace, error) {
 	}
 	var err error
 	if n.wall != nil {
-		t.doc = compile(n.policy())
+		p := n.policy()
+		t.doc, t.gate = compile(p), p.gate.out
 		if t.kernel, err = n.wall.look(t.doc); err != nil {
 			return nil, err
 		}
@@ -203,8 +205,7 @@ func (t *tracing) endpoint(e EndpointState) error {
 	v.Driver = nw.Driver
 	i := slices.IndexFunc(t.inside, func(l netlink.Link) bool { return l.Attrs().Name == e.Interface })
 	if i < 0 {
-		t.problem("the interface %s, by which the container is on network %q, is gone: something in the container has removed or renamed it",
-			e.Interface, e.Network)
+		t.problem("the interface %s, by which the container is on network %q, is gone: %s", e.Interface, e.Network, t.whoTook(e, nw))
 		v.Inside.Name = e.Interface
 		t.Endpoints = append(t.Endpoints, v)
 		return nil
@@ -240,6 +241,9 @@ func (t *tracing) outer(v *TraceEndpoint, nw Network, inside netlink.Link) (err 
 	if nw.Link == "" {
 		return nil
 	}
+	if isLAN(nw.Driver) {
+		return t.outerLAN(v, nw, inside)
+	}
 	host := byIndex(t.onHost, inside.Attrs().ParentIndex)
 	if inside.Type() != "veth" || host == nil {
 		t.problem("%s in the container has no other end on the host", v.Inside.Name)
@@ -255,7 +259,12 @@ func (t *tracing) outer(v *TraceEndpoint, nw Network, inside netlink.Link) (err 
 	}
 	bridge := byIndex(t.onHost, host.Attrs().MasterIndex)
 	if bridge == nil || bridge.Attrs().Name != nw.Link {
-		t.problem("%s, the host's end of the container's %s, is not a port of bridge %s", l.Name, v.Inside.Name, nw.Link)
+		i := slices.IndexFunc(t.onHost, func(l netlink.Link) bool { return l.Attrs().Name == nw.Link })
+		if i < 0 {
+			t.problem("the host has no bridge %s: somebody has deleted or renamed it", nw.Link)
+		}
+		t.problem("%s, the host's end of the container's %s, is not a port of bridge %s: put it there with ip link set %s master %s", l.Name,
+			v.Inside.Name, nw.Link, l.Name, nw.Link)
 		return nil
 	}
 	b, err := describeLink(t.n.handle, bridge)
@@ -268,6 +277,44 @@ func (t *tracing) outer(v *TraceEndpoint, nw Network, inside netlink.Link) (err 
 	}
 	if b.MTU != v.Inside.MTU {
 		t.problem("bridge %s carries packets of %d bytes and %s in the container sends up to %d", b.Name, b.MTU, v.Inside.Name, v.Inside.MTU)
+	}
+	return nil
+}
+
+// whoTook tells who may have taken an interface from a container, and how it gets another.
+func (t *tracing) whoTook(e EndpointState, nw Network) string {
+	host := hostLink(e.EndpointID)
+	const again = "it gets another by network disconnect and connect, or when it is started again"
+	switch {
+	case isLAN(nw.Driver):
+		return fmt.Sprintf("something in the container has removed or renamed it, or somebody has deleted the host's link %s beside which it was; %s",
+			nw.Link, again)
+	case nw.Driver == driverBridge && !slices.ContainsFunc(t.onHost, func(l netlink.Link) bool { return l.Attrs().Name == host }):
+		return fmt.Sprintf("so is the host's end, %s, and whoever deleted one of the two took the other with it; %s", host, again)
+	}
+	return "something in the container has removed or renamed it"
+}
+
+// outerLAN finds the link of the host that an interface stands beside.
+func (t *tracing) outerLAN(v *TraceEndpoint, nw Network, inside netlink.Link) error {
+	parent := byIndex(t.onHost, inside.Attrs().ParentIndex)
+	if parent == nil {
+		t.problem("the host's link %s, beside which the container's %s was, is gone", nw.Link, v.Inside.Name)
+		return nil
+	}
+	l, err := describeLink(t.n.handle, parent)
+	if err != nil {
+		return err
+	}
+	v.Host = &l
+	switch {
+	case l.Name != nw.Link:
+		t.problem("the host's link %s, beside which the container's %s is, is called %s now: network %q will not find it when the daemon starts again",
+			nw.Link, v.Inside.Name, l.Name, nw.Name)
+	case !l.Up:
+		t.problem("the host's link %s, beside which the container's %s is, is down", l.Name, v.Inside.Name)
+	case !l.Carrier:
+		t.problem("the host's link %s, beside which the container's %s is, has no carrier: nothing is connected to it", l.Name, v.Inside.Name)
 	}
 	return nil
 }
@@ -342,6 +389,9 @@ func (nw Network) gatewayElsewhere(gw netip.Addr) bool {
 
 // leaving are the rules for packets that leave by a network.
 func (t *tracing) leaving(nw Network) (rules []string) {
+	if isLAN(nw.Driver) {
+		return []string{"none: what the container sends goes out by " + nw.Link + ", and the host's rules have no part in it"}
+	}
 	if nw.Driver == driverCNI {
 		return []string{"whatever the plugins of the network's CNI configuration made: Berth has no rules for it"}
 	}
@@ -484,8 +534,8 @@ func (t *tracing) translation(p *TracePort, host netip.AddrPort) (rules []string
 				if s.name == "published_at" && host.Addr().IsLoopback() {
 					chains = "output"
 				}
-				if t.n.gate.out != "" && !host.Addr().IsLoopback() {
-					rules = append(rules, at+"ask: what the host's own input rules let in goes to prerouting by link "+t.n.gate.out)
+				if t.gate != "" && !host.Addr().IsLoopback() {
+					rules = append(rules, at+"ask: what the host's own input rules let in goes to prerouting by link "+t.gate)
 				}
 				rules = append(rules, fmt.Sprintf("%s%s: dnat by @%s: %s", at, chains, s.name, e),
 					at+"forward → ours: accepted, since its destination was translated")
