@@ -317,6 +317,9 @@ func (e *Engine) checkNamespaces(cfg *container.Config) error {
 			continue
 		}
 		other, err := e.Containers.Get(ref)
+		if errdefs.IsNotFound(err) { // clients take a 404 for an image that is missing, and pull it
+			return fmt.Errorf("%s%w", err.Error(), kind{errdefs.ErrInvalidArgument})
+		}
 		if err != nil {
 			return err
 		}

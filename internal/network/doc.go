@@ -50,6 +50,12 @@
 // The link on our side has a name made of the endpoint's ID. So a new daemon sees which links no record knows, because the
 // last one was killed in the middle of a Connect, and deletes them; and which records stand for links that are gone.
 //
+// # What others do to links
+//
+// rtnetlink tells when a link is deleted, renamed, set down or loses an address. A bridge of ours is then made again what its network
+// says, with its hardware address, its ports, and all that hangs on it; a network whose link is not ours to make says what it lacks until
+// that is back. links.go has the cases. Trace says the rest, such as a container's own link that somebody took.
+//
 // # Rules
 //
 // compile turns all networks and ports into one document per IP version, a pure function whose results stand in

@@ -62,9 +62,10 @@ func parseEndpointSysctls(text string) ([]sysctl, error) {
 		key, value, ok := strings.Cut(entry, "=")
 		key = strings.TrimSpace(key)
 		parts := strings.Split(key, ".")
-		if !ok || len(parts) != 5 || parts[0] != "net" || parts[3] != placeholder {
+		if !ok || len(parts) != 5 || parts[0] != "net" || !strings.EqualFold(parts[3], placeholder) { // Docker's client makes it lower case
 			return nil, errors.New("each part is of the form net.ipv4.conf.IFNAME.log_martians=1")
 		}
+		parts[3], key = placeholder, strings.Join(append(parts[:3:3], placeholder, parts[4]), ".")
 		for _, p := range parts {
 			if p == "" || strings.Trim(p, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") != "" {
 				return nil, errors.New("a name of a kernel parameter has letters, digits, _ and - in it")

@@ -129,7 +129,7 @@ func TestEndpointOptions(t *testing.T) {
 	opts := func(k, v string) map[string]string { return map[string]string{k: v} }
 	c := attach(t, n, AttachRequest{Endpoints: []EndpointRequest{
 		{Network: "a", MAC: "02:00:00:00:00:01", DriverOpts: map[string]string{optionIfname: "lan",
-			optionSysctls: "net.ipv4.conf.IFNAME.log_martians=1,net.ipv4.conf.IFNAME.forwarding=0"}},
+			optionSysctls: "net.ipv4.conf.IFNAME.log_martians=1,net.ipv4.conf.ifname.forwarding=0"}},
 		{Network: "b"}}})
 	if got := interfacesIn(t, n, c.NetNS); got != "lo lan eth0" {
 		t.Errorf("interfaces %q", got)
@@ -138,6 +138,9 @@ func TestEndpointOptions(t *testing.T) {
 		v, err := readSysctl("net/ipv4/conf/lan/log_martians")
 		if v != "1" {
 			t.Errorf("log_martians is %q", v)
+		}
+		if v, err := readSysctl("net/ipv4/conf/lan/forwarding"); v != "0" {
+			t.Errorf("forwarding is %q, %v", v, err)
 		}
 		return err
 	})

@@ -291,6 +291,16 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
+// TestMinikubeOptions: what minikube says to dockerd, which does not look at it, says what is the case anyway.
+func TestMinikubeOptions(t *testing.T) {
+	n := room(t)
+	network1(t, n, CreateRequest{Name: "minikube", Options: map[string]string{"--icc": "", "--ip-masq": "", "com.docker.network.driver.mtu": "1500"}})
+	_, err := n.Create(context.Background(), CreateRequest{Name: "x", Options: map[string]string{"--icc": "false"}})
+	if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "com.docker.network.bridge.enable_icc") {
+		t.Error(err)
+	}
+}
+
 // TestDefaultNetworkOptions: where containers of the default network get their addresses, how long their packets are, and where
 // their ports are open.
 func TestDefaultNetworkOptions(t *testing.T) {

@@ -239,6 +239,10 @@ func parseBridgeOptions(options map[string]string) (bridgeOptions, error) {
 		case "com.docker.network.bridge.name":
 			o.link = value
 			err = checkLinkName(value)
+		case "--icc", "--ip-masq": // minikube's way to say what is the default
+			if value != "" && value != "true" {
+				err = errors.New(`to switch it off there are com.docker.network.bridge.enable_icc and enable_ip_masquerade`)
+			}
 		case "com.docker.network.bridge.enable_icc":
 			o.icc, err = strconv.ParseBool(value)
 		case "com.docker.network.bridge.enable_ip_masquerade":

@@ -49,6 +49,7 @@ func TestBadInput(t *testing.T) {
 				{line: `$D run --rm --security-opt seccomp=/nonexistent.json berth/box true`, code: 125, err: "seccomp"},
 				{line: `$D run --rm --security-opt nonsense=1 berth/box true`, code: 125, err: "security-opt"},
 				{line: `$D run --rm --network container:nonexistent berth/box true`, code: 125, err: "nonexistent"},
+				{line: `$D run --rm --network container:nonexistent berth/box true 2>&1 | grep -c 'find image' || true`, out: "0\n"}, // nothing is pulled for it
 				{line: `$D run --rm --restart nonsense berth/box true`, code: 125, err: "restart"},
 				{line: `$D run --rm --restart always berth/box true`, code: 125, err: "--rm"},
 				{line: `$D run --rm --device /nonexistent berth/box true; echo $?`, out: "~^12[57]\n$", err: "nonexistent"}, // clients differ
