@@ -65,6 +65,14 @@ type exitStatus int
 
 func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
+// failure is an error with an exit code of its own.
+type failure struct {
+	error
+	code int
+}
+
+func (f failure) Unwrap() error { return f.error }
+
 // command runs one command line and gives its exit code.
 func command(args []string) int {
 	c := &cli{out: os.Stdout}
@@ -80,6 +88,10 @@ func command(args []string) int {
 		return int(status)
 	}
 	c.complain(err)
+	var f failure
+	if errors.As(err, &f) {
+		return f.code
+	}
 	return 1
 }
 
@@ -105,16 +117,19 @@ func (c *cli) dispatch(args []string) error {
 		return invalid("--log-format %q is neither text nor json", c.logFormat)
 	case c.rootless != "true" && c.rootless != "false" && c.rootless != "auto":
 		return invalid("--rootless %q is neither true nor false nor auto", c.rootless)
-	case f.NArg() == 0 || f.Arg(0) == "help":
+	case f.NArg() == 0 || f.Arg(0) == "help" && f.NArg() == 1:
 		return c.help(f)
 	}
-	name := f.Arg(0)
+	name, rest := f.Arg(0), f.Args()[1:]
+	if name == "help" {
+		name, rest = rest[0], []string{"--help"}
+	}
 	table := verbs()
 	i := slices.IndexFunc(table, func(v verb) bool { return v.name == name })
 	if i < 0 {
 		return invalid("%q is not a command; see berth-runtime help", name)
 	}
-	return table[i].run(c, f.Args()[1:])
+	return table[i].run(c, rest)
 }
 
 func (c *cli) help(f *flags) error {
@@ -265,9 +280,29 @@ func (f *flags) parse(args []string) error {
 	return nil
 }
 
-// id takes the container's id from the arguments, of which there are at least one and at most most.
+// parseAll is parse where flags may come after the other arguments, too, as in "delete ID --force". What follows -- is no flag.
+func (f *flags) parseAll(args []string) error {
+	var others []string
+	for {
+		if err := f.parse(args); err != nil {
+			return err
+		}
+		rest := f.Args()
+		if n := len(args) - len(rest); len(rest) == 0 || n > 0 && args[n-1] == "--" {
+			return f.parse(slices.Concat([]string{"--"}, others, rest))
+		}
+		others, args = append(others, rest[0]), rest[1:]
+	}
+}
+
+// id takes the container's id from the arguments, of which there are at least one and at most most; 0: what comes after the id belongs
+// to somebody else.
 func (f *flags) id(args []string, most int) (string, error) {
-	if err := f.parse(args); err != nil {
+	parse := f.parseAll
+	if most == 0 {
+		parse = f.parse
+	}
+	if err := parse(args); err != nil {
 		return "", err
 	}
 	if f.NArg() < 1 {

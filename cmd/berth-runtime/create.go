@@ -228,6 +228,7 @@ func (n *creation) makeCgroup() (_ *cgroup.Group, release func(), err error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	host = host.Strict()
 	if n.c.systemdCgroup {
 		g, release, err := n.makeScope(host)
 		if problem, refused := n.withoutCgroup(err); refused {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -50,8 +51,17 @@ func (x *execution) flags() *flags {
 	return f
 }
 
-// execute runs a process in a running container.
+// execute runs a process in a running container. What keeps it from running has an exit code that few programs have.
 func execute(c *cli, args []string) error {
+	err := executeIn(c, args)
+	var status exitStatus
+	if err == nil || errors.As(err, &status) {
+		return err
+	}
+	return failure{fmt.Errorf("exec failed: %w", err), 255}
+}
+
+func executeIn(c *cli, args []string) error {
 	x := &execution{}
 	f := x.flags()
 	id, err := f.id(args, 0)
@@ -66,7 +76,7 @@ func execute(c *cli, args []string) error {
 	case s == specs.StateStopped:
 		return fmt.Errorf("cannot exec in a stopped container: %w", errdefs.ErrFailedPrecondition)
 	case s == "paused" && !x.ignorePaused:
-		return fmt.Errorf("cannot exec in a paused container: %w", errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("cannot exec in a paused container (use --ignore-paused to override): %w", errdefs.ErrFailedPrecondition)
 	}
 	if c.mustEnter() {
 		return c.enterContainer(st)
@@ -178,7 +188,7 @@ func (x *execution) process(own *specs.Process, argv []string) (*specs.Process, 
 	}
 	p := *own
 	p.Args, p.Terminal, p.ConsoleSize = argv, x.tty, nil
-	p.Env = append(slices.Clone(p.Env), x.env...)
+	p.Env = append(slices.Clone(p.Env), x.env...) // a later one wins
 	if x.cwd != "" {
 		p.Cwd = x.cwd
 	}

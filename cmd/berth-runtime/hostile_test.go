@@ -54,7 +54,7 @@ func (b *bundle) within(args ...string) (out string, code int) {
 // refuses wants a sentence and the exit code 1, and soon.
 func (b *bundle) refuses(want string, args ...string) {
 	b.t.Helper()
-	if out, code := b.within(args...); code != 1 || !strings.Contains(out, "berth-runtime: ") || !strings.Contains(out, want) {
+	if out, code := b.within(args...); code != failureOf(args) || !strings.Contains(out, "berth-runtime: ") || !strings.Contains(out, want) {
 		b.t.Errorf("%q: exit code %d, no %q in: %s", args, code, want, out)
 	}
 }

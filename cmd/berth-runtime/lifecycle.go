@@ -31,8 +31,14 @@ func start(c *cli, args []string) error {
 	if err != nil {
 		return err
 	}
-	if s := st.Status(); s != specs.StateCreated {
-		return fmt.Errorf("cannot start a container that is %s: %w", s, errdefs.ErrFailedPrecondition)
+	switch s := status(st); s {
+	case specs.StateCreated:
+	case specs.StateRunning:
+		return fmt.Errorf("cannot start an already running container: %w", errdefs.ErrFailedPrecondition)
+	case specs.StateStopped:
+		return fmt.Errorf("cannot start a container that has stopped: %w", errdefs.ErrFailedPrecondition)
+	default:
+		return fmt.Errorf("cannot start a container in the %s state: %w", s, errdefs.ErrFailedPrecondition)
 	}
 	fifo := filepath.Join(dir, startFile)
 	fd, err := unix.Open(fifo, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
@@ -68,7 +74,9 @@ func start(c *cli, args []string) error {
 	if err := ocirun.ReadReport(filepath.Join(dir, reportFile), st); err != nil {
 		return err
 	}
-	c.warn(ocirun.Poststart(context.Background(), st))
+	if err := ocirun.Poststart(context.Background(), st); err != nil {
+		return errors.Join(err, end(st))
+	}
 	return nil
 }
 
@@ -100,14 +108,15 @@ func status(st *ocirun.State) specs.ContainerState {
 // ociState is what state and list show: the specification's state and what runc adds to it.
 type ociState struct {
 	specs.State
+	Pid     int       `json:"pid"` // 0 when it is stopped, and said so
 	Rootfs  string    `json:"rootfs"`
 	Created time.Time `json:"created"`
 	Owner   string    `json:"owner"`
 }
 
 func show(st *ocirun.State) ociState {
-	s := ociState{State: specs.State{Version: st.OCIVersion, ID: st.ID, Status: status(st), Pid: st.Pid, Bundle: st.Bundle,
-		Annotations: st.Annotations}, Rootfs: st.Rootfs, Created: st.Created, Owner: strconv.Itoa(st.Owner)}
+	s := ociState{State: specs.State{Version: st.OCIVersion, ID: st.ID, Status: status(st), Bundle: st.Bundle,
+		Annotations: st.Annotations}, Pid: st.Pid, Rootfs: st.Rootfs, Created: st.Created, Owner: strconv.Itoa(st.Owner)}
 	if s.Status == specs.StateStopped {
 		s.Pid = 0
 	}
@@ -161,7 +170,8 @@ func kill(c *cli, args []string) error {
 	if all {
 		return killAll(st, sig)
 	}
-	if s := status(st); s == specs.StateStopped {
+	s := status(st)
+	if s == specs.StateStopped {
 		return fmt.Errorf("container not running: %q is %s: %w", id, s, errdefs.ErrFailedPrecondition)
 	}
 	pidfd, err := openInit(st)
@@ -169,6 +179,10 @@ func kill(c *cli, args []string) error {
 		return err
 	}
 	defer pidfd.Close()
+	if sig == unix.SIGKILL && st.CgroupPath != "" && (s == "paused" || !linux.IsPidNamespaceInit(st.Pid)) {
+		// Its end must be the end of all, as it is in a pid namespace of their own; and v1's frozen processes die when they are thawed.
+		return killAll(st, sig)
+	}
 	return linux.PidfdSendSignal(pidfd, sig)
 }
 
@@ -213,14 +227,14 @@ func group(st *ocirun.State) (*cgroup.Group, error) {
 	if st.CgroupPath == "" {
 		return nil, fmt.Errorf("container %q has no cgroup, which its user may not make: %w", st.ID, errdefs.ErrFailedPrecondition)
 	}
-	return host.Open(st.CgroupPath), nil
+	return host.Strict().Open(st.CgroupPath), nil
 }
 
 // parseSignal reads a signal by its number or name, with or without SIG.
 func parseSignal(name string) (unix.Signal, error) {
 	if n, err := strconv.Atoi(name); err == nil {
-		if n < 1 || n > 64 {
-			return 0, invalid("signal %d is not between 1 and 64", n)
+		if n < 0 || n > 64 { // 0 asks whether there is somebody to send one to
+			return 0, invalid("signal %d is not between 0 and 64", n)
 		}
 		return unix.Signal(n), nil
 	}
@@ -469,12 +483,12 @@ func freeze(c *cli, name string, args []string, frozen bool) error {
 	if err != nil {
 		return err
 	}
-	want := []specs.ContainerState{specs.StateCreated, specs.StateRunning}
+	want, not := []specs.ContainerState{specs.StateCreated, specs.StateRunning}, "container not running"
 	if !frozen {
-		want = []specs.ContainerState{"paused"}
+		want, not = []specs.ContainerState{"paused"}, "container not paused"
 	}
 	if s := status(st); !slices.Contains(want, s) {
-		return fmt.Errorf("cannot %s container %q that is %s: %w", name, id, s, errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("%s: cannot %s container %q that is %s: %w", not, name, id, s, errdefs.ErrFailedPrecondition)
 	}
 	g, err := group(st)
 	if err != nil {

@@ -106,7 +106,7 @@ func TestRootlessLife(t *testing.T) {
 	if out, code := b.run("exec", "c", "sh", "-c", "exit 9"); code != 9 {
 		t.Error(out, code)
 	}
-	if out, code := b.run("exec", "-u", "3", "c", "true"); code != 1 || !strings.Contains(out, "set the user") {
+	if out, code := b.run("exec", "-u", "3", "c", "true"); code != 255 || !strings.Contains(out, "set the user") {
 		t.Error("a user that is not mapped:", out, code)
 	}
 	b.fails("executable file not found", "exec", "c", "nothing")

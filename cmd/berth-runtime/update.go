@@ -47,7 +47,7 @@ func update(c *cli, args []string) error {
 		return err
 	}
 	if s := status(st); s == specs.StateStopped {
-		return fmt.Errorf("cannot update a stopped container: %w", errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("container not running: cannot update a stopped container: %w", errdefs.ErrFailedPrecondition)
 	}
 	if kernel != "" || kernelTCP != "" {
 		c.warn([]string{"kernel memory settings are ignored: kernels have no such limit any more"})

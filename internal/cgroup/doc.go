@@ -51,7 +51,8 @@
 // # What is not there
 //
 // Where a kernel cannot do what was asked and Docker drops it with a warning, so does this package, in Docker's words;
-// Supports and Adapt tell before a container is made. Everything else that cannot be set is an error.
+// Supports and Adapt tell before a container is made. Everything else that cannot be set is an error, as is a device that is
+// not there; and all of it is for Strict, with which an OCI runtime's limits are made.
 //
 // # Devices
 //

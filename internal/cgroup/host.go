@@ -19,6 +19,15 @@ type Host struct {
 	trees []tree
 	// beside is the v2 hierarchy of a hybrid host, nil where there is none or it has no controllers.
 	beside *tree
+	strict bool
+}
+
+// Strict is the host for who is asked for limits by a specification, not by a person: what this kernel cannot keep is an error there and
+// not a warning, unless nothing is lost by it.
+func (h *Host) Strict() *Host {
+	s := *h
+	s.strict = true
+	return &s
 }
 
 // tree is one mounted hierarchy.

@@ -35,6 +35,12 @@ func (g *Group) set(r *specs.LinuxResources, fresh bool) (warnings []string, err
 	if err := check(r); err != nil {
 		return nil, err
 	}
+	if c := r.CPU; g.host.strict && g.host.version == 1 && c != nil && c.Shares != nil && *c.Shares != 0 {
+		const least, most = 2, 1 << 18 // to which the kernel would put it right
+		if *c.Shares < least || *c.Shares > most {
+			return nil, fmt.Errorf("cpu shares %d are not between %d and %d: %w", *c.Shares, least, most, errdefs.ErrInvalidArgument)
+		}
+	}
 	read := func(controller, file string) (string, error) {
 		return readLine(g.file(controller, file))
 	}
@@ -60,7 +66,7 @@ func (g *Group) set(r *specs.LinuxResources, fresh bool) (warnings []string, err
 				i++
 			}
 		}
-		if gone(err) && s.warning != "" {
+		if gone(err) && s.warning != "" && !errors.Is(err, unix.ENODEV) && (!g.host.strict || s.nothing()) {
 			if !slices.Contains(warnings, s.warning) { // one limit for several devices is still one warning
 				warnings = append(warnings, s.warning)
 			}
@@ -98,12 +104,19 @@ func (g *Group) write(s *setting) error {
 	}
 }
 
+// nothing tells whether the setting limits nothing, so that a kernel without it does what was asked for.
+func (s *setting) nothing() bool { return s.value == "max" || s.value == "-1" || s.value == "0" }
+
 // explain makes a sentence of an error, with what to do about the usual ones.
 func (g *Group) explain(s *setting, err error) error {
 	hint := ""
 	switch {
 	case gone(err) && g.host.tree(s.controller) == nil:
 		hint = ": the " + s.controller + " controller is not available on this host"
+	case errors.Is(err, unix.ENODEV) && (s.controller == "blkio" || s.controller == "io"):
+		hint = ": there is no such block device"
+	case gone(err):
+		hint = ": this kernel has no such limit"
 	case errors.Is(err, unix.EBUSY) && s.controller == "memory":
 		hint = ": the processes use more than that and not enough of it can be reclaimed"
 	case errors.Is(err, unix.EINVAL) && s.file == "memory.limit_in_bytes":

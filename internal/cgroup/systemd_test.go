@@ -27,7 +27,7 @@ func TestUnitProperties(t *testing.T) {
 		{Name: "MemoryLow", Value: uint64(32 << 20)}, {Name: "CPUWeight", Value: uint64(100)},
 		{Name: "CPUQuotaPerSecUSec", Value: uint64(3_000_000)}, {Name: "CPUQuotaPeriodUSec", Value: uint64(50000)},
 		{Name: "AllowedCPUs", Value: []byte{7, 2}}, {Name: "AllowedMemoryNodes", Value: []byte{1}},
-		{Name: "TasksMax", Value: uint64(math.MaxUint64)}, {Name: "IOWeight", Value: uint64(4950)},
+		{Name: "TasksMax", Value: uint64(1)}, {Name: "IOWeight", Value: uint64(4950)},
 		{Name: "MemoryHigh", Value: uint64(math.MaxUint64)}}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %v\nwant %v", got, want)

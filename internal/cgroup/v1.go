@@ -18,7 +18,7 @@ func planV1(r *specs.LinuxResources, read reader) (s []setting, warnings []strin
 	}
 	s = append(s, planCPUV1(r.CPU)...)
 	if r.Pids != nil && r.Pids.Limit != nil {
-		s = append(s, setting{controller: "pids", file: "pids.max", value: positiveOrMax(*r.Pids.Limit), warning: noPids})
+		s = append(s, setting{controller: "pids", file: "pids.max", value: pidsMax(*r.Pids.Limit), warning: noPids})
 	}
 	s = append(s, planBlockIOV1(r.BlockIO)...)
 	for device, l := range r.Rdma {
@@ -182,6 +182,15 @@ func throttles(io *specs.LinuxBlockIO) [4]throttle {
 		{"read_iops", "riops", noReadIOPS, io.ThrottleReadIOPSDevice},
 		{"write_iops", "wiops", noWriteIOPS, io.ThrottleWriteIOPSDevice},
 	}
+}
+
+// pidsMax is the limit of a count of processes. None at all (0) becomes the one that is there: it can be no other's parent, which is as
+// much, and systemd knows no limit of 0.
+func pidsMax(n int64) string {
+	if n == 0 {
+		n = 1
+	}
+	return positiveOrMax(n)
 }
 
 // positiveOrMax is how a count is written that is unlimited at zero and below.

@@ -69,7 +69,7 @@ func planV2(r *specs.LinuxResources, read reader) (s []setting, warnings []strin
 	}
 	s = append(s, cpu...)
 	if r.Pids != nil && r.Pids.Limit != nil {
-		s = append(s, setting{controller: "pids", file: "pids.max", value: positiveOrMax(*r.Pids.Limit), warning: noPids})
+		s = append(s, setting{controller: "pids", file: "pids.max", value: pidsMax(*r.Pids.Limit), warning: noPids})
 	}
 	s = append(s, planIOV2(r.BlockIO)...)
 	for device, l := range r.Rdma {

@@ -105,6 +105,21 @@ func StartTime(pid int) (ticks uint64, state byte, err error) {
 	return ticks, fields[0][0], err
 }
 
+// IsPidNamespaceInit tells whether a process is the first of its pid namespace, with which all others there end.
+func IsPidNamespaceInit(pid int) bool {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(data)) {
+		if numbers, found := strings.CutPrefix(line, "NSpid:"); found {
+			f := strings.Fields(numbers)
+			return len(f) > 0 && f[len(f)-1] == "1"
+		}
+	}
+	return false
+}
+
 // SealedCopy copies a program into memory that nobody can change any more, so that a container that gets hold of the
 // running file cannot rewrite it for the next one (CVE-2019-5736). It is executed by execveat(2) with AT_EMPTY_PATH or
 // through /proc/self/fd.

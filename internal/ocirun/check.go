@@ -178,6 +178,14 @@ func checkProcess(p *specs.Process) error {
 			}
 		}
 	}
+	for _, kv := range p.Env {
+		if strings.IndexByte(kv, '=') <= 0 {
+			return invalid("invalid environment variable: %q is not NAME=VALUE", kv)
+		}
+	}
+	if err := checkScheduler(p.Scheduler); err != nil {
+		return err
+	}
 	for _, g := range p.User.AdditionalGids {
 		if g > maxID {
 			return invalid("group %d is out of range", g)

@@ -126,6 +126,9 @@ func (s *setup) remount(m *mount) error {
 	if len(m.data) > 0 {
 		return missingFeature(fmt.Sprintf("to remount with options of the file system (%q)", m.Options))
 	}
+	if err := s.finishTmpfs(m.dest); err != nil { // over which this has the last word
+		return err
+	}
 	target, err := s.root.OpenPath(m.dest)
 	if err != nil {
 		return err

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strconv"
 	"time"
 
@@ -149,8 +148,8 @@ func (j *joining) run(ctx context.Context) error {
 			return fmt.Errorf("terminal: %w", err)
 		}
 	}
-	if j.exec.env = j.o.Process.Env; !hasHome(j.exec.env) {
-		j.exec.env = append(slices.Clone(j.exec.env), "HOME="+homeOf(root, j.o.Process.User.UID))
+	if j.exec.env = environment(j.o.Process.Env); !hasHome(j.exec.env) {
+		j.exec.env = append(j.exec.env, "HOME="+homeOf(root, j.o.Process.User.UID))
 	}
 	if err := ctx.Err(); err != nil {
 		return err

@@ -28,7 +28,8 @@ func Features(version string) *features.Features {
 			NetDevices:      &features.NetDevices{Enabled: yes},
 			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: yes}},
 		},
-		Annotations: map[string]string{"dev.berth.runtime.version": version},
+		// The second is how runc tells that it has checkpoint and restore, of which the specification does not know.
+		Annotations: map[string]string{"dev.berth.runtime.version": version, "org.opencontainers.runc.checkpoint.enabled": "true"},
 	}
 	for _, ns := range nsFlags {
 		f.Linux.Namespaces = append(f.Linux.Namespaces, string(ns.kind))

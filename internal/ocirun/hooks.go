@@ -361,27 +361,24 @@ func StartHooks(ctx context.Context, st *State) error {
 		})
 }
 
-// Poststart runs the hooks of a container that has started; what goes wrong with them is a warning.
-func Poststart(ctx context.Context, st *State) (warnings []string) {
+// Poststart runs the hooks of a container that has started. After an error the container must be ended (runtime.md, "Lifecycle", step 9).
+func Poststart(ctx context.Context, st *State) error {
 	if st.Hooks == nil {
 		return nil
 	}
-	return lenient(ctx, "poststart", st.Hooks.Poststart, hookState(st, specs.StateRunning))
+	return runHooks(ctx, "poststart", st.Hooks.Poststart, hookState(st, specs.StateRunning), onHost)
 }
 
-// Poststop runs the hooks of a container that was deleted; what goes wrong with them is a warning.
+// Poststop runs the hooks of a container that was deleted; what goes wrong with one is a warning, and the others are run.
 func Poststop(ctx context.Context, st *State) (warnings []string) {
 	if st.Hooks == nil {
 		return nil
 	}
 	state := hookState(st, specs.StateStopped)
 	state.Pid = 0
-	return lenient(ctx, "poststop", st.Hooks.Poststop, state)
-}
-
-func lenient(ctx context.Context, kind string, list []specs.Hook, state *specs.State) (warnings []string) {
+	list := st.Hooks.Poststop
 	for i := range list {
-		if err := runHooks(ctx, kind, list[i:i+1], state, onHost); err != nil {
+		if err := runHooks(ctx, "poststop", list[i:i+1], state, onHost); err != nil {
 			warnings = append(warnings, err.Error())
 		}
 	}

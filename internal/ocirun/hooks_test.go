@@ -45,8 +45,8 @@ func TestHooks(t *testing.T) {
 				CreateRuntime:   []specs.Hook{fix(note("createRuntime"))},
 				CreateContainer: []specs.Hook{fix(note("createContainer"))},
 				StartContainer:  []specs.Hook{hook(`read -r s; echo "startContainer $MARK $(id -u) $$ $(readlink /proc/self/ns/net) $s" >> /tmp/log`)},
-				Poststart:       []specs.Hook{hook("exit 3"), fix(note("poststart"))},
-				Poststop:        []specs.Hook{fix(note("poststop"))},
+				Poststart:       []specs.Hook{fix(note("poststart"))},
+				Poststop:        []specs.Hook{hook("exit 3"), fix(note("poststop"))},
 			}
 			r, w, err := os.Pipe()
 			if err != nil {
@@ -69,7 +69,7 @@ func TestHooks(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if len(p.Warnings) != 1 || !strings.Contains(p.Warnings[0], "poststart hook 0") || !strings.Contains(p.Warnings[0], "exited with 3") {
+			if len(p.Warnings) > 0 {
 				t.Error(p.Warnings)
 			}
 			if _, err := linux.WaitPidfd(p.Pidfd); err != nil {
@@ -79,7 +79,8 @@ func TestHooks(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if warnings := Poststop(context.Background(), st); len(warnings) > 0 {
+			warnings := Poststop(context.Background(), st)
+			if len(warnings) != 1 || !strings.Contains(warnings[0], "poststop hook 0") || !strings.Contains(warnings[0], "exited with 3") {
 				t.Error(warnings)
 			}
 			buf := make([]byte, 4096)

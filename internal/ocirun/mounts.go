@@ -26,6 +26,7 @@ type mount struct {
 	kind   mountKind
 	tree   *os.File     // the mount that stands nowhere yet
 	groups []groupMount // of a cgroup mount
+	late   bool         // a tmpfs that has yet to become read-only
 }
 
 type mountKind int
@@ -124,12 +125,6 @@ func parseOptions(options []string) (o mountOptions, err error) {
 			continue
 		case "defaults", "async", "silent", "loud", "":
 			continue
-		case "sync", "dirsync", "lazytime", "mand": // of the file system, by the kernel's generic option parser
-			o.data = append(o.data, linux.FsOption{Key: word})
-			continue
-		case "nolazytime", "nomand", "iversion", "noiversion", "acl", "noacl":
-			o.data = append(o.data, linux.FsOption{Key: word})
-			continue
 		case "remount":
 			o.remount = true
 			continue
@@ -138,6 +133,10 @@ func parseOptions(options []string) (o mountOptions, err error) {
 			continue
 		case "idmap", "ridmap":
 			o.idmap = word
+			continue
+		}
+		if genericOption(word) {
+			o.data = append(o.data, linux.FsOption{Key: word})
 			continue
 		}
 		if a, there := findAttr(word); there {
@@ -156,6 +155,16 @@ func parseOptions(options []string) (o mountOptions, err error) {
 		o.data = append(o.data, linux.FsOption{Key: key, Value: value})
 	}
 	return o, nil
+}
+
+// genericOption tells of an option that every file system may have, by the kernel's generic parser. A bind mount can have it, too, and
+// shows what its file system has.
+func genericOption(word string) bool {
+	switch word {
+	case "sync", "dirsync", "lazytime", "mand", "nolazytime", "nomand", "iversion", "noiversion", "acl", "noacl":
+		return true
+	}
+	return false
 }
 
 // apply makes a later option win over an earlier one.
@@ -181,6 +190,11 @@ func parseMounts(list []specs.Mount) ([]mount, error) {
 		}
 		if o.copyUp && m.Type != "tmpfs" {
 			return nil, invalid("mount %q: tmpcopyup is for a tmpfs", m.Destination)
+		}
+		if bind := o.bind || m.Type == "bind"; bind && !o.remount {
+			if i := slices.IndexFunc(o.data, func(d linux.FsOption) bool { return !genericOption(d.Key) }); i >= 0 {
+				return nil, invalid("mount %q: a bind mount cannot have the option %q of a file system", m.Destination, o.data[i].Key)
+			}
 		}
 		if mounts[i].dest == "/" {
 			return nil, fmt.Errorf("mount %q: the root is not a mount point: %w", m.Destination, errdefs.ErrInvalidArgument)
@@ -300,6 +314,7 @@ func (s *setup) mount(m *mount) (err error) {
 		return s.mountCgroup(m)
 	case kindTmpfs:
 		m.tree, err = s.tmpfs(m)
+		m.late = (m.set|m.rset)&unix.MOUNT_ATTR_RDONLY != 0
 	case kindInside:
 		m.tree, err = linux.NewMount(m.Type, m.Source, int(m.set|m.rset), labelled(s.lin.MountLabel, m.Type, s.owned(m.data, false))...)
 	case kindBind, kindHost:
@@ -328,22 +343,30 @@ func (s *setup) tmpfs(m *mount) (*os.File, error) {
 		}
 	}
 	data = labelled(s.lin.MountLabel, m.Type, s.owned(data, true))
-	attrs := m.set | m.rset
-	if !m.copyUp {
-		return linux.NewMount("tmpfs", m.Source, int(attrs), data...)
+	tree, err := linux.NewMount("tmpfs", m.Source, int((m.set|m.rset)&^unix.MOUNT_ATTR_RDONLY), data...)
+	if err != nil || !m.copyUp {
+		return tree, err
 	}
-	tree, err := linux.NewMount("tmpfs", m.Source, int(attrs&^unix.MOUNT_ATTR_RDONLY), data...)
-	if err != nil {
-		return nil, err
-	}
-	err = s.copyUp(m.dest, tree)
-	if err == nil && attrs&unix.MOUNT_ATTR_RDONLY != 0 {
-		err = linux.MountSetattr(tree, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}, false)
-	}
-	if err != nil {
+	if err = s.copyUp(m.dest, tree); err != nil {
 		return nil, errors.Join(err, tree.Close())
 	}
 	return tree, nil
+}
+
+// finishTmpfs makes those read-only that shall be, when what is to be mounted or made on them is there; "" stands for all, wherever
+// they are.
+func (s *setup) finishTmpfs(dest string) error {
+	for i := range s.mounts {
+		m := &s.mounts[i]
+		if !m.late || dest != "" && m.dest != dest {
+			continue
+		}
+		m.late = false
+		if err := linux.MountSetattr(m.tree, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}, false); err != nil {
+			return fmt.Errorf("mount %q: make it read-only: %w", m.dest, err)
+		}
+	}
+	return nil
 }
 
 // owned turns the users and groups in a file system's options into the host's, as who makes it is; with root it is the

@@ -696,6 +696,22 @@ func (e *execution) candidates() []string {
 	return files
 }
 
+// environment is what the process gets of what was asked for: of several with one name the last, since most programs see the first;
+// and no empty home.
+func environment(env []string) []string {
+	list := make([]string, 0, len(env))
+	seen := make(map[string]struct{}, len(env))
+	for i := len(env) - 1; i >= 0; i-- {
+		name, _, _ := strings.Cut(env[i], "=")
+		if _, again := seen[name]; !again && env[i] != "HOME=" {
+			list = append(list, env[i])
+		}
+		seen[name] = struct{}{}
+	}
+	slices.Reverse(list)
+	return list
+}
+
 func hasHome(env []string) bool {
 	return slices.ContainsFunc(env, func(kv string) bool { return strings.HasPrefix(kv, "HOME=") })
 }

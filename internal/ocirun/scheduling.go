@@ -21,6 +21,22 @@ var schedFlags = [...]specs.LinuxSchedulerFlag{specs.SchedFlagResetOnFork, specs
 // ioClasses are the classes by their numbers less one (ioprio_set(2)).
 var ioClasses = [...]specs.IOPriorityClass{specs.IOPRIO_CLASS_RT, specs.IOPRIO_CLASS_BE, specs.IOPRIO_CLASS_IDLE}
 
+// checkScheduler refuses what the kernel would put right or pass over without a word.
+func checkScheduler(sc *specs.Scheduler) error {
+	if sc == nil {
+		return nil
+	}
+	const lowest, highest = -20, 19
+	nice := sc.Policy == specs.SchedOther || sc.Policy == specs.SchedBatch
+	switch {
+	case nice && (sc.Nice < lowest || sc.Nice > highest):
+		return invalid("scheduler: nice %d is not between %d and %d", sc.Nice, lowest, highest)
+	case sc.Policy != specs.SchedDeadline && (sc.Runtime != 0 || sc.Deadline != 0 || sc.Period != 0):
+		return invalid("scheduler: runtime, deadline and period are for %s, not for %q", specs.SchedDeadline, sc.Policy)
+	}
+	return nil
+}
+
 // scheduling adds scheduler and I/O priority (config.md, "Linux Process").
 func (e *execution) scheduling(p *linux.Program) error {
 	if sc := e.process.Scheduler; sc != nil {

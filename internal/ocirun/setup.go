@@ -324,6 +324,9 @@ func (s *setup) makeCwd() {
 
 // finishRoot applies what holds for the root mount itself.
 func (s *setup) finishRoot() error {
+	if err := s.finishTmpfs(""); err != nil {
+		return err
+	}
 	if !s.latePivot {
 		if err := s.propagate(); err != nil {
 			return err

@@ -80,8 +80,8 @@ type Process struct {
 }
 
 // Release lets a held process go on into its program, and returns when it has, or with the *ExecError. It is called at most
-// once, and not when StartOptions.HoldFile was given. The hooks of a start are run before and after; when one that is run
-// before fails the process ends.
+// once, and not when StartOptions.HoldFile was given. The hooks of a start are run before and after; when one fails
+// the process ends.
 func (p *Process) Release() error {
 	if p.hold == nil {
 		return fmt.Errorf("process %d is not held: %w", p.Pid, errdefs.ErrFailedPrecondition)
@@ -97,7 +97,10 @@ func (p *Process) Release() error {
 		return err
 	}
 	if p.hooks != nil {
-		p.Warnings = append(p.Warnings, Poststart(context.Background(), p.hooks)...)
+		if err := Poststart(context.Background(), p.hooks); err != nil {
+			_ = linux.PidfdSendSignal(p.Pidfd, unix.SIGKILL) // or it has ended by itself
+			return err
+		}
 	}
 	return nil
 }
@@ -173,8 +176,8 @@ func Start(ctx context.Context, o StartOptions) (_ *Process, err error) {
 		}()
 	}
 	s.exec = execution{process: o.Spec.Process, filter: o.Seccomp, preserve: o.PreserveFiles, keepKeyring: o.NoNewKeyring,
-		stdio: [3]*os.File{o.Stdin, o.Stdout, o.Stderr}, init: o.Init, shield: exposed(), env: o.Spec.Process.Env, tty: o.Terminal,
-		nested: linux.InUserNamespace()}
+		stdio: [3]*os.File{o.Stdin, o.Stdout, o.Stderr}, init: o.Init, shield: exposed(), env: environment(o.Spec.Process.Env),
+		tty: o.Terminal, nested: linux.InUserNamespace()}
 	if o.Terminal {
 		s.exec.stdio = [3]*os.File{} // which comes later
 	}
@@ -226,7 +229,7 @@ func (s *setup) makeCgroup() (undo func() error, err error) {
 	if err != nil {
 		return nil, err
 	}
-	g, warnings, err := host.Create(s.lin.CgroupsPath, s.lin.Resources)
+	g, warnings, err := host.Strict().Create(s.lin.CgroupsPath, s.lin.Resources)
 	if err != nil {
 		return nil, err
 	}
