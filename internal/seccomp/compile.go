@@ -31,13 +31,17 @@ func Compile(p *specs.LinuxSeccomp) (*Filter, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 	}
-	code := []unix.SockFilter{load(offArch)}
-	for _, audit := range prof.audits() {
-		body := append([]unix.SockFilter{load(offNumber)}, search(prof.ranges(audit))...)
-		code = append(code, jump(unix.BPF_JEQ, audit, 1, 0), skip(len(body)))
-		code = append(code, body...)
+	w := &program{rets: map[uint32]int{}}
+	next := w.ret(unix.SECCOMP_RET_KILL_PROCESS)
+	for _, audit := range slices.Backward(prof.audits()) {
+		w.goTo(w.search(prof.ranges(audit)))
+		own := w.add(load(offNumber))
+		next = w.near(next)
+		next = w.add(jump(unix.BPF_JEQ, audit, uint8(w.over(own)), uint8(w.over(next))))
 	}
-	code = append(code, ret(unix.SECCOMP_RET_KILL_PROCESS))
+	w.add(load(offArch))
+	slices.Reverse(w.code)
+	code := w.code
 	if len(code) > maxInstructions {
 		return nil, fmt.Errorf("the profile needs %d instructions and the kernel takes %d: %w", len(code), maxInstructions,
 			errdefs.ErrInvalidArgument)

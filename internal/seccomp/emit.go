@@ -1,6 +1,8 @@
 package seccomp
 
 import (
+	"slices"
+
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -28,27 +30,74 @@ func skip(n int) unix.SockFilter {
 	return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JA, K: uint32(n)}
 }
 
-// search finds the number in the accumulator among spans, the first of which begins at or below it.
-func search(spans []span) []unix.SockFilter {
-	if len(spans) == 1 {
-		return leaf(spans[0].answer)
-	}
-	mid := len(spans) / 2
-	below, above := search(spans[:mid]), search(spans[mid:])
-	var code []unix.SockFilter
-	if len(below) <= 255 {
-		code = append(code, jump(unix.BPF_JGE, spans[mid].first, uint8(len(below)), 0))
-	} else {
-		code = append(code, jump(unix.BPF_JGE, spans[mid].first, 0, 1), skip(len(below)))
-	}
-	return append(append(code, below...), above...)
+// A program is written from its last instruction to its first: the kernel jumps forwards only, so what a jump leads to is there
+// before it. Places count from the end.
+type program struct {
+	code []unix.SockFilter
+	rets map[uint32]int // the newest place of a plain answer
 }
 
-func leaf(a answer) (code []unix.SockFilter) {
-	for _, r := range a.rules {
-		code = append(code, emitRule(r)...)
+// maxJump is how many instructions a conditional jump can pass over.
+const maxJump = 255
+
+func (p *program) add(i unix.SockFilter) (place int) {
+	p.code = append(p.code, i)
+	return len(p.code) - 1
+}
+
+// over is how many instructions the next one passes over on its way to a place.
+func (p *program) over(place int) int { return len(p.code) - place - 1 }
+
+// ret gives the place of an answer. The program has few different ones and each range of numbers leads to one, so those near enough
+// are shared: the kernel translates each instruction when it loads the program, while somebody waits for a container.
+func (p *program) ret(value uint32) (place int) {
+	// The jump that will lead there comes after a neighbour that may need a skip of its own.
+	if place, ok := p.rets[value]; ok && p.over(place) < maxJump-2 {
+		return place
 	}
-	return append(code, ret(a.always))
+	p.rets[value] = p.add(ret(value))
+	return p.rets[value]
+}
+
+// goTo makes the next instruction lead to a place.
+func (p *program) goTo(place int) {
+	if n := p.over(place); n > 0 {
+		p.add(skip(n))
+	}
+}
+
+// near gives a place that leads to another and that the instruction after the next one can still jump to.
+func (p *program) near(place int) int {
+	if n := p.over(place); n >= maxJump {
+		return p.add(skip(n))
+	}
+	return place
+}
+
+// search finds the number in the accumulator among spans, the first of which begins at or below it.
+func (p *program) search(spans []span) (place int) {
+	if len(spans) == 1 {
+		return p.leaf(spans[0].answer)
+	}
+	mid := len(spans) / 2
+	above := p.search(spans[mid:])
+	below := p.search(spans[:mid])
+	above = p.near(above)
+	below = p.near(below)
+	return p.add(jump(unix.BPF_JGE, spans[mid].first, uint8(p.over(above)), uint8(p.over(below))))
+}
+
+func (p *program) leaf(a answer) (place int) {
+	if len(a.rules) == 0 {
+		return p.ret(a.always)
+	}
+	place = p.add(ret(a.always))
+	for _, r := range slices.Backward(a.rules) {
+		for _, i := range slices.Backward(emitRule(r)) {
+			place = p.add(i)
+		}
+	}
+	return place
 }
 
 // test is an instruction whose jumps lead to the end of the rule (no), to the next condition (yes) or just on.
