@@ -54,6 +54,7 @@ func (n *creation) place(f *flags) {
 
 // create makes a container and leaves its process waiting.
 func create(c *cli, args []string) error {
+	linux.Calm()
 	n := &creation{c: c}
 	id, err := n.flags("create").id(args, 1)
 	if err != nil {

@@ -53,6 +53,7 @@ func (x *execution) flags() *flags {
 
 // execute runs a process in a running container. What keeps it from running has an exit code that few programs have.
 func execute(c *cli, args []string) error {
+	linux.Calm()
 	err := executeIn(c, args)
 	var status exitStatus
 	if err == nil || errors.As(err, &status) {

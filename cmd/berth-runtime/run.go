@@ -14,6 +14,7 @@ import (
 
 // runContainer creates and starts a container and, in the foreground, stays with it to its end.
 func runContainer(c *cli, args []string) error {
+	linux.Calm()
 	n := &creation{c: c}
 	f := n.flags("run")
 	var detach, keep bool

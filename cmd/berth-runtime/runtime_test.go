@@ -786,3 +786,30 @@ func TestHostileRootfs(t *testing.T) {
 		}
 	}
 }
+
+// What calms the command's own threads (linux.Calm) is none of a container's, a process's or a hook's affair.
+func TestTimersOfOthersAreInTime(t *testing.T) {
+	b := newBundle(t, "/bin/sleep", "3600")
+	said := t.TempDir() + "/said"
+	b.spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh",
+		Args: []string{"sh", "-c", "cat /proc/self/timerslack_ns >" + said}, Env: []string{"PATH=/bin:/usr/bin"}}}}
+	b.write()
+	slack := func(pid int) string {
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/timerslack_ns", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(data)
+	}
+	want := slack(os.Getpid())
+	b.ok("run", "--detach", "c")
+	if got := slack(b.firstPid()); got != want {
+		t.Errorf("a container's timers may be late by %q, and not by %q", got, want)
+	}
+	if got, err := os.ReadFile(said); string(got) != want {
+		t.Errorf("a hook's timers may be late by %q, and not by %q: %v", got, want, err)
+	}
+	if got := b.ok("exec", "c", "/bin/cat", "/proc/self/timerslack_ns"); got != want {
+		t.Errorf("a process's timers may be late by %q, and not by %q", got, want)
+	}
+}

@@ -36,6 +36,7 @@ func OnThread(fn func() error) error {
 func InPlace(fn func() error) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	Usual()
 	var place placement
 	defer place.close()
 	if place.take() != nil || unix.Unshare(unix.CLONE_FS) != nil || place.back() != nil {

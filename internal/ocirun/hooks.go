@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"runtime"
 	"strings"
 	"time"
 
@@ -200,6 +201,9 @@ func (r *hookRun) execute(p *linux.Program) {
 }
 
 func launchHook(p *linux.Program) (*os.File, error) {
+	runtime.LockOSThread() // which the hook is a child of
+	defer runtime.UnlockOSThread()
+	linux.Usual()
 	c, err := p.Fork(linux.ForkOptions{})
 	if err != nil {
 		return nil, err
