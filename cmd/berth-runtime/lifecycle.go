@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -218,9 +219,12 @@ func killAll(st *ocirun.State, sig unix.Signal) error {
 	return nil
 }
 
+// hierarchies are the host's, which do not change in the life of a command.
+var hierarchies = sync.OnceValues(cgroup.Detect)
+
 // group is the container's cgroup.
 func group(st *ocirun.State) (*cgroup.Group, error) {
-	host, err := cgroup.Detect()
+	host, err := hierarchies()
 	if err != nil {
 		return nil, err
 	}

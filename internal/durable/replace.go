@@ -84,10 +84,15 @@ func replace(path string, data []byte, perm fs.FileMode, sync bool) (err error) 
 // openTemporary opens the temporary file, locked, empty, and certainly the one that the name stands for.
 func openTemporary(tmp string) (*os.File, error) {
 	for {
-		f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
-		if err != nil {
-			return nil, err
+		// Not os.OpenFile, which offers it to the Go runtime's poller: to make that takes longer than to write a small file.
+		fd, err := unix.Open(tmp, unix.O_WRONLY|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+		if err == unix.EINTR {
+			continue
 		}
+		if err != nil {
+			return nil, &fs.PathError{Op: "open", Path: tmp, Err: err}
+		}
+		f := os.NewFile(uintptr(fd), tmp)
 		if err := lock(f, unix.LOCK_EX); err != nil {
 			f.Close()
 			return nil, os.NewSyscallError("flock", err)

@@ -11,13 +11,21 @@ import (
 // OpenFile is os.OpenFile for what is read or written at once: the file is not offered to the Go runtime's poller, whose making
 // and asking takes longer than the reading of a small file. Reading a pipe or a terminal through it holds up a thread.
 func OpenFile(path string, flags int, perm uint32) (*os.File, error) {
+	fd, err := open(path, flags, perm)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+func open(path string, flags int, perm uint32) (fd int, err error) {
 	for {
 		fd, err := unix.Open(path, flags|unix.O_CLOEXEC, perm)
 		if err == nil {
-			return os.NewFile(uintptr(fd), path), nil
+			return fd, nil
 		}
 		if err != unix.EINTR {
-			return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+			return -1, &fs.PathError{Op: "open", Path: path, Err: err}
 		}
 	}
 }
@@ -35,13 +43,13 @@ func ReadFile(path string) ([]byte, error) { return readFile(path, 0) }
 func ReadRegular(path string) ([]byte, error) { return readFile(path, unix.O_NONBLOCK) }
 
 func readFile(path string, flags int) ([]byte, error) {
-	f, err := OpenFile(path, unix.O_RDONLY|flags, 0)
+	fd, err := open(path, unix.O_RDONLY|flags, 0)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer unix.Close(fd)
 	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+	if err := unix.Fstat(fd, &st); err != nil {
 		return nil, &fs.PathError{Op: "fstat", Path: path, Err: err}
 	}
 	if kind := st.Mode & unix.S_IFMT; flags != 0 && kind != unix.S_IFREG && kind != unix.S_IFDIR {
@@ -50,7 +58,7 @@ func readFile(path string, flags int) ([]byte, error) {
 	const least = 512
 	data := make([]byte, 0, max(least, min(st.Size, 1<<20)+1)) // one more, to see the end
 	for {
-		n, err := unix.Read(int(f.Fd()), data[len(data):cap(data)])
+		n, err := unix.Read(fd, data[len(data):cap(data)])
 		switch {
 		case err == unix.EINTR:
 			continue

@@ -24,12 +24,15 @@ func signalReturn() uintptr
 // setSignalPipe tells the handler where to write. It stands in the code's own data: a handler has no arguments.
 func setSignalPipe(fd int32)
 
-// SignalPipe takes the signals of list away from the Go runtime: the number of each that comes is a byte to be read from the pipe,
-// which does not block. It is for the end of a program's main function, and called once.
+// SignalPipe takes the signals of list away from the Go runtime: the number of each that comes is a byte to be read from the pipe. It is
+// for the end of a program's main function, and called once.
 func SignalPipe(list []unix.Signal) (*os.File, error) {
 	var fds [2]int
-	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
 		return nil, os.NewSyscallError("pipe2", err)
+	}
+	if err := unix.SetNonblock(fds[1], true); err != nil { // a handler does not wait
+		return nil, os.NewSyscallError("fcntl", err)
 	}
 	setSignalPipe(int32(fds[1]))
 	const restartable, onStack, withRestorer = 0x10000000, 0x08000000, 0x04000000
