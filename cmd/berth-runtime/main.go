@@ -1,4 +1,4 @@
-// A life this short needs no look at the CPUs its cgroup allows, at its start or later: that reads three files and costs a goroutine.
+// A life this short needs no second look at the CPUs its cgroup allows: that costs an open file and a goroutine.
 //go:debug updatemaxprocs=0
 //go:debug containermaxprocs=0
 

@@ -1,4 +1,4 @@
-// A life this short needs no look at the CPUs its cgroup allows, at its start or later: that reads three files and costs a goroutine.
+// A life this short needs no second look at the CPUs its cgroup allows: that costs an open file and a goroutine.
 //go:debug updatemaxprocs=0
 //go:debug containermaxprocs=0
 
@@ -10,12 +10,14 @@ import (
 	"os"
 
 	"github.com/berth-engine/berth/internal/cli"
+	"github.com/berth-engine/berth/internal/linux"
 )
 
 // Set by the linker: go build -ldflags "-X main.version=…".
 var version, commit, buildTime = "dev", "", ""
 
 func main() {
+	linux.Calm()
 	os.Exit(cli.Main(context.Background(),
 		cli.IO{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Env: os.Environ()},
 		cli.Build{Version: version, Commit: commit, Time: buildTime},

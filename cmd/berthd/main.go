@@ -6,12 +6,14 @@ import (
 	"os"
 
 	"github.com/berth-engine/berth/internal/daemon"
+	"github.com/berth-engine/berth/internal/linux"
 )
 
 // Set by the linker: go build -ldflags "-X main.version=…".
 var version, commit, buildTime = "dev", "", ""
 
 func main() {
+	linux.Calm()
 	build := daemon.Build{Version: version, Commit: commit, Time: buildTime}
 	os.Exit(daemon.Main(os.Args[1:], build, os.Stdout, os.Stderr))
 }

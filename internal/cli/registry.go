@@ -6,11 +6,13 @@ import (
 	"io"
 	"net/http"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/berth-engine/berth/internal/berthapi"
+	"github.com/berth-engine/berth/internal/linux"
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 )
@@ -159,6 +161,9 @@ func (a *app) becomeRegistry(args []string) error {
 	if err != nil {
 		return fmt.Errorf("there is no berth-registry beside %s: install it there", program)
 	}
+	runtime.LockOSThread() // which becomes the program's first
+	defer runtime.UnlockOSThread()
+	linux.Usual()
 	if err := syscall.Exec(program, append([]string{program}, args...), environ(a.env)); err != nil {
 		return fmt.Errorf("executing %s: %w", program, err)
 	}
