@@ -478,7 +478,7 @@ func (n *Networks) addPair(e *endpoint, ns *os.File, inside *rtnl, hairpin bool)
 		}
 		var r requests
 		r.add(veth{host: e.host, inner: e.state.Interface, bridge: int(e.network.index.Load()), mtu: int(e.network.mtu.Load()), mac: mac,
-			ns: int(ns.Fd()), isolated: !e.network.options.icc, hairpin: hairpin})
+			ns: int(ns.Fd()), isolated: n.isolates(e, hairpin), hairpin: hairpin})
 		err := n.rt.send(&r)
 		if err == nil {
 			return nil
@@ -505,7 +505,7 @@ func explainPlug(err error) error {
 	case errors.Is(err, unix.EXFULL):
 		return failf(errdefs.ErrResourceExhausted, "the bridge has no port left; the kernel allows 1023: %w", err)
 	case errors.Is(err, unix.ENODEV):
-		return failf(errdefs.ErrUnavailable, "the network's bridge is gone; restart the daemon to make it again: %w", err)
+		return failf(errdefs.ErrUnavailable, "the network's bridge is gone; try again, it is made anew: %w", err)
 	case errors.Is(err, unix.EOPNOTSUPP):
 		return failf(errdefs.ErrNotImplemented, "the kernel has no pairs of links (CONFIG_VETH): %w", err)
 	}
@@ -675,7 +675,7 @@ func (n *Networks) openPorts(h *holding) error {
 		}
 		if e.host != "" {
 			var r requests
-			r.portFlags(e.host, !e.network.options.icc, true)
+			r.portFlags(e.host, n.isolates(e, true), true)
 			if err := n.rt.send(&r); err != nil {
 				return fmt.Errorf("let link %q turn frames around: %w", e.host, err)
 			}

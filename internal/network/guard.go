@@ -29,6 +29,7 @@ type guard struct {
 	on    bool // the rules are in the kernel
 	sent  int  // elements of sets
 	links map[string]guarded
+	parts bool // there has been a link of a network whose containers do not reach each other
 
 	goneMu sync.Mutex // below mu, and held for a moment only
 	gone   []string   // links to be taken out of the rules
@@ -38,6 +39,8 @@ type guard struct {
 type guarded struct {
 	mac   net.HardwareAddr
 	addrs []netip.Addr
+	free  bool // it may say anything
+	apart bool // of a network whose containers do not reach each other
 }
 
 // rawAddr is an address as nft writes what it knows by its place in the packet only.
@@ -61,15 +64,22 @@ func openGuard(table string) (*guard, error) {
 }
 
 // guardSets are those of the guard with the elements of these links.
-func guardSets(links map[string]guarded) []set {
+func guardSets(links map[string]guarded, parts bool) []set {
 	name, mac := nftables.TypeIFName, nftables.TypeEtherAddr
 	ports := set{name: "guarded", key: []nftables.SetDatatype{name}}
 	own4 := set{name: "own4", key: []nftables.SetDatatype{name, mac, nftables.TypeIPAddr}}
 	own6 := set{name: "own6", key: []nftables.SetDatatype{name, mac, nftables.TypeIP6Addr}}
 	// nft has had a name for the target of an advertisement since 1.0.9 only.
 	targets := set{name: "targets", key: []nftables.SetDatatype{name, nftables.TypeIP6Addr}, typeof: "iifname . " + targetText}
+	apart := set{name: "apart", key: []nftables.SetDatatype{name}}
 	for _, link := range slices.Sorted(maps.Keys(links)) {
 		g := links[link]
+		if g.apart {
+			apart.elements = append(apart.elements, element{key: []any{link}})
+		}
+		if g.free {
+			continue
+		}
 		ports.elements = append(ports.elements, element{key: []any{link}})
 		for _, a := range g.addrs {
 			if a.Is4() {
@@ -81,16 +91,19 @@ func guardSets(links map[string]guarded) []set {
 		}
 	}
 	sets := []set{ports, own4, own6, targets}
+	if parts {
+		sets = append(sets, apart)
+	}
 	for i := range sets {
 		sortElements(sets[i].elements)
 	}
 	return sets
 }
 
-// compileGuard makes the rules for these links.
-func compileGuard(name string, links map[string]guarded) document {
+// compileGuard makes the rules for these links. Most hosts have no networks whose containers do not reach each other (parts).
+func compileGuard(name string, links map[string]guarded, parts bool) document {
 	const routerAdvertisement, neighbourAdvertisement, redirect = 134, 136, 137
-	return document{tables: []table{{family: onBridges, name: name, sets: guardSets(links), chains: []chain{
+	chains := []chain{
 		{name: "prerouting", hook: hookBridge(), rules: []rule{
 			when(speaksFor{as4: true, set: "own4"}, accept()), // first, because most are these
 			when(link{dir: in, not: true, set: "guarded"}, accept()),
@@ -101,11 +114,22 @@ func compileGuard(name string, links map[string]guarded) document {
 			when(speaksFor{set: "own6"}, accept()),
 			when(drop()).because("not the link's own address, or neither IP nor ARP"),
 		}},
-	}}}}
+	}
+	if parts {
+		chains = append(chains, chain{name: "forward", hook: hookBridged(), rules: []rule{
+			when(link{dir: in, set: "apart"}, link{dir: out, set: "apart"}, marked{not: true}, drop()).
+				because("networks without icc: nothing but what a neighbour publishes"),
+		}})
+	}
+	return document{tables: []table{{family: onBridges, name: name, sets: guardSets(links, parts), chains: chains}}}
 }
 
 func hookBridge() hook {
 	return hook{nftables.ChainTypeFilter, "prerouting", nftables.ChainHookPrerouting, "-300", *nftables.ChainPriorityRef(-300)}
+}
+
+func hookBridged() hook {
+	return hook{nftables.ChainTypeFilter, "forward", nftables.ChainHookForward, "filter", *nftables.ChainPriorityRef(-200)}
 }
 
 // speaksFor matches packets of IPv6, or of IPv4, or of ARP, whose link, sender's hardware address and sender's IP
@@ -195,8 +219,13 @@ func (g *guard) watch(link string, as guarded) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.links[link] = as
+	first := as.apart && !g.parts
+	g.parts = g.parts || as.apart
 	if !g.on {
 		return nil
+	}
+	if first {
+		return g.write()
 	}
 	g.goneMu.Lock()
 	many := len(g.gone) >= manyGone
@@ -258,7 +287,7 @@ func (g *guard) dropGone() error {
 // with mu held.
 func (g *guard) change(links map[string]guarded, do func(*nftables.Set, []nftables.SetElement) error) error {
 	t := &nftables.Table{Family: nftables.TableFamily(onBridges), Name: g.table}
-	for i, s := range guardSets(links) {
+	for i, s := range guardSets(links, g.parts) {
 		g.sent += len(s.elements)
 		for part := range slices.Chunk(s.elements, elementsAtOnce) {
 			_ = do(kernelSet(t, s, i), kernelElements(s, part)) // errors come out of Flush
@@ -280,7 +309,7 @@ func (g *guard) there() bool {
 // write puts the rules for all links in the place of whatever is there. Called with mu held.
 func (g *guard) write() error {
 	w := &firewall{conn: g.conn}
-	err := w.set(compileGuard(g.table, g.links))
+	err := w.set(compileGuard(g.table, g.links, g.parts))
 	g.on = err == nil // without them nobody is stopped from anything
 	return err
 }
@@ -290,7 +319,7 @@ func (g *guard) assert() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.on {
-		d := compileGuard(g.table, g.links)
+		d := compileGuard(g.table, g.links, g.parts)
 		w := &firewall{conn: g.conn, applied: stand(d)}
 		if w.intact() {
 			return nil
@@ -353,10 +382,14 @@ func eui64(mac net.HardwareAddr) netip.Addr {
 
 // watchLink guards the endpoint's link, which may not exist yet.
 func (n *Networks) watchLink(e *endpoint) error {
-	if !n.guards(e) {
+	says := guarded{free: true}
+	if n.guards(e) {
+		says = e.says()
+	}
+	if says.apart = n.guard != nil && e.bridged() != nil && e.host != "" && !e.network.options.icc; says.free && !says.apart {
 		return nil
 	}
-	if err := n.guard.watch(e.host, e.says()); err != nil {
+	if err := n.guard.watch(e.host, says); err != nil {
 		return fmt.Errorf("guard link %q: %w", e.host, err)
 	}
 	if e.egress != nil && !n.guard.there() {

@@ -319,7 +319,7 @@ func TestGuardKept(t *testing.T) {
 	inKernel := func(n *Networks, link string) bool {
 		n.guard.mu.Lock()
 		defer n.guard.mu.Unlock()
-		d := compileGuard(n.guard.table, map[string]guarded{link: n.guard.links[link]})
+		d := compileGuard(n.guard.table, map[string]guarded{link: n.guard.links[link]}, false)
 		return len(n.guard.links[link].addrs) > 0 && (&firewall{conn: n.guard.conn, applied: stand(d)}).intact()
 	}
 	link := hostLink(a.Endpoints[0].EndpointID)

@@ -256,15 +256,16 @@ func (nw *network) bridgeAddresses() map[netip.Prefix]bool {
 // putPorts puts all links that lead to containers on the network's bridge, the pool's as well.
 func (n *Networks) putPorts(nw *network) error {
 	type port struct {
-		link    string
-		hairpin bool
+		link              string
+		isolated, hairpin bool
 	}
 	var ports []port
 	n.mu.Lock()
 	for e := range nw.endpoints {
 		if e.host != "" {
 			h := n.held[e.container]
-			ports = append(ports, port{e.host, h != nil && len(h.ports) > 0})
+			publishes := h != nil && len(h.ports) > 0
+			ports = append(ports, port{e.host, n.isolates(e, publishes), publishes})
 		}
 	}
 	n.mu.Unlock()
@@ -272,8 +273,8 @@ func (n *Networks) putPorts(nw *network) error {
 	for _, p := range ports {
 		var r requests
 		r.master(p.link, int(nw.index.Load()))
-		if isolated := !nw.options.icc; isolated || p.hairpin {
-			r.portFlags(p.link, isolated, p.hairpin)
+		if p.isolated || p.hairpin {
+			r.portFlags(p.link, p.isolated, p.hairpin)
 		}
 		if err := n.rt.send(&r); err != nil && !errors.Is(err, unix.ENODEV) { // a container may be ending
 			errs = append(errs, fmt.Errorf("put link %q on bridge %q: %w", p.link, nw.rec.Link, err))

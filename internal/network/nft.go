@@ -118,6 +118,11 @@ func hookPrerouting() hook {
 	return hook{nftables.ChainTypeNAT, "prerouting", nftables.ChainHookPrerouting, "dstnat", *nftables.ChainPriorityNATDest}
 }
 
+// hookTranslated comes when destinations are translated.
+func hookTranslated() hook {
+	return hook{nftables.ChainTypeFilter, "prerouting", nftables.ChainHookPrerouting, "-99", *nftables.ChainPriorityRef(-99)}
+}
+
 func hookOutput() hook {
 	return hook{nftables.ChainTypeNAT, "output", nftables.ChainHookOutput, "-100", *nftables.ChainPriorityNATDest}
 }
@@ -363,6 +368,43 @@ type translated struct{}
 func (translated) text(family) string { return "ct status dnat" }
 
 func (translated) exprs(family) []expr.Any { return ctBits(expr.CtKeySTATUS, 1<<5 /* IPS_DST_NAT */) }
+
+// publishedMark is on packets between containers of a network without icc while they pass its bridge, where the destination is one that
+// the rules of IP have translated. Containers cannot set it: it does not leave a network namespace.
+const publishedMark = 1 << 12
+
+// marked matches packets with publishedMark.
+type marked struct{ not bool }
+
+func (c marked) text(family) string {
+	return fmt.Sprintf("meta mark & 0x%08x %s 0x%08x", publishedMark, map[bool]string{false: "==", true: "!="}[c.not], publishedMark)
+}
+
+func (c marked) exprs(family) []expr.Any {
+	bit := binaryutil.NativeEndian.PutUint32(publishedMark)
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: reg1},
+		&expr.Bitwise{SourceRegister: reg1, DestRegister: reg1, Len: 4, Mask: bit, Xor: make([]byte, 4)},
+		&expr.Cmp{Op: compareOp(c.not), Register: reg1, Data: bit},
+	}
+}
+
+// mark sets publishedMark.
+type mark struct{}
+
+func (mark) text(family) string {
+	return fmt.Sprintf("meta mark set meta mark | 0x%08x", publishedMark)
+}
+
+func (mark) exprs(family) []expr.Any {
+	others := ^uint32(publishedMark)
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: reg1},
+		&expr.Bitwise{SourceRegister: reg1, DestRegister: reg1, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(others),
+			Xor: binaryutil.NativeEndian.PutUint32(publishedMark)},
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: reg1, SourceRegister: true},
+	}
+}
 
 // toThisHost matches packets for one of the host's own addresses.
 type toThisHost struct{}

@@ -18,7 +18,7 @@ import (
 // from one container to another. A container that has a link to another (--link) reaches that one's exposed ports all
 // the same, by way of the host: the host answers for the addresses of neighbours (proxy_arp_pvlan of IPv4, proxies of the
 // addresses concerned for IPv6), receives what is meant for them and passes on, by the rules, what a link allows. The ports
-// stay isolated, so that without rules there is no way either.
+// stay isolated, so that without rules there is no way either; but for those of containers that publish ports, see isolates.
 
 // Peer is a container that another has a link to on a network.
 type Peer struct {
@@ -65,6 +65,12 @@ func (nw *network) apart() bool {
 }
 
 func (e *endpoint) apart() bool { return e.network.apart() }
+
+// isolates reports whether the bridge itself keeps an endpoint from its neighbours. Where a container publishes ports they must reach
+// those, and with br_netfilter the frames of that pass the bridge: then its rules alone say what may (compileGuard).
+func (n *Networks) isolates(e *endpoint, publishes bool) bool {
+	return !e.network.options.icc && !(publishes && n.guard != nil && n.guard.there())
+}
 
 // mayLink refuses links that would lead nowhere: they go by way of the host, which must have an address on the bridge.
 func (nw *network) mayLink(links map[string]string) error {

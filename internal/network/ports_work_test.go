@@ -64,7 +64,7 @@ func TestManyEndpoints(t *testing.T) {
 	defer func() { must(t, g.remove()) }()
 	for i := range 1000 {
 		a := netip.AddrFrom4([4]byte{10, 99, byte(i >> 8), byte(i)})
-		must(t, g.watch(fmt.Sprintf("veth%07x", i), guarded{macFor(a), []netip.Addr{a}}))
+		must(t, g.watch(fmt.Sprintf("veth%07x", i), guarded{mac: macFor(a), addrs: []netip.Addr{a}}))
 	}
 	if g.sent != 2*1000 {
 		t.Errorf("%d elements for 1000 links", g.sent)

@@ -108,11 +108,14 @@ func (p policy) compile(f family) table {
 	routed, open := set{name: "routed", key: types(name)}, set{name: "open", key: types(name)}
 	trusted := set{name: "trusted", key: types(name, name)}
 	direct := set{name: "direct", key: types(f.addrType(), proto, port)}
+	apart := set{name: "apart", key: types(name)}
 
 	for _, n := range p.networks {
 		links.elements = append(links.elements, element{key: []any{n.link}})
 		if n.icc {
 			same.elements = append(same.elements, element{key: []any{n.link, n.link}})
+		} else {
+			apart.elements = append(apart.elements, element{key: []any{n.link}})
 		}
 		if n.internal {
 			internal.elements = append(internal.elements, element{key: []any{n.link}})
@@ -156,6 +159,9 @@ func (p policy) compile(f family) table {
 	}
 	if p.reachesInside(f) { // most hosts have no such network
 		sets = append(sets, routed, trusted, open, direct)
+	}
+	if p.keepsApart() {
+		sets = append(sets, apart)
 	}
 	if p.links(f) {
 		linked := set{name: "linked" + suffix(f), key: types(f.addrType(), f.addrType(), proto, port)}
@@ -210,6 +216,11 @@ func (p policy) reachesInside(f family) bool {
 	return slices.ContainsFunc(p.networks, func(n policyNetwork) bool {
 		return n.modes[f] == modeRouted || n.modes[f] == modeUnprotected || len(n.trusted) > 0
 	})
+}
+
+// keepsApart reports whether there are networks whose containers do not reach each other.
+func (p policy) keepsApart() bool {
+	return slices.ContainsFunc(p.networks, func(n policyNetwork) bool { return !n.icc })
 }
 
 // links reports whether containers have links to others that they would not reach without.
@@ -275,6 +286,12 @@ func (p policy) chains(f family) []chain {
 	last := p.ask(gateNext)
 	if f == ip6 {
 		last = p.ask(gateNext6)
+	}
+	if p.keepsApart() {
+		last = append(last, chain{name: "published_apart", hook: hookTranslated(), rules: []rule{
+			when(link{dir: in, set: "apart"}, translated{}, addr{dst: true, set: "subnets"}, mark{}).
+				because("bridges of networks without icc pass it, if frames of theirs come here"),
+		}})
 	}
 	if p.links(f) {
 		last = append(last, chain{name: "no_redirects", hook: hookRawOutput(), rules: []rule{

@@ -118,13 +118,22 @@ func withGate(t *testing.T) {
 	t.Cleanup(func() { _ = netlink.LinkDel(l) })
 }
 
+// guardedLinks are those of three containers; the last one may say what it likes.
+func guardedLinks(apart bool) map[string]guarded {
+	links := map[string]guarded{
+		"veth0123456": {mac: parseMAC("02:42:ac:11:00:02"), addrs: []netip.Addr{netip.MustParseAddr("172.17.0.2")}},
+		"veth789abcd": {mac: parseMAC("02:42:ac:12:00:02"), addrs: []netip.Addr{netip.MustParseAddr("172.18.0.2"),
+			netip.MustParseAddr("fd00:1:2:3::2"), netip.MustParseAddr("fe80::42:acff:fe12:2")}, apart: apart}}
+	if apart {
+		links["vethdef0123"] = guarded{free: true, apart: true}
+	}
+	return links
+}
+
 // documents are the rules of policies, and those inside a container's namespace.
 func documents() map[string]document {
 	ds := map[string]document{"container-names": resolverRules(40001, 40002),
-		"guard": compileGuard("berth-berth0", map[string]guarded{
-			"veth0123456": {parseMAC("02:42:ac:11:00:02"), []netip.Addr{netip.MustParseAddr("172.17.0.2")}},
-			"veth789abcd": {parseMAC("02:42:ac:12:00:02"), []netip.Addr{netip.MustParseAddr("172.18.0.2"),
-				netip.MustParseAddr("fd00:1:2:3::2"), netip.MustParseAddr("fe80::42:acff:fe12:2")}}})}
+		"guard": compileGuard("berth-berth0", guardedLinks(false), false), "guard-icc-off": compileGuard("berth-berth0", guardedLinks(true), true)}
 	for name, p := range policies() {
 		ds[name] = compile(p)
 	}
@@ -243,7 +252,7 @@ func TestRulesReachKernel(t *testing.T) {
 			for i := range d.tables {
 				d.tables[i].name = "bt-rules"
 			}
-			defer w.remove("bt-rules")
+			defer w.remove("bt-rules", ip4, ip6, inet, onBridges)
 			cmd := exec.Command("nft", "-f", "-")
 			cmd.Stdin = strings.NewReader(d.String())
 			if out, err := cmd.CombinedOutput(); err != nil {
