@@ -42,6 +42,25 @@ func (r *row) median(name string) (float64, bool) {
 	return v[len(v)/2], true
 }
 
+// ratios tells what one makes of the other, round by round: the median, and the quartiles where there are enough rounds for them.
+func (r *row) ratios(one, other string) string {
+	var q []float64
+	for i, v := range r.values[one][:min(len(r.values[one]), len(r.values[other]))] {
+		if o := r.values[other][i]; o > 0 {
+			q = append(q, v/o)
+		}
+	}
+	if len(q) == 0 {
+		return ""
+	}
+	slices.Sort(q)
+	at := func(quarter int) float64 { return q[(len(q)-1)*quarter/4] }
+	if len(q) < 5 {
+		return fmt.Sprintf("%.2f", at(2))
+	}
+	return fmt.Sprintf("%.2f (%.2f–%.2f)", at(2), at(1), at(3))
+}
+
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // measure goes through every row.

@@ -258,7 +258,8 @@ func (b *bench) inTurnsOf(what, unit string, once func(*engine) (float64, error)
 func (b *bench) networkReport() string {
 	var s strings.Builder
 	fmt.Fprintf(&s, "# Benchmark of networks\n\nMade by `make bench-net` on %s in %s; medians of %d rounds in turns, streams of %d s, %d requests on as many connections.\n"+
-		"What counts are ratios within one row. For streams and requests more is better, for times less.\n\n",
+		"What counts are ratios within one row. For streams and requests more is better, for times less. A ratio is the median of the rounds' "+
+		"own ratios; in brackets their quartiles: where 1 lies between them no difference is shown.\n\n",
 		b.started.UTC().Format("2006-01-02 15:04 MST"), time.Since(b.started).Round(time.Second), b.rounds, b.seconds, b.requests)
 	s.WriteString("| | unit |")
 	for _, e := range b.engines {
@@ -274,14 +275,8 @@ func (b *bench) networkReport() string {
 				s.WriteString(" – |")
 			}
 		}
-		ours, ok := r.median("berth")
 		for _, other := range []string{"docker", "docker-noproxy"} {
-			theirs, also := r.median(other)
-			if ok && also && theirs > 0 {
-				fmt.Fprintf(&s, " %.2f |", ours/theirs)
-			} else {
-				s.WriteString(" |")
-			}
+			s.WriteString(" " + r.ratios("berth", other) + " |")
 		}
 		s.WriteString("\n")
 	}
