@@ -2,6 +2,7 @@ package linux
 
 import (
 	"strconv"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,15 +21,18 @@ const (
 // by its slack. Threads that the watchman starts have its slack, and so do processes and programs that come of them: OnThread gives
 // back the usual one, and who executes a program by other ways calls Usual before. Failing is no harm.
 func Calm() {
-	// Numbers are given in turn, and the watchman is the first thread that Go starts.
+	// Numbers are given in turn, and the watchman is the first thread that Go starts. The calls are raw: of others it would see that they
+	// take a while, and give our processor away.
 	pid := unix.Getpid()
 	for tid := pid + 1; tid <= pid+calmReach; tid++ {
-		if unix.Tgkill(pid, tid, 0) != nil {
+		if _, _, errno := unix.RawSyscall(unix.SYS_TGKILL, uintptr(pid), uintptr(tid), 0); errno != 0 {
 			continue // somebody else's
 		}
-		if fd, err := unix.Open("/proc/"+strconv.Itoa(tid)+"/timerslack_ns", unix.O_WRONLY|unix.O_CLOEXEC, 0); err == nil {
-			_, _ = unix.Write(fd, strconv.AppendInt(nil, calmSlack, 10))
-			_ = unix.Close(fd)
+		path, slack := []byte("/proc/"+strconv.Itoa(tid)+"/timerslack_ns\x00"), []byte(strconv.Itoa(calmSlack))
+		fd, _, errno := unix.RawSyscall6(unix.SYS_OPENAT, 0, uintptr(unsafe.Pointer(&path[0])), unix.O_WRONLY|unix.O_CLOEXEC, 0, 0, 0)
+		if errno == 0 {
+			_, _, _ = unix.RawSyscall(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(&slack[0])), uintptr(len(slack)))
+			_, _, _ = unix.RawSyscall(unix.SYS_CLOSE, fd, 0, 0)
 		}
 		return
 	}
