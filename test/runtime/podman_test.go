@@ -3,6 +3,7 @@ package runtime
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -85,6 +86,87 @@ func TestPodmanOnSystemd(t *testing.T) {
 func TestPodman(t *testing.T) {
 	podman(t, "cgroupfs").holds(podmanAll[:])
 }
+
+// What else Podman makes of a runtime: pods that share namespaces, Kubernetes' pods, health checks, user namespaces, and every kind of option.
+func TestPodmanInOtherWays(t *testing.T) {
+	p := podman(t, "cgroupfs")
+	p.must(`$P import --change 'CMD ["sleep","1000"]' rootfs.tar infra:1`)
+	kube := strings.NewReplacer("\t", "  ").Replace(podmanKube)
+	if err := os.WriteFile(filepath.Join(p.dir, "kube.yaml"), []byte(kube), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	conf := podmanConf + "infra_image = \"localhost/infra:1\"\n"
+	if err := os.WriteFile(filepath.Join(p.dir, "containers.conf"), []byte(conf), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.shell(`$P pod rm --all --force --time 0`) })
+	p.holds([]obligation{
+		{line: `$P run --rm $OF --uidmap 0:100000:65536 --gidmap 0:100000:65536 box:1 sh -c 'id -u; cat /proc/self/uid_map | tr -s " "; touch /x && ls -ln /x | tr -s " " | cut -d " " -f 3'`,
+			out: "0\n 0 100000 65536\n0\n"},
+		{line: `$P run --rm $OF --group-add 66 --umask 077 --user 7:8 box:1 sh -c 'id -G; umask'`, out: "8 66\n0077\n"},
+		{line: `$P run --rm $OF --pid host --ipc host --uts host --cgroupns host box:1 readlink /proc/self/ns/uts`, out: "*"},
+		{line: `$P run --rm $OF --ulimit nofile=100:200 --oom-score-adj 100 box:1 sh -c 'ulimit -n; cat /proc/self/oom_score_adj'`, out: "100\n100\n"},
+		{line: `$P run --rm $OF --tmpfs /a:ro,size=1m,mode=700 -v $DIR:/a/b:ro box:1 sh -c 'ls -d /a/b/kube.yaml; touch /a/x || stat -c %a /a'`,
+			out: "/a/b/kube.yaml\n700\n", says: "*"},
+		{line: `$P run --rm $OF --read-only box:1 sh -c 'touch /tmp/x && touch /x || echo kept'`, out: "kept\n", says: "*"},
+		{line: `$P run --rm $OF --cap-drop all --cap-add CHOWN box:1 grep CapEff /proc/self/status`, out: "CapEff:\t0000000000000001\n"},
+		{line: `$P run --rm $OF --sysctl net.ipv4.ip_forward=1 --sysctl kernel.msgmax=9000 box:1 cat /proc/sys/net/ipv4/ip_forward /proc/sys/kernel/msgmax`,
+			out: "1\n9000\n"},
+		{line: `$P run --rm $OF -v named:/w:noexec,nosuid,U box:1 grep -c ' /w .*nosuid.*noexec' /proc/self/mountinfo`, out: "1\n"},
+		{line: `$P run --rm $OF --preserve-fds 1 box:1 sh -c 'cat /proc/self/fd/3' 3< containers.conf`, out: conf},
+		{line: `$P run --rm $OF --entrypoint '["sh","-c"]' box:1 'exit 9'`, code: 9},
+
+		{line: `$P run -d --name h --health-cmd 'test -e /healthy' --health-interval disable $OF box:1 sleep 1000`, out: "*"},
+		{line: `$P healthcheck run h`, out: "*", says: "*", code: 1},
+		{line: `$P exec h touch /healthy && $P healthcheck run h`},
+		{line: `$P exec -d h touch /detached && until $P exec h test -e /detached; do :; done`, out: "*"},
+		{line: `$P exec --preserve-fds 1 -e A=b -w /tmp -u 7:7 --privileged h sh -c 'id -u; echo $A; pwd; readlink /proc/self/fd/3 > /dev/null' 3< containers.conf`,
+			out: "7\nb\n/tmp\n"},
+		{line: `$P exec -e HOME=/zz h sh -c 'echo $HOME'`, out: "/zz\n"},
+		{line: `$P cp kube.yaml h:/copied && $P exec h cat /copied`, out: kube},
+		{line: `$P exec h nothere`, says: "executable file not found in $PATH", code: 127},
+		{line: `$P exec h /etc`, says: "permission denied", code: 126},
+		{line: `$P pause h && $P kill h && until [ $($P inspect -f '{{.State.Status}}' h) = exited ]; do :; done`, out: "h\nh\n"},
+		{line: `$P rm h`, out: "h\n"},
+
+		{line: `$P pod create --name pod --network none --cgroup-parent $PARENT --share net,uts,ipc,pid`, out: "*"},
+		{line: `$P run -d --name in --pod pod box:1 sh -c 'sleep 7777 & exec sleep 7777'`, out: "*"},
+		{line: `$P pod top pod args`, shows: []string{"sleep 1000", "sleep 7777"}},
+		{line: `$P pod pause pod && $P pod unpause pod`, out: "*"},
+		{line: `$P kill in && $P wait in`, out: "in\n137\n"},
+		{line: `$P run --rm --pod pod box:1 sh -c 'until ! grep -l 7[7]77 /proc/[1-9]/cmdline /proc/[1-9][0-9]/cmdline; do :; done > /dev/null 2>&1'`},
+		{line: `$P pod rm -f -t 0 pod`, out: "*", says: "*"},
+
+		{line: `$P play kube --network none kube.yaml`, out: "*", says: "*"},
+		{line: `until $P logs kube-a 2> /dev/null | grep -q ready; do :; done; $P logs kube-a`, out: "init\n7 8\n33554432\nready\n"},
+		{line: `$P play kube --down kube.yaml`, out: "*", says: "*"},
+	})
+}
+
+// podmanKube is a pod as Kubernetes' users write it.
+const podmanKube = `apiVersion: v1
+kind: Pod
+metadata: {name: kube}
+spec:
+	restartPolicy: Never
+	shareProcessNamespace: true
+	initContainers:
+	- {name: i, image: "localhost/box:1", command: [sh, -c, "echo init > /s/x"], volumeMounts: [{name: s, mountPath: /s}]}
+	containers:
+	- name: a
+		image: localhost/box:1
+		command: [sh, -c, "cat /s/x; echo $(id -u) $(id -g); cat /sys/fs/cgroup/memory/memory.limit_in_bytes || cat /sys/fs/cgroup/memory.max; echo ready; exec sleep 1000"]
+		env: [{name: PATH, value: /bin}]
+		volumeMounts: [{name: s, mountPath: /s, readOnly: true}]
+		resources: {limits: {memory: 32Mi, cpu: 500m}}
+		securityContext:
+			runAsUser: 7
+			runAsGroup: 8
+			readOnlyRootFilesystem: true
+			allowPrivilegeEscalation: false
+			capabilities: {drop: [ALL], add: [NET_BIND_SERVICE]}
+	volumes: [{name: s, emptyDir: {}}]
+`
 
 // podmanAll is what Podman can ask of a runtime. Each error stream is empty: nothing of the runtime's own may stand in a container's
 // output.
