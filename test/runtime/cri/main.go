@@ -166,7 +166,7 @@ func (k *kube) sharedPids() {
 	pod, p := k.pod(cri.NamespaceMode_POD)
 	l := &cri.LinuxContainerConfig{SecurityContext: &cri.LinuxContainerSecurityContext{
 		NamespaceOptions: p.Linux.SecurityContext.NamespaceOptions}}
-	one := k.container(pod, p, "one", l, "sh", "-c", "sleep 7777 & sleep 7777 & exec sleep 7777")
+	one := k.container(pod, p, "one", l, "sh", "-c", "sleep 7777 & sleep 7777 & sleep 7777")
 	two := k.container(pod, p, "two", l, "sleep", "600")
 	k.start(one)
 	k.start(two)
