@@ -24,8 +24,9 @@ func ownsItsNetwork(sec container.Security) bool {
 // attachRequest turns a container's wishes into the network room's words.
 func attachRequest(rec container.Record, dns []string) (network.AttachRequest, error) {
 	cfg := rec.Config.Net
-	req := network.AttachRequest{ContainerID: rec.ID, Name: rec.Name, DNS: dns, Trusted: ownsItsNetwork(rec.Config.Security),
-		None: cfg.Disabled || len(cfg.Endpoints) == 0 && (cfg.Mode == "none" || cfg.Disconnected), Sysctls: map[string]string{}}
+	req := network.AttachRequest{ContainerID: rec.ID, Name: rec.Name, Hostname: rec.Config.Hostname, DNS: dns,
+		Trusted: ownsItsNetwork(rec.Config.Security),
+		None:    cfg.Disabled || len(cfg.Endpoints) == 0 && (cfg.Mode == "none" || cfg.Disconnected), Sysctls: map[string]string{}}
 	for k, v := range rec.Config.Security.Sysctls {
 		if strings.HasPrefix(k, "net.") {
 			req.Sysctls[k] = v

@@ -49,7 +49,7 @@ func (e *Engine) restore(ctx context.Context) error {
 			if rec.State.Status == container.Removing {
 				removing = append(removing, rec.ID)
 			}
-			live = append(live, network.Live{ContainerID: rec.ID, Name: rec.Name, Pid: c.Info().Pid,
+			live = append(live, network.Live{ContainerID: rec.ID, Name: rec.Name, Hostname: rec.Config.Hostname, Pid: c.Info().Pid,
 				Endpoints: retained(rec), Ports: retainedPorts(rec),
 				DNS: first(rec.Config.Net.DNS, e.opts.DNS), Trusted: ownsItsNetwork(rec.Config.Security), Peers: e.peers(rec)})
 		case rec.State.Alive() || rec.State.Pid != 0 || hasExit(dir):

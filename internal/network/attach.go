@@ -134,7 +134,7 @@ func (a *attaching) reserve(taken *spare) error {
 	}
 	if taken != nil {
 		e := taken.ep
-		e.trusted = a.r.Trusted
+		e.trusted, e.hostname = a.r.Trusted, a.r.Hostname
 		e.container, e.name, e.state.Aliases = a.r.ContainerID, a.r.Name, a.r.Endpoints[0].Aliases
 		e.state.GwPriority = a.r.Endpoints[0].GwPriority
 		a.holding.endpoints = []*endpoint{e}
@@ -236,7 +236,7 @@ func (n *Networks) newEndpoint(er EndpointRequest, r AttachRequest, used map[str
 	if er.IPv4.IsValid() && !er.IPv4.Is4() || er.IPv6.IsValid() && !er.IPv6.Is6() {
 		return nil, failf(errdefs.ErrInvalidArgument, "invalid IP address %s: wrong version", cmpAddr(er.IPv4, er.IPv6))
 	}
-	e := &endpoint{network: nw, container: r.ContainerID, name: r.Name, trusted: r.Trusted,
+	e := &endpoint{network: nw, container: r.ContainerID, name: r.Name, hostname: r.Hostname, trusted: r.Trusted,
 		state: EndpointState{Network: nw.rec.Name, NetworkID: nw.rec.ID, Aliases: er.Aliases, GwPriority: er.GwPriority,
 			Links: lowerKeys(er.Links)}}
 	e.identify()

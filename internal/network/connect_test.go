@@ -239,6 +239,7 @@ func TestConnectCutShort(t *testing.T) {
 // die is what is left of a daemon that was killed: descriptors are closed, nothing is tidied up.
 func die(n *Networks) {
 	n.changes.Close()
+	n.links.Close()
 	n.warm.close()
 	n.bare.close()
 	n.mu.Lock()

@@ -190,8 +190,8 @@ func (e *endpoint) called() []string {
 	if len(e.container) >= 12 {
 		names = append(names, e.container[:12])
 	}
-	for _, a := range e.state.Aliases {
-		if a = strings.ToLower(strings.TrimSuffix(a, ".")); !slices.Contains(names, a) {
+	for _, a := range append(e.state.Aliases[:len(e.state.Aliases):len(e.state.Aliases)], e.hostname) {
+		if a = strings.ToLower(strings.TrimSuffix(a, ".")); a != "" && !slices.Contains(names, a) {
 			names = append(names, a)
 		}
 	}

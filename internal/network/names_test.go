@@ -78,7 +78,7 @@ func TestNames(t *testing.T) {
 	network1(t, n, CreateRequest{Name: "other"})
 	network1(t, n, CreateRequest{Name: "inner", Internal: true})
 	named := func(name, nw string, aliases ...string) *Attachment {
-		return attach(t, n, AttachRequest{Name: name, DNS: []string{outsideAddr},
+		return attach(t, n, AttachRequest{Name: name, Hostname: "Host-of-" + name, DNS: []string{outsideAddr},
 			Endpoints: []EndpointRequest{{Network: nw, Aliases: aliases}}})
 	}
 	web, db, db2 := named("web", "Shop"), named("db1", "Shop", "DB", "postgres."), named("db2", "Shop", "db")
@@ -98,6 +98,8 @@ func TestNames(t *testing.T) {
 		code int
 	}{
 		{web, "db1", dns.TypeA, addrOf(db), 0},
+		{web, "host-of-DB1", dns.TypeA, addrOf(db), 0},
+		{web, "host-of-db1.shop", dns.TypeA, addrOf(db), 0},
 		{web, "DB1", dns.TypeA, addrOf(db), 0},
 		{web, "db1", dns.TypeAAAA, six, 0},
 		{web, "postgres", dns.TypeA, addrOf(db), 0},

@@ -103,6 +103,7 @@ type endpoint struct {
 	network   *network
 	container string
 	name      string
+	hostname  string // "": none
 	host      string // the link on our side
 	sysctls   []sysctl
 	rates     rates

@@ -97,6 +97,8 @@ type PortRequest struct {
 type AttachRequest struct {
 	ContainerID string
 	Name        string
+	// Hostname is one more name by which neighbours find it; "" is none.
+	Hostname string
 	// Endpoints in the order of the interfaces; none means the default network.
 	Endpoints []EndpointRequest
 	Ports     []PortRequest
@@ -144,6 +146,7 @@ type EndpointState struct {
 // ConnectRequest asks for one more interface in the namespace of a container that runs.
 type ConnectRequest struct {
 	ContainerID, Name string
+	Hostname          string   // as in AttachRequest
 	NetNS             *os.File // of the container; stays the caller's
 	Endpoint          EndpointRequest
 	// Ports are all that the container wants to publish; they are where it had no way out of its networks until now.
@@ -174,6 +177,7 @@ type PublishedPort struct {
 // namespace of Pid.
 type Live struct {
 	ContainerID, Name string
+	Hostname          string // as in AttachRequest
 	Pid               int
 	Endpoints         []EndpointState
 	Ports             []PublishedPort

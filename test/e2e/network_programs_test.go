@@ -112,11 +112,12 @@ func (s *scene) build(t *testing.T, archive string) {
 func (s *scene) names(t *testing.T) {
 	const ip = `$($D inspect -f '{{.NetworkSettings.Networks.n.IPAddress}}' web)`
 	s.obey(t,
-		step{line: `$D network create n | wc -c; $D run -d --name web --network n --network-alias site net | wc -c; $D run -d --name web2 --network n --network-alias site net | wc -c`, out: "65\n65\n65\n"},
+		step{line: `$D network create n | wc -c; $D run -d --name web --hostname harbour --network n --network-alias site net | wc -c; $D run -d --name web2 --network n --network-alias site net | wc -c`, out: "65\n65\n65\n"},
 		step{line: `$D run -d --name cli --network n --dns {out} net sleep 1000 | wc -c`, out: "65\n"},
 		step{line: `[ "$($D exec cli dig +short web)" = ` + ip + ` ] && echo same`, out: "same\n"},
 		step{line: `[ "$($D exec cli dig +short $($D inspect -f '{{.Id}}' web | cut -c 1-12))" = ` + ip + ` ] && echo same`, out: "same\n"},
 		step{line: `[ "$($D exec cli dig +short web.n)" = ` + ip + ` ] && echo same`, out: "same\n"},
+		step{line: `[ "$($D exec cli dig +short harbour)" = ` + ip + ` ] && echo same`, out: "same\n"},
 		step{line: `[ "$($D exec cli dig +short WEB.)" = ` + ip + ` ] && echo same`, out: "same\n"},
 		step{line: `[ "$($D exec cli dig +tcp +short web)" = ` + ip + ` ] && echo same`, out: "same\n"},
 		step{line: `$D exec cli dig +short site | sort -u | wc -l`, out: "2\n"},
