@@ -2,6 +2,7 @@ package dockerapi
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/berth-engine/berth/engine"
 	"github.com/berth-engine/berth/internal/container"
@@ -605,6 +607,9 @@ func (q *createRequest) network(c *container.Config) ([]string, error) {
 		}
 		n.DNS = append(n.DNS, a.String())
 	}
+	if err := errors.Join(oneLine("DNS search domain", n.DNSSearch), oneLine("DNS option", n.DNSOptions)); err != nil {
+		return nil, err // each would write lines of its own into resolv.conf
+	}
 	for _, h := range hc.ExtraHosts {
 		if err := checkExtraHost(h); err != nil {
 			return nil, err
@@ -782,11 +787,24 @@ func (q *createRequest) endpoints(mode api.NetworkMode) ([]container.Endpoint, e
 	return list, nil
 }
 
+// oneLine refuses words with what ends a line or makes a terminal obey.
+func oneLine(what string, words []string) error {
+	for _, w := range words {
+		if strings.ContainsFunc(w, unicode.IsControl) {
+			return invalid("invalid %s %q: it has a control character in it", what, w)
+		}
+	}
+	return nil
+}
+
 func endpointOf(name string, s *network.EndpointSettings) (container.Endpoint, error) {
 	if err := checkLinks(s.Links); err != nil {
 		return container.Endpoint{}, err
 	}
 	if err := engine.CheckEgress(s.DriverOpts); err != nil {
+		return container.Endpoint{}, err
+	}
+	if err := oneLine("network alias", s.Aliases); err != nil {
 		return container.Endpoint{}, err
 	}
 	e := container.Endpoint{Network: name, Aliases: s.Aliases, Links: s.Links, DriverOpts: s.DriverOpts, GwPriority: s.GwPriority}
