@@ -129,7 +129,8 @@ func (n *Networks) retain(l Live, kept map[string]int, known map[string]cni.Know
 			errs = append(errs, fmt.Errorf("its network %q is gone", s.Network))
 			continue
 		}
-		e := &endpoint{state: s, network: nw, container: l.ContainerID, name: l.Name, hostname: l.Hostname, host: cmp.Or(s.host, hostLink(s.EndpointID))}
+		e := &endpoint{state: s, network: nw, container: l.ContainerID, name: l.Name, hostname: l.Hostname,
+			host: cmp.Or(s.host, hostLink(s.EndpointID))}
 		var err error
 		if e.egress, err = parseEgress(s.Egress); err != nil { // closed is safer than open
 			errs = append(errs, fmt.Errorf("its egress policy: %w", err))
