@@ -104,7 +104,8 @@ func (n *Networks) reserveMore(r ConnectRequest, names map[string]bool) (*holdin
 	if h.on(nw.rec.ID) != nil {
 		return nil, nil, failf(errdefs.ErrPermissionDenied, "endpoint with name %s already exists in network %s", r.Name, nw.rec.Name)
 	}
-	e, err := n.placeEndpoint(r.Endpoint, AttachRequest{ContainerID: r.ContainerID, Name: r.Name, Hostname: r.Hostname, Trusted: r.Trusted}, names)
+	e, err := n.placeEndpoint(r.Endpoint,
+		AttachRequest{ContainerID: r.ContainerID, Name: r.Name, Hostname: r.Hostname, Trusted: r.Trusted}, names)
 	if err != nil {
 		return nil, nil, err
 	}
