@@ -66,8 +66,8 @@ func (e *Engine) Connect(ctx context.Context, ref string, ep container.Endpoint)
 	}
 	defer ns.Close()
 	before := e.Networks.Attached(rec.ID)
-	att, err := e.Networks.Connect(ctx, network.ConnectRequest{ContainerID: rec.ID, Name: rec.Name, Hostname: rec.Config.Hostname, NetNS: ns,
-		Endpoint: req.Endpoints[len(req.Endpoints)-1], Ports: req.Ports, DNS: req.DNS, Trusted: req.Trusted,
+	att, err := e.Networks.Connect(ctx, network.ConnectRequest{ContainerID: rec.ID, Name: rec.Name, NetNS: ns,
+		Hostname: rec.Config.Hostname, Endpoint: req.Endpoints[len(req.Endpoints)-1], Ports: req.Ports, DNS: req.DNS, Trusted: req.Trusted,
 		Peers: e.peers(rec)})
 	if err != nil {
 		return err
