@@ -116,7 +116,13 @@ func (c *cli) printStats(st *ocirun.State, g *cgroup.Group) error {
 	if err != nil {
 		return err
 	}
+	more, err := g.Details()
+	if err != nil {
+		return err
+	}
 	data := counters(s)
+	data.add(more)
+	data.IntelRdt = st.Rdt.Stats()
 	data.Interfaces, err = interfaces(st.Pid)
 	if err != nil {
 		return err
@@ -134,21 +140,29 @@ type event struct {
 type statsEvent struct {
 	CPU struct {
 		Usage struct {
-			Total  uint64   `json:"total,omitempty"`
-			Percpu []uint64 `json:"percpu,omitempty"`
-			Kernel uint64   `json:"kernel"`
-			User   uint64   `json:"user"`
+			Total        uint64   `json:"total,omitempty"`
+			Percpu       []uint64 `json:"percpu,omitempty"`
+			PercpuKernel []uint64 `json:"percpu_kernel,omitempty"`
+			PercpuUser   []uint64 `json:"percpu_user,omitempty"`
+			Kernel       uint64   `json:"kernel"`
+			User         uint64   `json:"user"`
 		} `json:"usage"`
 		Throttling struct {
 			Periods          uint64 `json:"periods,omitempty"`
 			ThrottledPeriods uint64 `json:"throttledPeriods,omitempty"`
 			ThrottledTime    uint64 `json:"throttledTime,omitempty"`
 		} `json:"throttling"`
+		PSI *pressure `json:"psi,omitempty"`
 	} `json:"cpu"`
+	Cpuset map[string]any `json:"cpuset"`
 	Memory struct {
-		Cache uint64            `json:"cache,omitempty"`
-		Usage memoryEntry       `json:"usage"`
-		Raw   map[string]uint64 `json:"raw,omitempty"`
+		Cache     uint64            `json:"cache,omitempty"`
+		Usage     memoryEntry       `json:"usage"`
+		Swap      memoryEntry       `json:"swap,omitzero"`
+		Kernel    memoryEntry       `json:"kernel,omitzero"`
+		KernelTCP memoryEntry       `json:"kernelTCP,omitzero"`
+		Raw       map[string]uint64 `json:"raw,omitempty"`
+		PSI       *pressure         `json:"psi,omitempty"`
 	} `json:"memory"`
 	Pids struct {
 		Current uint64 `json:"current,omitempty"`
@@ -163,8 +177,29 @@ type statsEvent struct {
 		Merged       []ioEntry `json:"ioMergedRecursive,omitempty"`
 		Time         []ioEntry `json:"ioTimeRecursive,omitempty"`
 		Sectors      []ioEntry `json:"sectorsRecursive,omitempty"`
+		PSI          *pressure `json:"psi,omitempty"`
 	} `json:"blkio"`
-	Interfaces []netInterface `json:"network_interfaces"`
+	Hugetlb    map[string]pageEntry `json:"hugetlb"`
+	IntelRdt   ocirun.RdtStats      `json:"intel_rdt"`
+	Interfaces []netInterface       `json:"network_interfaces"`
+}
+
+type pageEntry struct {
+	Usage   uint64 `json:"usage,omitempty"`
+	Max     uint64 `json:"max,omitempty"`
+	Failcnt uint64 `json:"failcnt"`
+}
+
+type pressure struct {
+	Some pressureLine `json:"some,omitzero"`
+	Full pressureLine `json:"full,omitzero"`
+}
+
+type pressureLine struct {
+	Avg10  float64 `json:"avg10"`
+	Avg60  float64 `json:"avg60"`
+	Avg300 float64 `json:"avg300"`
+	Total  uint64  `json:"total"`
 }
 
 type memoryEntry struct {
@@ -207,6 +242,38 @@ func counters(s *cgroup.Stats) *statsEvent {
 		}
 	}
 	return e
+}
+
+func (e *statsEvent) add(d *cgroup.Details) {
+	e.CPU.Usage.PercpuKernel, e.CPU.Usage.PercpuUser = d.PerCPUSystem, d.PerCPUUser
+	entry := func(c cgroup.Counter) memoryEntry {
+		return memoryEntry{Limit: c.Limit, Usage: c.Usage, Max: c.Max, Failcnt: c.FailCount}
+	}
+	e.Memory.Swap, e.Memory.Kernel, e.Memory.KernelTCP = entry(d.Swap), entry(d.Kernel), entry(d.KernelTCP)
+	e.Cpuset = map[string]any{}
+	for _, l := range []struct {
+		name string
+		list []uint16
+	}{{"cpus", d.CPUs}, {"mems", d.Mems}} {
+		if len(l.list) > 0 {
+			e.Cpuset[l.name] = l.list
+		}
+	}
+	for name, n := range d.Cpuset {
+		e.Cpuset[name] = int64(n)
+	}
+	e.Hugetlb = map[string]pageEntry{}
+	for size, c := range d.Hugepages {
+		e.Hugetlb[size] = pageEntry{Usage: c.Usage, Max: c.Max, Failcnt: c.FailCount}
+	}
+	for _, p := range []struct {
+		to   **pressure
+		from *cgroup.Pressure
+	}{{&e.CPU.PSI, d.CPUPressure}, {&e.Memory.PSI, d.MemoryPressure}, {&e.IO.PSI, d.IOPressure}} {
+		if p.from != nil {
+			*p.to = &pressure{pressureLine(p.from.Some), pressureLine(p.from.Full)}
+		}
+	}
 }
 
 type netInterface struct {

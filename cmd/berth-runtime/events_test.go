@@ -25,9 +25,12 @@ func TestEvents(t *testing.T) {
 		Type, ID string
 		Data     struct {
 			Memory struct {
-				Usage struct{ Limit, Usage uint64 }
-				Raw   map[string]uint64
+				Usage, Swap struct{ Limit, Usage uint64 }
+				Raw         map[string]uint64
 			}
+			Cpuset            map[string]any
+			Hugetlb           map[string]any
+			IntelRdt          map[string]any `json:"intel_rdt"`
 			Pids              struct{ Current uint64 }
 			CPU               struct{ Usage struct{ Total uint64 } }
 			NetworkInterfaces []any `json:"network_interfaces"`
@@ -37,7 +40,7 @@ func TestEvents(t *testing.T) {
 		t.Fatal(err, out)
 	}
 	if d := e.Data; e.Type != "stats" || e.ID != "c" || d.Memory.Usage.Limit != uint64(limit) || d.Memory.Usage.Usage == 0 ||
-		len(d.Memory.Raw) == 0 || d.Pids.Current == 0 || d.CPU.Usage.Total == 0 {
+		len(d.Memory.Raw) == 0 || d.Cpuset == nil || d.Hugetlb == nil || d.IntelRdt == nil || d.Pids.Current == 0 || d.CPU.Usage.Total == 0 {
 		t.Errorf("%s", out)
 	}
 

@@ -3,6 +3,7 @@ package ocirun
 import (
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -211,5 +212,33 @@ func TestRdtUpdate(t *testing.T) {
 	}
 	if err := (*Rdt)(nil).Update(&specs.LinuxIntelRdt{L3CacheSchema: "L3:0=f"}); !errdefs.IsFailedPrecondition(err) {
 		t.Error(err)
+	}
+}
+
+func TestRdtStats(t *testing.T) {
+	root := t.TempDir()
+	for name, text := range map[string]string{
+		"info/L3/cbm_mask": "fff\n", "info/L3/min_cbm_bits": "2\n", "info/L3/num_closids": "16\n", "info/MB/num_closids": "8\n",
+		"info/MB/bandwidth_gran": "10\n", "info/MB/min_bandwidth": "11\n", "schemata": "    L3:0=fff\n    MB:0=100\n",
+		"gold/schemata": "    L3:0=00f\n    MB:0= 50\n", "gold/mon_groups/c/mon_data/mon_L3_00/mbm_total_bytes": "7\n",
+		"gold/mon_groups/c/mon_data/mon_L3_00/mbm_local_bytes": "3\n", "gold/mon_groups/c/mon_data/mon_L3_01/llc_occupancy": "9\n",
+	} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(root, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(root, name), text)
+	}
+	got := (&Rdt{Dir: root + "/gold", Group: root + "/gold/mon_groups/c"}).Stats()
+	want := RdtStats{L3Info: &RdtL3Info{"fff", 2, 16}, L3Root: "L3:0=fff", L3: "L3:0=00f", MemBwInfo: &RdtMBInfo{10, 0, 11, 8},
+		MemBwRoot: "MB:0=100", MemBw: "MB:0= 50", Schemata: []string{"L3:0=00f", "MB:0= 50"}, Bandwidths: []RdtBytes{{7, 3}},
+		Caches: []RdtCache{{9}}}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v", got)
+	}
+	if all := (&Rdt{Dir: root}).Stats(); all.L3 != all.L3Root || all.L3 == "" {
+		t.Errorf("%+v", all)
+	}
+	if none := (*Rdt)(nil).Stats(); !reflect.DeepEqual(none, RdtStats{}) {
+		t.Errorf("%+v", none)
 	}
 }
