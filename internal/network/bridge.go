@@ -171,7 +171,10 @@ func (n *Networks) removeBridge(nw *network) error {
 		return nil
 	}
 	if err == nil && l.Attrs().Alias == alias(nw.rec.ID) {
-		err = n.handle.LinkDel(l)
+		var bequeathed bool
+		if bequeathed, err = n.bequeath(nw, l); err == nil && !bequeathed {
+			err = n.handle.LinkDel(l)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("remove bridge %q: %w", nw.rec.Link, err)

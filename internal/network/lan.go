@@ -261,7 +261,13 @@ func (r *requests) addLAN(driver, name string, parent, ns int, mac []byte, o lan
 
 // unplugLAN deletes the endpoint's interface from inside its namespace, also when the container has renamed it.
 func (n *Networks) unplugLAN(e *endpoint, ns *os.File) error {
+	n.mu.Lock()
+	shared := len(n.beside(e.network)) > 0
+	n.mu.Unlock()
 	return n.inLAN(ns, func(h *netlink.Handle, l netlink.Link) error {
+		if shared && l.Attrs().HardwareAddr.String() != e.state.MAC {
+			return nil
+		}
 		if l.Type() != e.network.rec.Driver || l.Attrs().ParentIndex != int(e.network.index.Load()) {
 			return nil
 		}
@@ -328,10 +334,10 @@ func (n *Networks) inLAN(ns *os.File, fn func(*netlink.Handle, netlink.Link) err
 // interfaces: those that no endpoint stands for go, and so do endpoints without one.
 func (n *Networks) retainLAN(l Live, endpoints []EndpointState) []EndpointState {
 	n.mu.Lock()
-	parents := map[int]*network{}
+	parents := map[int][]*network{}
 	for _, nw := range n.networks {
 		if isLAN(nw.rec.Driver) && nw.broken == nil {
-			parents[int(nw.index.Load())] = nw
+			parents[int(nw.index.Load())] = append(parents[int(nw.index.Load())], nw)
 		}
 	}
 	n.mu.Unlock()
@@ -345,13 +351,17 @@ func (n *Networks) retainLAN(l Live, endpoints []EndpointState) []EndpointState 
 	defer ns.Close()
 	there := map[string]bool{}
 	err = n.inLAN(ns, func(h *netlink.Handle, link netlink.Link) error {
-		nw := parents[link.Attrs().ParentIndex]
-		if nw == nil || link.Type() != nw.rec.Driver {
+		beside := parents[link.Attrs().ParentIndex]
+		if len(beside) == 0 || link.Type() != beside[0].rec.Driver {
 			return nil
 		}
-		if slices.ContainsFunc(endpoints, func(s EndpointState) bool { return s.NetworkID == nw.rec.ID }) {
-			there[nw.rec.ID] = true
-			return nil
+		for _, nw := range beside {
+			if slices.ContainsFunc(endpoints, func(s EndpointState) bool {
+				return s.NetworkID == nw.rec.ID && (len(beside) == 1 || s.MAC == link.Attrs().HardwareAddr.String())
+			}) {
+				there[nw.rec.ID] = true
+				return nil
+			}
 		}
 		return h.LinkDel(link)
 	})
@@ -367,13 +377,50 @@ func (n *Networks) retainLAN(l Live, endpoints []EndpointState) []EndpointState 
 	})
 }
 
-// checkParent refuses a second network beside the same link: their containers would share one neighbourhood and not know
-// of each other's addresses. Called with mu held.
-func (n *Networks) checkParent(rec *record) error {
+// checkParent refuses a second network beside the same link, but for macvlan: its interfaces are told from each other by their hardware
+// addresses, unless the one in passthru mode has them all. Called with mu held.
+func (n *Networks) checkParent(rec *record, o lanOptions) error {
 	for _, nw := range n.networks {
-		if isLAN(nw.rec.Driver) && nw.rec.Link == rec.Link {
+		if !isLAN(nw.rec.Driver) || nw.rec.Link != rec.Link {
+			continue
+		}
+		switch {
+		case nw.rec.Driver != driverMacvlan || rec.Driver != driverMacvlan:
 			return failf(errdefs.ErrPermissionDenied, "network %s is already using parent interface %s", nw.rec.Name, rec.Link)
+		case o.mode == macvlanPassthru:
+			return failf(errdefs.ErrPermissionDenied, "cannot use mode passthru, macvlan network %s is already using parent interface %s",
+				nw.rec.Name, rec.Link)
+		case nw.lan.mode == macvlanPassthru:
+			return failf(errdefs.ErrPermissionDenied, "macvlan network %s is already using parent interface %s in mode passthru",
+				nw.rec.Name, rec.Link)
 		}
 	}
 	return nil
+}
+
+// beside are the other networks beside the same link. Called with mu held.
+func (n *Networks) beside(nw *network) (others []*network) {
+	for _, other := range n.networks {
+		if other != nw && isLAN(nw.rec.Driver) && isLAN(other.rec.Driver) && other.rec.Link == nw.rec.Link {
+			others = append(others, other)
+		}
+	}
+	return others
+}
+
+// bequeath gives a link of our own to another network beside it, and reports whether there is one.
+func (n *Networks) bequeath(nw *network, l netlink.Link) (bool, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, heir := range n.beside(nw) {
+		if heir.removing {
+			continue
+		}
+		if err := n.handle.LinkSetAlias(l, alias(heir.rec.ID)); err != nil {
+			return false, fmt.Errorf("give link %q to network %q: %w", nw.rec.Link, heir.rec.Name, err)
+		}
+		heir.foreign, nw.foreign = false, true
+		return true, nil
+	}
+	return false, nil
 }

@@ -63,9 +63,11 @@ func TestMacvlan(t *testing.T) {
 	if got, _ := dig(t, n, a.NetNS, "udp", "b.", dns.TypeA); !strings.Contains(got, addrOf(b)) {
 		t.Errorf("b is %q", got)
 	}
-	_, err := n.Create(ctx, CreateRequest{Name: "second", Driver: driverMacvlan, Options: map[string]string{"parent": "btout"}})
-	if !errors.Is(err, errdefs.ErrPermissionDenied) || !strings.Contains(err.Error(), "network lan is already using parent interface btout") {
-		t.Errorf("two networks beside one link: %v", err)
+	for driver, options := range map[string]map[string]string{driverIpvlan: {"parent": "btout"}, driverMacvlan: {"parent": "btout", "macvlan_mode": "passthru"}} {
+		_, err := n.Create(ctx, CreateRequest{Name: "second", Driver: driver, Options: options})
+		if !errors.Is(err, errdefs.ErrPermissionDenied) || !strings.Contains(err.Error(), "network lan is already using parent interface btout") {
+			t.Errorf("two networks beside one link: %v", err)
+		}
 	}
 
 	// Connected and disconnected while it runs, with a bridge that publishes its port meanwhile.
@@ -103,6 +105,82 @@ func TestMacvlan(t *testing.T) {
 	must(t, m.Remove(ctx, "lan"))
 	if !linkNames(t)["btout"] {
 		t.Error("the parent was removed with the network")
+	}
+}
+
+// TestMacvlanShared: several networks beside one link, with containers on more than one of them, and a VLAN of theirs that goes with the last.
+func TestMacvlanShared(t *testing.T) {
+	n := room(t)
+	out := outside(t, n)
+	ctx := context.Background()
+	serve(t, n, out, "tcp", ":82")
+	macvlan(t, n, "first", map[string]string{})
+	create := func(name, parent, subnet string) {
+		_, err := n.Create(ctx, CreateRequest{Name: name, Driver: driverMacvlan, Options: map[string]string{"parent": parent},
+			Subnets: []Subnet{{Prefix: netip.MustParsePrefix(subnet)}}})
+		skipWithout(t, err)
+		must(t, err)
+	}
+	create("second", "btout", "10.213.193.0/24")
+	_, err := n.Create(ctx, CreateRequest{Name: "third", Driver: driverMacvlan, Options: map[string]string{"parent": "btout"},
+		Subnets: []Subnet{{Prefix: netip.MustParsePrefix("10.213.193.128/25")}}})
+	if !errdefs.IsPermissionDenied(err) {
+		t.Errorf("subnets that overlap: %v", err)
+	}
+	id := newID()
+	both := attach(t, n, AttachRequest{ContainerID: id, Name: "both", Endpoints: on("first", "second").Endpoints})
+	other := attach(t, n, on("second"))
+	serve(t, n, both.NetNS, "tcp", ":80")
+	second := netip.AddrPortFrom(both.Endpoints[1].IPv4.Addr(), 80).String()
+	reaches(t, n, "outside", both.NetNS, "tcp", outsideAddr+":82", addrOf(both))
+	reaches(t, n, "a neighbour of the second", other.NetNS, "tcp", second, addrOf(other))
+	_, err = n.Disconnect(ctx, DisconnectRequest{ContainerID: id, Name: "both", NetNS: both.NetNS, Network: "first"})
+	must(t, err)
+	if got := interfacesIn(t, n, both.NetNS); got != "lo eth1" {
+		t.Errorf("interfaces %q", got)
+	}
+	reaches(t, n, "the second stays", other.NetNS, "tcp", second, addrOf(other))
+	again, err := n.Connect(ctx, ConnectRequest{ContainerID: id, Name: "both", NetNS: both.NetNS, Endpoint: EndpointRequest{Network: "first"}})
+	must(t, err)
+
+	// A daemon that dies knows each of them, and takes what no record knows.
+	pid, pidOther := sleeper(t, n, both.NetNS), sleeper(t, n, other.NetNS)
+	die(n)
+	m, err := Open(ctx, n.opts)
+	must(t, err)
+	defer m.Close()
+	must(t, m.Retain(ctx, []Live{{ContainerID: id, Name: "both", Pid: pid, Endpoints: again.Endpoints[:1]},
+		{ContainerID: "other", Name: "other", Pid: pidOther, Endpoints: other.Endpoints}}))
+	eventually(t, "the interface that no record knows is gone", func() bool { return interfacesIn(t, m, both.NetNS) == "lo eth1" })
+	reaches(t, m, "the second, of the next daemon", other.NetNS, "tcp", second, addrOf(other))
+	must(t, m.Detach(ctx, id))
+	must(t, m.Detach(ctx, "other"))
+	must(t, m.Remove(ctx, "first"))
+	must(t, m.Remove(ctx, "second"))
+}
+
+// TestVLANShared: the VLAN that was made with the first of two networks goes with the last.
+func TestVLANShared(t *testing.T) {
+	n := room(t)
+	outside(t, n)
+	create := func() {
+		for _, name := range []string{"first", "second"} {
+			_, err := n.Create(context.Background(), CreateRequest{Name: name, Driver: driverMacvlan, Options: map[string]string{"parent": "btout.10"}})
+			skipWithout(t, err)
+			must(t, err)
+		}
+	}
+	create()
+	for i, name := range []string{"first", "second"} {
+		must(t, n.Remove(context.Background(), name))
+		if there := linkNames(t)["btout.10"]; there != (i == 0) {
+			t.Errorf("with network %s the VLAN has gone: %t", name, !there)
+		}
+	}
+	create()
+	must(t, n.Close())
+	if linkNames(t)["btout.10"] {
+		t.Error("the VLAN is there after the daemon")
 	}
 }
 

@@ -286,7 +286,7 @@ func (n *Networks) newRecord(r CreateRequest) (record, error) {
 	case isLAN(r.Driver):
 		rec.Link = lan.parent
 		n.mu.Lock()
-		err := n.checkParent(&rec)
+		err := n.checkParent(&rec, lan)
 		n.mu.Unlock()
 		if err != nil {
 			return record{}, err

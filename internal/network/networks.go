@@ -483,6 +483,9 @@ func (n *Networks) Close() error {
 			errs = append(errs, n.wall.remove(n.tableName()), n.exits.clear(), n.closeGate(), n.guard.remove())
 		}
 		for _, nw := range all {
+			n.mu.Lock()
+			nw.removing = true
+			n.mu.Unlock()
 			errs = append(errs, n.removeBridge(nw))
 		}
 	}

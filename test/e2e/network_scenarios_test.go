@@ -70,7 +70,8 @@ func (s *scene) others(t *testing.T) {
 		step{line: `$D network create -d macvlan -o parent={cable} --subnet {block}0/24 --gateway {host} --ip-range {block}64/26 lan | wc -c; $D run -d --name l1 --network lan net | wc -c; $D run -d --name l2 --network lan net | wc -c`, out: "65\n65\n65\n"},
 		step{line: `$D exec l1 curl -s http://{out}/ | grep -c -x $($D inspect -f '{{.NetworkSettings.Networks.lan.IPAddress}}' l1); $D exec l1 sh -c 'until curl -s -o /dev/null http://l2/; do sleep 0.1; done' && echo both`, out: "1\nboth\n"},
 		step{line: `$D exec out curl -s -m 20 http://$($D inspect -f '{{.NetworkSettings.Networks.lan.IPAddress}}' l2)/; $D exec l1 ping -c 1 -W 1 {host} >/dev/null`, code: 1, out: "{out}\n"},
-		step{line: `$D network create -d macvlan -o parent={cable} -o macvlan_mode=private b`, code: 1, err: "is already using parent interface"},
+		step{line: `$D network create -d macvlan -o parent={cable} -o macvlan_mode=passthru b`, code: 1, err: "is already using parent interface"},
+		step{line: `$D network create -d macvlan -o parent={cable} b | wc -c; $D network rm b`, out: "65\nb\n"},
 		step{line: `$D network create -d ipvlan -o parent={cable} b >$DIR/ipvlan 2>&1 && $D network rm b || grep -ci 'CONFIG_IPVLAN\|already using' $DIR/ipvlan`, out: `~^(b|[1-9][0-9]*)\n$`},
 		step{line: `$D rm -f l1 l2 | wc -l; $D network rm lan`, out: "2\nlan\n"},
 	)

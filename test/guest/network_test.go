@@ -15,7 +15,7 @@ func TestNeighbours(t *testing.T) {
 	files["/bin/ip"] = path // busybox's does less
 	libraries(t, files, path)
 	Run(t, []Program{{Name: "network", Package: "github.com/berth-engine/berth/internal/network",
-		Args: []string{"-test.run=^Test(Macvlan|Ipvlan|LAN|ParentGoes|OwnParentGoes)"}, Env: []string{"BERTH_LAN=1"}, Files: files,
+		Args: []string{"-test.run=^Test(Macvlan|Ipvlan|VLAN|LAN|ParentGoes|OwnParentGoes)"}, Env: []string{"BERTH_LAN=1"}, Files: files,
 		Modules: []string{"crc32c_generic", "bridge", "nf_tables", "nft_ct", "nft_masq", "nft_nat", "nft_chain_nat", "nf_conntrack", "nf_conntrack_netlink",
 			"nft_fib_ipv4", "nft_fib_ipv6", "nft_fib_inet", "nft_reject_inet", "nft_limit", "nft_log", "nfnetlink_log", "nft_meta_bridge", "xfrm_user",
 			"macvlan", "ipvlan", "8021q", "dummy"}}})
