@@ -206,6 +206,28 @@ func TestRespectHostFirewall(t *testing.T) {
 	doesNotReach(t, n, "a new connection", out, "tcp", v4("18081"))
 }
 
+// What others do to the gate is undone.
+func TestGateIsMended(t *testing.T) {
+	n := room(t, func(o *Options) { o.RespectFirewall = true })
+	out := outside(t, n)
+	web := attach(t, n, AttachRequest{Ports: []PortRequest{{Container: 80, HostPort: "18080"}}})
+	serve(t, n, web.NetNS, "tcp", ":80")
+	g := n.gateLinks()
+	for _, c := range []string{"del " + g.out, "del " + g.in, "set " + g.out + " down", "set " + g.in + " down"} {
+		reaches(t, n, "before "+c, out, "tcp", hostAddr+":18080", outsideAddr)
+		must(t, run(append([]string{"ip", "link"}, strings.Fields(c)...)...))
+		eventually(t, c, func() bool { return dial(n, out, "tcp", hostAddr+":18080") == nil })
+		settled(n)
+	}
+	reaches(t, n, "at the end", out, "tcp", hostAddr+":18080", outsideAddr)
+	// The daemon may be faster than who sets it down to rename it.
+	_ = run("ip", "link", "set", g.out, "down", "name", "gate-else")
+	eventually(t, "renamed", func() bool { return linkNames(t)[g.out] && dial(n, out, "tcp", hostAddr+":18080") == nil })
+	if linkNames(t)["gate-else"] {
+		t.Error("the renamed link is still there")
+	}
+}
+
 // The gate goes with the daemon, with the policy, and comes back when it does.
 func TestGateComesAndGoes(t *testing.T) {
 	n := room(t, func(o *Options) { o.RespectFirewall = true })

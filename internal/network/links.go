@@ -340,18 +340,24 @@ func (n *Networks) mendGate() {
 	n.mu.Lock()
 	g := n.gate
 	n.mu.Unlock()
-	l, err := n.handle.LinkByIndex(g.index)
-	if err == nil && l.Attrs().Name == g.out && l.Attrs().Flags&net.FlagUp != 0 {
-		return
+	out, err := n.handle.LinkByIndex(g.index)
+	if err == nil && out.Attrs().Name == g.out && out.Attrs().Flags&net.FlagUp != 0 {
+		if in, err := n.handle.LinkByName(g.in); err == nil && in.Attrs().Flags&net.FlagUp != 0 {
+			return
+		}
 	}
 	n.log.Warn("the gate of published ports was changed by somebody else and is made again", "link", g.out)
 	n.changing <- struct{}{}
-	err = n.closeGate()
-	if err == nil {
-		err = n.openGate()
+	if err == nil { // it may have another name
+		err = n.handle.LinkDel(out)
+	}
+	var gone netlink.LinkNotFoundError
+	if err == nil || errors.As(err, &gone) || errors.Is(err, unix.ENODEV) {
+		err = errors.Join(n.closeGate(), n.openGate())
 	}
 	n.changed()
 	if err == nil {
+		n.wall.forget() // the kernel knows the gate by its number
 		err = n.applyRules()
 	}
 	if err != nil {
