@@ -225,11 +225,10 @@ func (n *creation) makeCgroup() (_ *cgroup.Group, release func(), err error) {
 	if n.spec.Linux == nil {
 		n.spec.Linux = &specs.Linux{}
 	}
-	host, err := cgroup.Detect()
+	host, err := hierarchies()
 	if err != nil {
 		return nil, nil, err
 	}
-	host = host.Strict()
 	if n.c.systemdCgroup {
 		g, release, err := n.makeScope(host)
 		if problem, refused := n.withoutCgroup(err); refused {

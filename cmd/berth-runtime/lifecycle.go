@@ -219,8 +219,14 @@ func killAll(st *ocirun.State, sig unix.Signal) error {
 	return nil
 }
 
-// hierarchies are the host's, which do not change in the life of a command.
-var hierarchies = sync.OnceValues(cgroup.Detect)
+// hierarchies are the host's, which do not change in the life of a command; a limit that cannot be kept is an error there.
+var hierarchies = sync.OnceValues(func() (*cgroup.Host, error) {
+	host, err := cgroup.Detect()
+	if err != nil {
+		return nil, err
+	}
+	return host.Strict(), nil
+})
 
 // group is the container's cgroup.
 func group(st *ocirun.State) (*cgroup.Group, error) {
@@ -231,7 +237,7 @@ func group(st *ocirun.State) (*cgroup.Group, error) {
 	if st.CgroupPath == "" {
 		return nil, fmt.Errorf("container %q has no cgroup, which its user may not make: %w", st.ID, errdefs.ErrFailedPrecondition)
 	}
-	return host.Strict().Open(st.CgroupPath), nil
+	return host.Open(st.CgroupPath), nil
 }
 
 // parseSignal reads a signal by its number or name, with or without SIG.
@@ -304,7 +310,7 @@ func remove(c *cli, args []string) error {
 
 // removeRemains removes a container of which no state tells: the processes in the group that was made for it, the group, the directory.
 func removeRemains(dir string) error {
-	host, err := cgroup.Detect()
+	host, err := hierarchies()
 	if err != nil {
 		return err
 	}

@@ -18,8 +18,9 @@ const (
 // Calm keeps Go's watchman, the thread that looks whether others are stuck, off the processors. It first looks every 20 µs, which
 // wakes it 10,000 times a second while there is something to do: where processors are few that takes a fifth of one from what is to be
 // done, and where it wakes on another one each change of our memory's map must be told to that one, too. A thread's timers may be late
-// by its slack. Threads that the watchman starts have its slack, and so do processes and programs that come of them: OnThread gives
-// back the usual one, and who executes a program by other ways calls Usual before. Failing is no harm.
+// by its slack. Threads that the watchman starts have its slack, and so do processes and programs that come of them: OnThread, InPlace and
+// hooks give back the usual one, so that nothing in a container has it. Programs that are executed by other ways (a monitor, a plugin, a
+// helper of ours) may have it, and come late by two milliseconds at most; where that matters, Usual is called before. Failing is no harm.
 func Calm() {
 	// Numbers are given in turn, and the watchman is the first thread that Go starts. The calls are raw: of others it would see that they
 	// take a while, and give our processor away.

@@ -18,7 +18,7 @@ func OpenFile(path string, flags int, perm uint32) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-func open(path string, flags int, perm uint32) (fd int, err error) {
+func open(path string, flags int, perm uint32) (int, error) {
 	for {
 		fd, err := unix.Open(path, flags|unix.O_CLOEXEC, perm)
 		if err == nil {

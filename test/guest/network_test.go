@@ -5,7 +5,7 @@ import "testing"
 // Networks of the drivers macvlan and ipvlan, with VLANs and links that lead nowhere, on a kernel that has them all.
 func TestNeighbours(t *testing.T) {
 	if testing.Short() {
-		t.Skip("boots a virtual machine")
+		t.Skip("boots a virtual machine, for a minute: the whole form does")
 	}
 	files := map[string]string{}
 	path := hostProgram(t, "ip")
