@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -46,6 +47,8 @@ type Options struct {
 	DNS            []string
 	DNSSearch      []string
 	DNSOptions     []string
+	// HostGateway are the addresses that stand for the host in containers; nil is where each of them reaches it.
+	HostGateway []netip.Addr
 
 	Log *slog.Logger
 }

@@ -37,11 +37,11 @@ func (e *Engine) writeEtc(rec container.Record, att *network.Attachment, links [
 			return "", fmt.Errorf("read the host's names: %w", err)
 		}
 	}
-	extra, err := e.extraHosts(cfg.Net.ExtraHosts, att)
+	extra, err := e.extraHosts(cfg.Net, att)
 	if err != nil {
 		return "", err
 	}
-	extra = append(extra, hostNames(cfg.Net, att)...)
+	extra = append(extra, e.hostNames(cfg.Net, att)...)
 	for _, l := range links {
 		extra = append(extra, l.hosts())
 	}
@@ -68,17 +68,28 @@ func (e *Engine) resolvConf(cfg container.Config) network.ResolvConf {
 }
 
 // hostNames is host.docker.internal, unless the user says what that is.
-func hostNames(cfg container.Network, att *network.Attachment) []network.Host {
-	addr := hostGateway(att)
-	if cfg.Mode == "host" {
-		addr = netip.AddrFrom4([4]byte{127, 0, 0, 1})
-	}
-	if !addr.IsValid() || slices.ContainsFunc(cfg.ExtraHosts, func(s string) bool {
+func (e *Engine) hostNames(cfg container.Network, att *network.Attachment) []network.Host {
+	if slices.ContainsFunc(cfg.ExtraHosts, func(s string) bool {
 		return strings.HasPrefix(s, dockerHost+":") || strings.HasPrefix(s, dockerHost+"=")
-	}) {
+	}) || cfg.Mode == "none" {
 		return nil
 	}
-	return []network.Host{{Addr: addr, Names: []string{dockerHost}}}
+	var out []network.Host
+	for _, addr := range e.hostAddrs(cfg.Mode, att) {
+		out = append(out, network.Host{Addr: addr, Names: []string{dockerHost}})
+	}
+	return out
+}
+
+// hostAddrs are the addresses that stand for the host in a container: those the daemon was told, or where it reaches it.
+func (e *Engine) hostAddrs(mode string, att *network.Attachment) []netip.Addr {
+	switch {
+	case len(e.opts.HostGateway) > 0:
+		return e.opts.HostGateway
+	case mode == "host":
+		return []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}
+	}
+	return valid(hostGateway(att))
 }
 
 // ownNames are what a container is called in its hosts file.
@@ -113,9 +124,10 @@ func (e *Engine) updateEtc(rec container.Record, before, after *network.Attachme
 	come := slices.DeleteFunc(slices.Clone(is), func(a netip.Addr) bool { return slices.Contains(was, a) })
 	err := editFile(filepath.Join(dir, "hosts"), func(text []byte) []byte {
 		text = network.EditHosts(text, ownNames(rec.Config), gone, come)
-		if from, to := hostGateway(before), hostGateway(after); from != to {
+		mode := rec.Config.Net.Mode
+		if from, to := e.hostAddrs(mode, before), e.hostAddrs(mode, after); !slices.Equal(from, to) {
 			for _, name := range gatewayNames(rec.Config.Net) {
-				text = network.EditHosts(text, []string{name}, valid(from), valid(to))
+				text = network.EditHosts(text, []string{name}, from, to)
 			}
 		}
 		return text

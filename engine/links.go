@@ -56,6 +56,9 @@ func (e *Engine) resolveLinks(cfg *container.Config) error {
 		}
 		rec, err := e.Containers.Get(target)
 		if err != nil {
+			if errdefs.IsNotFound(err) { // that is not "not found" of the request: clients would take the image to be missing
+				err = fmt.Errorf("%v%w", err, kind{errdefs.ErrInvalidArgument})
+			}
 			return fmt.Errorf("could not get container for %s: %w", target, err)
 		}
 		if rec.Config.Net.Mode == "host" {

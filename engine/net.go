@@ -216,21 +216,27 @@ func retainedPorts(rec container.Record) []network.PublishedPort {
 	return out
 }
 
-// extraHosts reads "name:address" entries of --add-host; "host-gateway" is the host as the container reaches it.
-func (e *Engine) extraHosts(entries []string, att *network.Attachment) ([]network.Host, error) {
+// extraHosts reads "name:address" entries of --add-host; "host-gateway" is the host as the container reaches it. One that cannot
+// reach it learns the address that others reach it by, as Docker's do: files written for all containers must not fail there.
+func (e *Engine) extraHosts(cfg container.Network, att *network.Attachment) ([]network.Host, error) {
 	var out []network.Host
-	for _, entry := range entries {
+	for _, entry := range cfg.ExtraHosts {
 		name, text, ok := strings.Cut(entry, ":")
 		if eq, rest, isEq := strings.Cut(entry, "="); isEq && (!ok || len(eq) < len(name)) {
 			name, text = eq, rest
 		}
 		if text == "host-gateway" {
-			gw := hostGateway(att)
-			if !gw.IsValid() {
-				return nil, fmt.Errorf("unable to derive the IP value for host-gateway: the container has no gateway%w",
-					kind{errdefs.ErrInvalidArgument})
+			addrs := e.hostAddrs(cfg.Mode, att)
+			if n, err := e.Networks.ResolveNetwork("bridge"); len(addrs) == 0 && err == nil && len(n.Subnets) > 0 {
+				addrs = valid(n.Subnets[0].Gateway)
 			}
-			out = append(out, network.Host{Addr: gw, Names: []string{name}})
+			if len(addrs) == 0 {
+				return nil, fmt.Errorf("unable to derive the IP value for host-gateway: neither the container nor the default "+
+					"network has a gateway, and the daemon no host-gateway-ips%w", kind{errdefs.ErrInvalidArgument})
+			}
+			for _, addr := range addrs {
+				out = append(out, network.Host{Addr: addr, Names: []string{name}})
+			}
 			continue
 		}
 		addr, err := netip.ParseAddr(strings.Trim(text, "[]"))

@@ -4,7 +4,6 @@ import (
 	"encoding/csv"
 	"fmt"
 	"net/netip"
-	"strconv"
 	"strings"
 
 	"github.com/docker/go-connections/nat"
@@ -85,8 +84,8 @@ func shortPort(spec string) (string, error) {
 			return "", fmt.Errorf("invalid port format %q: unknown option '%s'", spec, key)
 		}
 	}
-	if _, err := strconv.ParseUint(target, 10, 16); err != nil {
-		return "", fmt.Errorf("invalid port format %q: 'target' must be a port number", spec)
+	if _, err := network.ParsePortRange(target); err != nil || strings.Contains(target, "/") {
+		return "", fmt.Errorf("invalid port format %q: 'target' must be a port number, or a range of them", spec)
 	}
 	return published + ":" + target + "/" + protocol, nil
 }

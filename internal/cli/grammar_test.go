@@ -165,11 +165,12 @@ func TestPortGrammar(t *testing.T) {
 		"8000-9000:80":                     `"\u003e8000-9000\u003e80/tcp"`,
 		"published=1,target=2":             `"\u003e1\u003e2/tcp"`,
 		"target=2,protocol=udp":            `"\u003e\u003e2/udp"`,
+		"published=1-2,target=3-4":         `"\u003e1\u003e3/tcp \u003e2\u003e4/tcp"`,
 		"published=1-3,target=2,mode=host": `"\u003e1-3\u003e2/tcp"`,
 	}, map[string]string{
 		"": "no port", ":": "no port", "x": "invalid containerPort", "80:x": "invalid containerPort", "x:80": "invalid hostPort",
 		"1.2.3:1:2": "invalid IP", "1-3:1-2": "invalid ranges", "80/foo": "invalid proto", "70000": "invalid containerPort",
-		"2-1": "invalid containerPort", "target=": "key=value", "published=1": "'target'", "target=1,foo=2": "unknown option",
+		"2-1": "invalid containerPort", "target=": "key=value", "published=1": "'target'", "target=1,foo=2": "unknown option", "target=1/udp": "'target'",
 		"target=1,mode=x": "must be 'ingress' or 'host'", "-1:80": "invalid hostPort",
 	})
 }

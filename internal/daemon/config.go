@@ -264,6 +264,9 @@ func (c *Config) check() error {
 			return fmt.Errorf("dns %q is not an address", a)
 		}
 	}
+	if _, err := c.hostGateway(); err != nil {
+		return err
+	}
 	if c.PublishPolicy != policyOpen && c.PublishPolicy != policyRespect {
 		return fmt.Errorf("publish-policy %q is neither %s nor %s", c.PublishPolicy, policyOpen, policyRespect)
 	}
@@ -309,6 +312,27 @@ func (c *Config) check() error {
 		return err
 	}
 	return c.checkTLS()
+}
+
+// hostGateway are the addresses that "host-gateway" stands for, IPv4 first.
+func (c *Config) hostGateway() ([]netip.Addr, error) {
+	var out []netip.Addr
+	texts := slices.Clone(c.HostGateway)
+	if c.HostGatewayIP != "" {
+		texts = append(texts, c.HostGatewayIP)
+	}
+	for _, text := range texts {
+		a, err := netip.ParseAddr(text)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("host-gateway-ips: %q is not an address", text)
+		case slices.ContainsFunc(out, func(b netip.Addr) bool { return a.Is4() == b.Is4() }):
+			return nil, fmt.Errorf("host-gateway-ips: only one IPv4 and one IPv6 address can be given, not also %s", a)
+		}
+		out = append(out, a)
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return out, nil
 }
 
 // imagePolicy says when images are collected.

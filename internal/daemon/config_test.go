@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -73,6 +74,20 @@ func TestFile(t *testing.T) {
 	}
 }
 
+func TestHostGateway(t *testing.T) {
+	want := []netip.Addr{netip.MustParseAddr("10.1.2.3"), netip.MustParseAddr("fd00::3")}
+	for _, from := range [][]string{{"", "--host-gateway-ip=fd00::3", "--host-gateway-ip", "10.1.2.3"}, {`{"host-gateway-ips":["10.1.2.3","fd00::3"]}`},
+		{`{"host-gateway-ip":"10.1.2.3","host-gateway-ips":["fd00::3"]}`}} {
+		c, err := load(t, from[0], from[1:]...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := c.hostGateway(); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%q: %v %v", from, got, err)
+		}
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	for _, c := range []struct {
 		file, flags, want string
@@ -125,6 +140,9 @@ func TestRefusals(t *testing.T) {
 		{"", "--log-level=loud", `log-level "loud"`},
 		{"", "--label=x", `label "x" is not of the form KEY=VALUE`},
 		{"", "--dns=x", `dns "x" is not an address`},
+		{"", "--host-gateway-ip=x", `host-gateway-ips: "x" is not an address`},
+		{"", "--host-gateway-ip=1.2.3.4 --host-gateway-ip=1.2.3.5", "only one IPv4 and one IPv6 address can be given, not also 1.2.3.5"},
+		{`{"host-gateway-ip":["1.2.3.4"]}`, "", `"host-gateway-ip": must be a string`},
 		{"", "-H /run/x", `host "/run/x" has no scheme`},
 		{"", "-H unix://x", "the path of the socket must be absolute"},
 		{"", "-H ssh://x", "unknown scheme"},

@@ -229,6 +229,7 @@ func (d *daemon) openEngine(c *Config, runtimePath string) (*engine.Engine, erro
 		return nil, err
 	}
 	driver, _ := store.ParseDriver(c.StorageDriver) // checked by Load
+	hostGateway, _ := c.hostGateway()               // the same
 	return engine.Open(context.Background(), engine.Options{
 		StorageDriver: driver,
 		DataRoot:      c.DataRoot, ExecRoot: c.ExecRoot, RuntimePath: runtimePath, CgroupRoot: c.CgroupParent,
@@ -238,7 +239,7 @@ func (d *daemon) openEngine(c *Config, runtimePath string) (*engine.Engine, erro
 		},
 		LogDriver: c.LogDriver, LogOptions: c.LogOptions,
 		DefaultUlimits: c.ulimits(), ShmSize: c.ShmSize, NoNewPrivs: c.NoNewPrivs, SeccompProfile: seccomp,
-		DNS: c.DNS, DNSSearch: c.DNSSearch, DNSOptions: c.DNSOption, Log: d.log,
+		DNS: c.DNS, DNSSearch: c.DNSSearch, DNSOptions: c.DNSOption, HostGateway: hostGateway, Log: d.log,
 	})
 }
 

@@ -37,6 +37,8 @@ type Config struct {
 	PublishPolicy             string // open or respect-host-firewall
 	PublishIP                 string // where ports are published unless a container says otherwise
 	DNS, DNSSearch, DNSOption []string
+	HostGateway               []string // what "host-gateway" stands for; empty: where a container reaches the host
+	HostGatewayIP             string   // one more, by the key's older name
 
 	LogDriver  string
 	LogOptions map[string]string
@@ -167,6 +169,10 @@ func settings() []setting {
 			func(c *Config) any { return &c.DNSSearch }},
 		{"dns-opt", "", "dns-opts", "OPTION", "Resolver option of containers", false,
 			func(c *Config) any { return &c.DNSOption }},
+		{"host-gateway-ip", "", "host-gateway-ips", "ADDRESS",
+			"What host-gateway stands for in --add-host: one IPv4 and one IPv6 address (default where the container reaches the host)", false,
+			func(c *Config) any { return &c.HostGateway }},
+		{"", "", "host-gateway-ip", "", "", false, func(c *Config) any { return &c.HostGatewayIP }},
 
 		{"log-driver", "", "log-driver", "NAME", "Where containers' output goes: json-file or none", false,
 			func(c *Config) any { return &c.LogDriver }},
@@ -267,8 +273,7 @@ func foreign() []string {
 		"containerd-namespace", "containerd-plugin-namespace", "containerd-plugins-namespace", "cpu-rt-period",
 		"cpu-rt-runtime", "cri-containerd", "default-cgroupns-mode", "default-gateway", "default-gateway-v6",
 		"default-init", "default-ipc-mode", "default-network-opt", "default-network-opts", "default-stop-timeout",
-		"exec-opt", "exec-opts", "feature", "features", "fixed-cidr-v6", "host-gateway-ip",
-		"host-gateway-ips", "init-path", "ipv6", "max-concurrent-uploads", "max-download-attempts",
+		"exec-opt", "exec-opts", "feature", "features", "fixed-cidr-v6", "init-path", "ipv6", "max-concurrent-uploads", "max-download-attempts",
 		"metrics-addr", "network-control-plane-mtu", "network-diagnostic-port", "node-generic-resource",
 		"node-generic-resources", "nri-opts", "oom-score-adjust", "raw-logs", "resolv-conf", "runtimes", "storage-opt",
 		"storage-opts", "swarm-default-advertise-addr", "swarm-raft-election-tick", "swarm-raft-heartbeat-tick",

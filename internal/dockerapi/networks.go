@@ -1,11 +1,13 @@
 package dockerapi
 
 import (
+	"fmt"
 	"net"
 	"net/http"
 	"strings"
 
 	"github.com/berth-engine/berth/internal/network"
+	"github.com/containerd/errdefs"
 	api "github.com/moby/moby/api/types/network"
 )
 
@@ -96,6 +98,9 @@ func (s *Server) networkInspect(c *call) error {
 	if err != nil {
 		return err
 	}
+	if scope := c.text("scope"); scope != "" && scope != "local" {
+		return kind{fmt.Errorf("network %s not found", c.name()), errdefs.ErrNotFound}
+	}
 	out := api.Inspect{Network: networkOf(n), Containers: map[string]api.EndpointResource{}}
 	for id, e := range n.Endpoints {
 		r := api.EndpointResource{Name: e.Name, EndpointID: e.EndpointID, IPv4Address: e.IPv4, IPv6Address: e.IPv6}
@@ -103,6 +108,12 @@ func (s *Server) networkInspect(c *call) error {
 			r.MacAddress = api.HardwareAddr(mac)
 		}
 		out.Containers[id] = r
+	}
+	if len(n.Usage) > 0 {
+		out.Status = &api.Status{IPAM: api.IPAMStatus{Subnets: api.SubnetStatuses{}}}
+		for _, u := range n.Usage {
+			out.Status.IPAM.Subnets[u.Prefix] = api.SubnetStatus{IPsInUse: u.InUse, DynamicIPsAvailable: u.Free}
+		}
 	}
 	return c.writeJSON(http.StatusOK, downgradeNetwork(&out, c.version))
 }

@@ -236,6 +236,14 @@ func (n *Networks) newEndpoint(er EndpointRequest, r AttachRequest, used map[str
 	if er.IPv4.IsValid() && !er.IPv4.Is4() || er.IPv6.IsValid() && !er.IPv6.Is6() {
 		return nil, failf(errdefs.ErrInvalidArgument, "invalid IP address %s: wrong version", cmpAddr(er.IPv4, er.IPv6))
 	}
+	for _, want := range []struct {
+		addr netip.Addr
+		has  bool
+	}{{er.IPv4, nw.rec.IPv4}, {er.IPv6, nw.rec.IPv6}} {
+		if want.addr.IsValid() && !want.has && nw.rec.Driver != driverCNI {
+			return nil, failf(errdefs.ErrInvalidArgument, "no configured subnet or ip-range contain the IP address %s", want.addr)
+		}
+	}
 	e := &endpoint{network: nw, container: r.ContainerID, name: r.Name, hostname: r.Hostname, trusted: r.Trusted,
 		state: EndpointState{Network: nw.rec.Name, NetworkID: nw.rec.ID, Aliases: er.Aliases, GwPriority: er.GwPriority,
 			Links: lowerKeys(er.Links)}}

@@ -3,6 +3,7 @@ package network
 import (
 	"cmp"
 	"encoding/hex"
+	"math"
 	"net"
 	"net/netip"
 	"slices"
@@ -106,6 +107,37 @@ func (a *addresses) give(p netip.Prefix) {
 	if p.IsValid() {
 		delete(a.taken, p.Addr())
 	}
+}
+
+// usage counts the addresses of a subnet; those of free are nobody's, though they are taken.
+func (a *addresses) usage(s Subnet, free map[netip.Addr]bool) Usage {
+	within := s.Prefix
+	if s.Range.IsValid() {
+		within = s.Range
+	}
+	u := Usage{Prefix: s.Prefix}
+	var gone uint64
+	count := func(addr netip.Addr) {
+		u.InUse++
+		if within.Contains(addr) {
+			gone++
+		}
+	}
+	for addr := range a.taken {
+		if s.Prefix.Contains(addr) && !free[addr] {
+			count(addr)
+		}
+	}
+	count(s.Prefix.Addr())
+	if last := lastAddr(s.Prefix); !usable(s.Prefix, last) {
+		count(last)
+	}
+	if left := within.Addr().BitLen() - within.Bits(); left < 64 {
+		u.Free = 1<<left - gone
+	} else { // nobody counts the difference
+		u.Free = math.MaxUint64
+	}
+	return u
 }
 
 // usable is false for the addresses that mean the subnet itself and, in version 4, everybody in it.

@@ -54,6 +54,46 @@ func TestAddressesAtTheEnd(t *testing.T) {
 	}
 }
 
+func TestUsage(t *testing.T) {
+	for _, c := range []struct {
+		s    string
+		in   string
+		take int
+		want Usage
+	}{
+		{"10.1.0.0/24", "", 0, Usage{InUse: 3, Free: 253}}, // the net, the gateway and everybody
+		{"10.1.0.0/24", "", 4, Usage{InUse: 7, Free: 249}},
+		{"10.1.0.0/24", "10.1.0.128/25", 2, Usage{InUse: 5, Free: 125}},
+		{"10.1.0.0/24", "10.1.0.0/25", 2, Usage{InUse: 5, Free: 124}},
+		{"10.1.0.0/30", "", 1, Usage{InUse: 4}},
+		{"fd00::/120", "", 1, Usage{InUse: 3, Free: 253}},
+		{"fd00::/64", "", 1, Usage{InUse: 3, Free: 1<<64 - 1}},
+		{"fd00::/48", "", 0, Usage{InUse: 2, Free: 1<<64 - 1}},
+	} {
+		s := Subnet{Prefix: netip.MustParsePrefix(c.s)}
+		s.Gateway = s.Prefix.Addr().Next()
+		if c.in != "" {
+			s.Range = netip.MustParsePrefix(c.in)
+		}
+		a, waits := newAddresses([]Subnet{s}), map[netip.Addr]bool{}
+		for range c.take {
+			if _, _, err := a.take(s.Prefix.Addr().Is6(), netip.Addr{}, "x"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.want.Prefix = s.Prefix
+		if got := a.usage(s, waits); got != c.want {
+			t.Errorf("%s, of it %s, %d taken: %+v, not %+v", c.s, c.in, c.take, got, c.want)
+		}
+		if p, _, err := a.take(s.Prefix.Addr().Is6(), netip.Addr{}, "warm"); err == nil {
+			waits[p.Addr()] = true
+			if got := a.usage(s, waits); got != c.want {
+				t.Errorf("%s: an address that waits for a container counts: %+v", c.s, got)
+			}
+		}
+	}
+}
+
 func TestPickSubnet(t *testing.T) {
 	pool := []Pool{{netip.MustParsePrefix("10.0.0.0/14"), 16}, {netip.MustParsePrefix("192.168.0.0/30"), 30}}
 	for _, c := range []struct {

@@ -53,7 +53,21 @@ func (n *Networks) Inspect(nameOrID string) (Network, error) {
 				MAC: e.state.MAC, IPv4: e.state.IPv4, IPv6: e.state.IPv6}
 		}
 	}
+	for _, s := range v.Subnets {
+		v.Usage = append(v.Usage, nw.addrs.usage(s, nw.waiting()))
+	}
 	return v, nil
+}
+
+// waiting are the addresses of namespaces that no container has yet: they are the next ones to be had.
+func (nw *network) waiting() map[netip.Addr]bool {
+	out := map[netip.Addr]bool{}
+	for e := range nw.endpoints {
+		if e.container == "" {
+			out[e.state.IPv4.Addr()], out[e.state.IPv6.Addr()] = true, true
+		}
+	}
+	return out
 }
 
 // ResolveNetwork is Inspect without the containers.
@@ -377,7 +391,7 @@ func (n *Networks) planSubnets(rec *record, r CreateRequest) ([]Subnet, error) {
 	case has4 && !rec.IPv4:
 		return nil, failf(errdefs.ErrInvalidArgument, "a subnet of IPv4 was given and IPv4 turned off")
 	case !rec.IPv4 && !rec.IPv6:
-		return nil, failf(errdefs.ErrInvalidArgument, "a network needs IPv4 or IPv6")
+		return nil, failf(errdefs.ErrInvalidArgument, "IPv4 or IPv6 must be enabled")
 	}
 	if _, err := os.Stat("/proc/sys/net/ipv6"); rec.IPv6 && err != nil {
 		return nil, failf(errdefs.ErrNotImplemented, "the network cannot have IPv6: it is disabled in the kernel")

@@ -26,8 +26,16 @@ type Network struct {
 	// ConfigOnly is no network but settings for others, ConfigFrom the name of the one whose settings this has.
 	ConfigOnly bool
 	ConfigFrom string
-	// Endpoints are the running containers attached, by container ID; only Inspect fills it in.
+	// Endpoints are the running containers attached, by container ID, and Usage how full the subnets are, in their order; only
+	// Inspect fills them in.
 	Endpoints map[string]Endpoint
+	Usage     []Usage
+}
+
+// Usage is how many addresses of a subnet are taken or kept back, and how many are left of its range; both end at 2⁶⁴-1.
+type Usage struct {
+	Prefix      netip.Prefix
+	InUse, Free uint64
 }
 
 // Endpoint is a running container's place in a network.

@@ -105,6 +105,7 @@ func statuses(t *testing.T, d *harness.Daemon) {
 		{"DELETE", "/v1.44/containers/nonexistent", "", 404},
 		{"GET", "/v1.44/containers/json?filters=nonsense", "", 400},
 		{"GET", "/v1.44/networks/nonexistent", "", 404},
+		{"GET", "/v1.44/networks/bridge?scope=swarm", "", 404},
 		{"GET", "/v1.44/volumes/nonexistent", "", 404},
 	} {
 		req, err := http.NewRequest(tc.method, "http://d"+tc.path, strings.NewReader(tc.body))

@@ -105,6 +105,7 @@ func TestLinks(t *testing.T) {
 		{line: `$D create --name gone --link db berth/box true | wc -c; $D stop -t 0 db >/dev/null; $D start gone`, code: 1, out: "65\n", err: "Cannot link to a non running container: /db AS /gone/db"},
 		{line: `$D rm -f db >/dev/null; $D start gone`, out: "gone\n"},
 		{line: `$D run --rm --link nonexistent berth/box true`, code: 125, err: "could not get container for nonexistent"},
+		{line: `$D run --rm --link nonexistent berth/box true 2>&1 | grep -c "Unable to find image"`, code: 1, out: "0\n"}, // a 404 would be the image's
 
 		{line: `$D network create n >/dev/null; $D run -d --name db --network n berth/box sh -c 'while :; do echo db | nc -l -p 80; done' | wc -c`, out: "65\n"},
 		{line: soon(`$D run --rm --network n --link db:alias berth/box nc alias 80 </dev/null`), out: "db\n"},
@@ -114,12 +115,17 @@ func TestLinks(t *testing.T) {
 		{line: `$D run --rm berth/box sh -c 'ping -c 1 -W 5 host.docker.internal >/dev/null && echo up'`, out: "up\n"},
 		{line: `$D run --rm --network n --add-host gw:host-gateway berth/box sh -c '[ "$(grep gw /etc/hosts | cut -f 1)" = "$(grep host.docker.internal /etc/hosts | cut -f 1)" ] && ping -c 1 -W 5 gw >/dev/null && echo same'`, out: "same\n"},
 		{line: `$D run --rm --network host berth/box grep host.docker.internal /etc/hosts`, out: "127.0.0.1\thost.docker.internal\n"},
+		{line: `$D run --rm --network host --add-host gw:host-gateway berth/box grep gw /etc/hosts`, out: "127.0.0.1\tgw\n"},
+		{line: `[ "$($D run --rm --network none --add-host gw:host-gateway berth/box grep gw /etc/hosts | cut -f 1)" = "$($D network inspect -f '{{(index .IPAM.Config 0).Gateway}}' bridge)" ] && echo same`, out: "same\n"},
 		{line: `$D run --rm --add-host host.docker.internal:1.2.3.4 berth/box grep host.docker.internal /etc/hosts`, out: "1.2.3.4\thost.docker.internal\n"},
 		{line: `$D exec late grep -c host.docker.internal /etc/hosts; $D network disconnect bridge late`, out: "1\n"},
 		{line: `[ "$($D exec late grep host.docker.internal /etc/hosts | cut -f 1)" = "$($D network inspect -f '{{(index .IPAM.Config 0).Gateway}}' n)" ] && echo n`, out: "n\n"},
 
 		{line: `$D network create --config-only --subnet 10.254.77.0/24 cfg | wc -c; $D network create --config-from cfg real | wc -c`, out: "65\n65\n"},
 		{line: `$D network inspect -f '{{(index .IPAM.Config 0).Subnet}} {{.ConfigFrom.Network}}' real; $D network inspect -f '{{.ConfigOnly}}' cfg`, out: "10.254.77.0/24 cfg\ntrue\n"},
+		{line: `$D network inspect -f '{{json .Status}}' real`, out: `{"IPAM":{"Subnets":{"10.254.77.0/24":{"IPsInUse":3,"DynamicIPsAvailable":253}}}}` + "\n"},
+		{line: `$D run --rm --network real --ip6 fd00::9 berth/box true`, code: 125, err: "no configured subnet or ip-range contain the IP address fd00::9"},
+		{line: `$D network connect --ip6 fd00::9 real late`, code: 1, err: "no configured subnet or ip-range contain the IP address fd00::9"},
 		{line: `$D network rm cfg`, code: 1, err: "is in use"},
 		{line: `$D run --rm --network name=real,ip=10.254.77.9,driver-opt=com.docker.network.endpoint.ifname=lan0,driver-opt=com.docker.network.endpoint.sysctls=net.ipv4.conf.IFNAME.log_martians=1 berth/box sh -c 'ip addr show lan0 | grep -c 10.254.77.9; cat /proc/sys/net/ipv4/conf/lan0/log_martians'`, out: "1\n1\n"},
 		{line: `$D rm -f db late linked gone | wc -l; $D network rm real cfg n`, out: "4\nreal\ncfg\nn\n"},
