@@ -54,6 +54,11 @@ func (n *Networks) ensureBridge(nw *network, adopt bool) error {
 	}
 	nw.index.Store(int64(l.Attrs().Index))
 	nw.mtu.Store(int64(l.Attrs().MTU))
+	var learning requests // an administrator's bridge, too: the containers on it are guarded
+	learning.learnNothing(l.Attrs().Index)
+	if err := n.rt.send(&learning); err != nil {
+		return fmt.Errorf("keep bridge %q from learning what containers say of others: %w", nw.rec.Link, err)
+	}
 	if nw.foreign {
 		return nil
 	}

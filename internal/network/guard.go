@@ -105,11 +105,13 @@ func compileGuard(name string, links map[string]guarded, parts bool) document {
 	const routerAdvertisement, neighbourAdvertisement, redirect = 134, 136, 137
 	chains := []chain{
 		{name: "prerouting", hook: hookBridge(), rules: []rule{
-			when(speaksFor{as4: true, set: "own4"}, accept()), // first, because most are these
+			when(ports{67, 68}, isUDP{}, link{dir: in, set: "guarded"}, drop()).because("a container is nobody's DHCP server"),
+			when(speaksFor{as4: true, set: "own4"}, accept()), // early, because most are these
 			when(link{dir: in, not: true, set: "guarded"}, accept()),
 			when(speaksFor{asARP: true, set: "own4"}, accept()),
 			when(icmp6{typ: routerAdvertisement}, drop()).because("a container is nobody's router"),
 			when(icmp6{typ: redirect}, drop()),
+			when(ports{547, 546}, isUDP{}, drop()).because("DHCPv6"),
 			when(icmp6{typ: neighbourAdvertisement}, foreignTarget{"targets"}, drop()).because("an address of somebody else's"),
 			when(speaksFor{set: "own6"}, accept()),
 			when(drop()).because("not the link's own address, or neither IP nor ARP"),
@@ -167,6 +169,27 @@ func (c speaksFor) exprs(family) []expr.Any {
 func isProtocol(etherType uint16) []expr.Any {
 	return []expr.Any{&expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: reg1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: reg1, Data: []byte{byte(etherType >> 8), byte(etherType)}}}
+}
+
+// ports matches a source and a destination port in one look, which nearly every packet fails; of which protocol says another clause.
+type ports struct{ from, to uint16 }
+
+func (c ports) text(family) string { return fmt.Sprintf("th sport %d th dport %d", c.from, c.to) }
+
+func (c ports) exprs(family) []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: reg1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 4},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg1, Data: []byte{byte(c.from >> 8), byte(c.from), byte(c.to >> 8), byte(c.to)}},
+	}
+}
+
+type isUDP struct{}
+
+func (isUDP) text(family) string { return "meta l4proto udp" }
+
+func (isUDP) exprs(family) []expr.Any {
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg1, Data: []byte{unix.IPPROTO_UDP}}}
 }
 
 // icmp6 matches ICMPv6 of a type (RFC 4861, 4); bare is without a look at the frame.

@@ -91,6 +91,22 @@ func udp4(from, to netip.Addr, mark string) []byte {
 	return append(b, mark...)
 }
 
+// datagram4 is a datagram with these ports, whose checksum is left out.
+func datagram4(from, to netip.Addr, source, destination uint16, mark string) []byte {
+	b := udp4(from, to, mark)
+	binary.BigEndian.PutUint16(b[20:], source)
+	binary.BigEndian.PutUint16(b[22:], destination)
+	return b
+}
+
+// datagram6 is the same of IPv6.
+func datagram6(from, to netip.Addr, source, destination uint16, mark string) []byte {
+	b := append([]byte{0x60, 0, 0, 0, 0, byte(8 + len(mark)), unix.IPPROTO_UDP, 64}, from.AsSlice()...)
+	b = append(b, to.AsSlice()...)
+	b = binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(b, source), destination)
+	return append(append(b, 0, byte(8+len(mark)), 0, 1), mark...)
+}
+
 // icmp6Packet is an ICMPv6 message with the hop limit that neighbour discovery wants (RFC 4861, 3.1).
 func icmp6Packet(from, to netip.Addr, message ...byte) []byte {
 	b := append([]byte{0x60, 0, 0, 0, 0, byte(len(message)), unix.IPPROTO_ICMPV6, 255}, from.AsSlice()...)
@@ -178,6 +194,9 @@ func forgeries(bad, victim, other *Attachment) map[string]forgery {
 			string(ip6(other).AsSlice())},
 		"neighbour advertisement for the gateway": {ethernet(allMAC6, mac(bad), unix.ETH_P_IPV6, icmp6Packet(ll, all6, target(gw6, 136)...)...),
 			string(gw6.AsSlice())},
+		"DHCP for all":           {ethernet(all, mac(bad), unix.ETH_P_IP, datagram4(ip(bad), netip.AddrFrom4([4]byte{255, 255, 255, 255}), 67, 68, "forged-h")...), "forged-h"},
+		"DHCP for one":           {ethernet(mac(victim), mac(bad), unix.ETH_P_IP, datagram4(ip(bad), ip(victim), 67, 68, "forged-i")...), "forged-i"},
+		"DHCPv6":                 {ethernet(mac(victim), mac(bad), unix.ETH_P_IPV6, datagram6(ll, eui64(mac(victim)), 547, 546, "forged-j")...), "forged-j"},
 		"another's IPv6 address": {ethernet(mac(victim), mac(bad), unix.ETH_P_IPV6, icmp6Packet(ip6(other), ip6(victim), []byte("\x80\x00\x00\x00forged-g")...)...), "forged-g"},
 	}
 }

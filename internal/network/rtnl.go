@@ -193,6 +193,24 @@ func (r *requests) portFlags(link string, isolated, hairpin bool) {
 	r.end()
 }
 
+// noLinkLocalLearn is BR_BOOLOPT_NO_LL_LEARN of linux/if_bridge.h, as the bit it is in struct br_boolopt_multi.
+const noLinkLocalLearn = 1 << 0
+
+// learnNothing makes a bridge learn nothing from frames to the addresses that bridges keep for themselves (01:80:c2:00:00:0x): these
+// pass no hook where the guard could see who sent them. Kernels before 5.0 have no such option and say nothing.
+func (r *requests) learnNothing(bridge int) {
+	r.begin(unix.RTM_NEWLINK, 0)
+	r.ifinfo(bridge, 0, 0)
+	r.open(unix.IFLA_LINKINFO)
+	r.attrText(unix.IFLA_INFO_KIND, "bridge")
+	r.open(unix.IFLA_INFO_DATA)
+	options := binary.NativeEndian.AppendUint32(nil, noLinkLocalLearn)                              // their values
+	r.attr(unix.IFLA_BR_MULTI_BOOLOPT, binary.NativeEndian.AppendUint32(options, noLinkLocalLearn)) // and which are meant
+	r.close()
+	r.close()
+	r.end()
+}
+
 func bit(b bool) byte {
 	if b {
 		return 1

@@ -310,6 +310,7 @@ func (p policy) chains(f family) []chain {
 	return append([]chain{ours, forward,
 		{name: "guard", hook: hookGuard(), rules: []rule{
 			when(loopback, link{dir: in, set: "links"}, drop()).because("the bridges route 127/8 for ports published there"),
+			when(fromLoopback, link{dir: in, set: "links"}, drop()),
 		}},
 		// Nobody but the host itself reaches what is published on 127.0.0.1, so only output translates that.
 		{name: "prerouting", hook: hookPrerouting(), rules: toPorts(append(gated, notLoopback)...)},

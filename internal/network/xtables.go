@@ -100,6 +100,7 @@ func compileXT(p policy, f family) []xtTable {
 		raw := xtChain{name: x.chain("RAW")}
 		for _, n := range p.networks {
 			raw.add("-i %s -d 127.0.0.0/8 -j DROP", n.link)
+			raw.add("-i %s -s 127.0.0.0/8 -j DROP", n.link)
 		}
 		tables = slices.Insert(tables, 0, xtTable{name: "raw", chains: []xtChain{raw},
 			jumps: []xtJump{{from: "PREROUTING", rule: "-j " + raw.name}}})
