@@ -81,6 +81,7 @@ const (
 	maxAtOnce    = 100                     // forwarded questions of one container under way
 	maxConns     = 20                      // connections of one container
 	maxAnswer    = dns.MaxMsgSize          // bytes of an answer over TCP
+	maxAliases   = 64                      // from a name to its addresses; resolvers give up sooner
 	writeTimeout = 500 * time.Millisecond  // to a container that does not read
 )
 
@@ -128,10 +129,12 @@ func (s *Server) Retire() (wait func()) {
 	s.retired.Store(true)
 	past := time.Unix(1, 0)
 	_ = s.pc.SetReadDeadline(past)
+	_ = s.pc.SetWriteDeadline(time.Now().Add(writeTimeout)) // the container can keep its loopback from taking any more
 	if l, ok := s.l.(interface{ SetDeadline(time.Time) error }); ok {
 		_ = l.SetDeadline(past)
 	}
 	s.reading.Wait()
+	_ = s.pc.SetWriteDeadline(time.Now().Add(deadline + writeTimeout))
 	return s.work.Wait
 }
 
@@ -173,6 +176,14 @@ func (s *Server) packets() {
 	}
 }
 
+// rest waits a moment, or until the server is closed.
+func (s *Server) rest() {
+	select {
+	case <-time.After(writeTimeout):
+	case <-s.ctx.Done():
+	}
+}
+
 func (s *Server) connections() {
 	defer s.reading.Done()
 	for !s.retired.Load() {
@@ -181,6 +192,7 @@ func (s *Server) connections() {
 			if s.over(err) {
 				return
 			}
+			s.rest() // no descriptors are left, and none will be at once
 			continue
 		}
 		select {
@@ -257,6 +269,8 @@ func (s *Server) own(b []byte, datagram bool) (q *dns.Msg, answer []byte) {
 	switch {
 	case known:
 		return q, reply(q, records, datagram)
+	case q.Question[0].Qtype == dns.TypeAXFR || q.Question[0].Qtype == dns.TypeIXFR: // answers of more than one message
+		return q, failure(q, dns.RcodeRefused)
 	case s.o.External != nil && !s.o.External(),
 		s.o.Allowed != nil && (strings.Contains(q.Question[0].Name, `\`) || !s.o.Allowed(plainName(q.Question[0].Name))):
 		// A name with a dot or worse inside of a label is none of those that an egress policy means, and looks like them.
@@ -299,14 +313,15 @@ func reply(q *dns.Msg, records []dns.RR, datagram bool) []byte {
 	m.RecursionAvailable = true
 	m.Answer = records
 	m.Compress = true
+	size := maxAnswer
 	if datagram {
-		size := dns.MinMsgSize
+		size = dns.MinMsgSize
 		if o := q.IsEdns0(); o != nil {
 			size = min(max(int(o.UDPSize()), dns.MinMsgSize), maxUDP)
 			m.SetEdns0(maxUDP, false)
 		}
-		m.Truncate(size)
 	}
+	m.Truncate(size)
 	b, err := m.Pack()
 	if err != nil {
 		return failure(q, dns.RcodeServerFailure)
@@ -370,13 +385,15 @@ func addresses(q *dns.Msg, answer []byte) (found []Resolved) {
 	if t := q.Question[0].Qtype; t != dns.TypeA && t != dns.TypeAAAA || m.Unpack(answer) != nil || m.Rcode != dns.RcodeSuccess {
 		return nil
 	}
+	byName := map[string][]dns.RR{}
+	for _, r := range m.Answer {
+		owner := dns.CanonicalName(r.Header().Name)
+		byName[owner] = append(byName[owner], r)
+	}
 	name, ttl := dns.CanonicalName(q.Question[0].Name), ^uint32(0)
-	for range len(m.Answer) { // no chain of aliases is longer
+	for range maxAliases {
 		next := ""
-		for _, r := range m.Answer {
-			if dns.CanonicalName(r.Header().Name) != name {
-				continue
-			}
+		for _, r := range byName[name] {
 			switch r := r.(type) {
 			case *dns.CNAME:
 				next, ttl = dns.CanonicalName(r.Target), min(ttl, r.Hdr.Ttl)
@@ -395,7 +412,7 @@ func addresses(q *dns.Msg, answer []byte) (found []Resolved) {
 		}
 		name = next
 	}
-	return found
+	return nil
 }
 
 // resolve answers from what is kept or asks the servers. It always returns an answer, if only that there was none.
@@ -507,26 +524,45 @@ func (s *Server) ask(ctx context.Context, network string, server netip.AddrPort,
 	if _, err := c.Write(question); err != nil {
 		return nil
 	}
-	buf := make([]byte, dns.MaxMsgSize)
+	buf := make([]byte, maxUDP+1) // a server that is silent holds it for as long, and so does each of its like
 	for {
 		n, err := c.Read(buf)
-		if err != nil {
+		switch {
+		case err != nil:
 			return nil
-		}
-		if answers(buf[:n], id, q) { // anybody can send us anything; wait for the right one
+		case !answers(buf[:n], id, q): // anybody can send us anything; wait for the right one
+		case n > maxUDP:
+			return truncated(q)
+		default:
 			return named(buf[:n])
 		}
 	}
 }
 
-// answers reports whether b is an answer to q, sent with the number id: the same number and, where there is one, the same question.
+// truncated tells who asked to ask again over TCP.
+func truncated(q *dns.Msg) []byte {
+	m := new(dns.Msg).SetReply(q)
+	m.RecursionAvailable, m.Truncated = true, true
+	b, err := m.Pack()
+	if err != nil {
+		return failure(q, dns.RcodeServerFailure)
+	}
+	return b
+}
+
+// answers reports whether b is an answer to q, sent with the number id: the same number and the same question. A server that says
+// it could not may leave the question out.
 func answers(b []byte, id uint16, q *dns.Msg) bool {
 	const header, response = 12, 0x80
 	if len(b) < header || binary.BigEndian.Uint16(b) != id || b[2]&response == 0 {
 		return false
 	}
-	if binary.BigEndian.Uint16(b[4:]) == 0 {
-		return true
+	switch binary.BigEndian.Uint16(b[4:]) {
+	case 0:
+		return b[3]&0x0f != dns.RcodeSuccess && b[3]&0x0f != dns.RcodeNameError
+	case 1:
+	default:
+		return false
 	}
 	name, off, err := dns.UnpackDomainName(b, header)
 	if err != nil || off+4 > len(b) {

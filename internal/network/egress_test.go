@@ -648,6 +648,16 @@ func TestEgressManyNames(t *testing.T) {
 			t.Errorf("%s: %d ways, %v", c.policy, learnt, err)
 		}
 	}
+	// One address of more and more names.
+	b := []leash{{link: n.opts.Bridge, addrs: []netip.Addr{netip.AddrFrom4([4]byte{10, 213, 1, 99})}, own: mustEgress("allow=*.example")}}
+	way := learnt{false, netip.MustParseAddr("192.0.200.1"), box{[2]protocol{0, anyProtocol}, [2]uint16{0, 65535}}}
+	for i := range 10 * maxNames {
+		must(t, l.learn(b, fmt.Sprintf("n%d.example", i), []dns.Resolved{{Addr: way.to, TTL: 600}}))
+	}
+	names := l.known[source{n.opts.Bridge, b[0].addrs[0]}][way].names
+	if len(names) != maxNames || names[maxNames-1] != fmt.Sprintf("n%d.example", 10*maxNames-1) {
+		t.Errorf("%d names: %q", len(names), names)
+	}
 	// Another daemon reads them all, and closes them all.
 	before := maps.Clone(l.known)
 	l.reset()

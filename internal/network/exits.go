@@ -63,9 +63,23 @@ type opened struct {
 	names []string
 }
 
+// call notes one more name. Under a domain whose owner answers for every name a container has as many as it likes to ask for: the
+// first ones are forgotten then, and only a change of the policy could make somebody ask again.
+func (o *opened) call(name string) {
+	if slices.Contains(o.names, name) {
+		return
+	}
+	if len(o.names) >= maxNames {
+		o.names = o.names[len(o.names)-maxNames+1:]
+	}
+	o.names = append(slices.Clip(o.names), name)
+}
+
 const (
 	leastLearnt = 5 * time.Minute
 	mostLearnt  = 24 * time.Hour
+	// maxNames is how many names of a way are known.
+	maxNames = 64
 	// maxLearnt is how many ways of one address of a container are open by names at once.
 	maxLearnt = 8192
 	// maxRanges is how many of them may be ranges of ports. What the kernel does for each of these grows with their number (a
@@ -120,8 +134,11 @@ func (l *learner) learn(bounds []leash, name string, answers []dns.Resolved) err
 					for _, piece := range p.policy.opens(name, f) {
 						way := learnt{p.network, to, piece}
 						old := l.known[src][way]
-						if old.until.Sub(now) < until[to].Sub(now)/2 || !slices.Contains(old.names, name) {
+						if old.until.Sub(now) < until[to].Sub(now)/2 {
 							fresh[src] = append(fresh[src], way)
+						} else if !slices.Contains(old.names, name) {
+							old.call(name) // one more name for what is open
+							l.known[src][way] = old
 						}
 					}
 				}
@@ -150,9 +167,7 @@ func (l *learner) learn(bounds []leash, name string, answers []dns.Resolved) err
 		}
 		for _, way := range ways {
 			o := known[way]
-			if !slices.Contains(o.names, name) {
-				o.names = append(slices.Clip(o.names), name)
-			}
+			o.call(name)
 			if o.until.Before(until[way.to]) {
 				o.until = until[way.to]
 			}
