@@ -89,7 +89,7 @@ func (e *Engine) hostAddrs(mode string, att *network.Attachment) []netip.Addr {
 	case mode == "host":
 		return []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}
 	}
-	return valid(hostGateway(att))
+	return valid(e.hostGateway(att))
 }
 
 // ownNames are what a container is called in its hosts file.

@@ -288,7 +288,7 @@ const dockerHost = "host.docker.internal"
 
 // hostGateway is the address by which a container reaches its host: the gateway it leaves by, or where it cannot leave
 // the first of its networks'.
-func hostGateway(att *network.Attachment) netip.Addr {
+func (e *Engine) hostGateway(att *network.Attachment) netip.Addr {
 	var best netip.Addr
 	var most int
 	if att == nil {
@@ -300,10 +300,22 @@ func hostGateway(att *network.Attachment) netip.Addr {
 			if v6 {
 				gw = ep.Gateway6
 			}
-			if gw.IsValid() && (!best.IsValid() || ep.GwPriority > most && best.Is6() == gw.Is6()) {
+			if gw = e.bridgeAddr(ep.NetworkID, gw); gw.IsValid() && (!best.IsValid() || ep.GwPriority > most && best.Is6() == gw.Is6()) {
 				best, most = gw, att.Endpoints[i].GwPriority
 			}
 		}
 	}
 	return best
+}
+
+// bridgeAddr is the host's address in the subnet of a gateway, which may be another machine's.
+func (e *Engine) bridgeAddr(networkID string, gateway netip.Addr) netip.Addr {
+	if n, err := e.Networks.ResolveNetwork(networkID); err == nil && gateway.IsValid() {
+		for _, s := range n.Subnets {
+			if s.Gateway.IsValid() && s.Prefix.Contains(gateway) {
+				return s.Gateway
+			}
+		}
+	}
+	return gateway
 }

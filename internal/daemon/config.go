@@ -235,17 +235,12 @@ func (c *Config) check() error {
 			return err
 		}
 	}
-	if c.BIP != "" {
-		if _, err := netip.ParsePrefix(c.BIP); err != nil {
-			return fmt.Errorf("bip %q is not an address with a prefix length, such as 10.1.0.1/24", c.BIP)
-		}
-		if c.Bridge == "none" {
-			return errors.New("bip gives the bridge an address, and bridge \"none\" says that there is no bridge")
-		}
+	if err := c.checkDefaultNetwork(); err != nil {
+		return err
 	}
-	if c.FixedCIDR != "" {
-		if _, err := netip.ParsePrefix(c.FixedCIDR); err != nil {
-			return fmt.Errorf("fixed-cidr %q is not an address with a prefix length", c.FixedCIDR)
+	for driver, options := range c.NetworkOptions {
+		if err := network.CheckDriverOptions(driver, options); err != nil {
+			return fmt.Errorf("default-network-opts: %w", err)
 		}
 	}
 	if !c.ICC && !c.IPTables {
@@ -312,6 +307,45 @@ func (c *Config) check() error {
 		return err
 	}
 	return c.checkTLS()
+}
+
+// checkDefaultNetwork is about the addresses of the default network.
+func (c *Config) checkDefaultNetwork() error {
+	for _, s := range []struct {
+		key, value string
+		v6, prefix bool
+	}{
+		{"bip", c.BIP, false, true}, {"bip6", c.BIP6, true, true},
+		{"fixed-cidr", c.FixedCIDR, false, true}, {"fixed-cidr-v6", c.FixedCIDR6, true, true},
+		{"default-gateway", c.Gateway, false, false}, {"default-gateway-v6", c.Gateway6, true, false},
+	} {
+		if s.value == "" {
+			continue
+		}
+		what, example := "IPv4", "10.1.0.1"
+		if s.v6 {
+			what, example = "IPv6", "fd00:1::1"
+		}
+		var a netip.Addr
+		var err error
+		if s.prefix {
+			var p netip.Prefix
+			p, err = netip.ParsePrefix(s.value)
+			a, what, example = p.Addr(), what+" address with a prefix length", example+map[bool]string{false: "/24", true: "/64"}[s.v6]
+		} else {
+			a, err = netip.ParseAddr(s.value)
+			what += " address"
+		}
+		switch {
+		case err != nil || a.Is6() != s.v6 || a.Is4In6():
+			return fmt.Errorf("%s %q is not an %s, such as %s", s.key, s.value, what, example)
+		case c.Bridge == network.NoBridge:
+			return fmt.Errorf("%s is about the default network's bridge, and bridge \"none\" says that there is no bridge", s.key)
+		case s.v6 && !c.IPv6:
+			return fmt.Errorf("%s is about IPv6, which the default network has with ipv6 only: add \"ipv6\": true", s.key)
+		}
+	}
+	return nil
 }
 
 // hostGateway are the addresses that "host-gateway" stands for, IPv4 first.

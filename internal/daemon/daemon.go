@@ -206,6 +206,10 @@ func (d *daemon) shutdown(server *http.Server, sockets *listeners, signals <-cha
 func (d *daemon) openEngine(c *Config, runtimePath string) (*engine.Engine, error) {
 	n := network.DefaultOptions(c.DataRoot, c.ExecRoot)
 	n.Bridge, n.BIP, n.FixedCIDR, n.MTU = c.Bridge, c.BIP, c.FixedCIDR, c.MTU
+	n.IPv6, n.BIP6, n.FixedCIDR6 = c.IPv6, c.BIP6, c.FixedCIDR6
+	n.Gateway, _ = netip.ParseAddr(c.Gateway) // checked by Load, as the next
+	n.Gateway6, _ = netip.ParseAddr(c.Gateway6)
+	n.DriverOptions, n.DirectRouting = c.NetworkOptions, c.DirectRouting
 	n.IPTables, n.IPForward, n.IPForwardNoDrop = c.IPTables, c.IPForward, c.IPForwardNoDrop
 	n.IPMasq, n.ICC = c.IPMasq, c.ICC
 	n.Firewall = c.FirewallBackend

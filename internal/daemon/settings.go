@@ -26,6 +26,11 @@ type Config struct {
 	MinAPIVersion                           string
 
 	Bridge, BIP, FixedCIDR    string
+	IPv6                      bool
+	BIP6, FixedCIDR6          string
+	Gateway, Gateway6         string
+	NetworkOptions            map[string]map[string]string // by driver
+	DirectRouting             bool
 	MTU                       int
 	Pools                     []Pool
 	IPTables, IPForward       bool
@@ -139,6 +144,21 @@ func settings() []setting {
 			func(c *Config) any { return &c.BIP }},
 		{"fixed-cidr", "", "fixed-cidr", "CIDR", "Part of the default network that is given to containers", false,
 			func(c *Config) any { return &c.FixedCIDR }},
+		{"ipv6", "", "ipv6", "", "Give the default network IPv6 addresses as well", false,
+			func(c *Config) any { return &c.IPv6 }},
+		{"bip6", "", "bip6", "CIDR", "IPv6 address of the default network's bridge", false,
+			func(c *Config) any { return &c.BIP6 }},
+		{"fixed-cidr-v6", "", "fixed-cidr-v6", "CIDR", "IPv6 subnet of the default network, or the part of bip6's that is given to containers", false,
+			func(c *Config) any { return &c.FixedCIDR6 }},
+		{"default-gateway", "", "default-gateway", "ADDRESS", "Where containers on the default network leave it, instead of the bridge", false,
+			func(c *Config) any { return &c.Gateway }},
+		{"default-gateway-v6", "", "default-gateway-v6", "ADDRESS", "The same for IPv6", false,
+			func(c *Config) any { return &c.Gateway6 }},
+		{"default-network-opt", "", "default-network-opts", "DRIVER=KEY=VALUE", "Option of new networks that are made without it", false,
+			func(c *Config) any { return &c.NetworkOptions }},
+		{"allow-direct-routing", "", "allow-direct-routing", "",
+			"Let other hosts reach published ports at containers' own addresses, too", false,
+			func(c *Config) any { return &c.DirectRouting }},
 		{"mtu", "", "mtu", "N", "MTU of the default network", false,
 			func(c *Config) any { return &c.MTU }},
 		{"default-address-pool", "", "default-address-pools", "base=CIDR,size=N", "Addresses for new networks", false,
@@ -268,12 +288,12 @@ func settings() []setting {
 // foreign are dockerd's settings, by flag and by key, that Berth has not.
 func foreign() []string {
 	return []string{
-		"add-runtime", "allow-direct-routing", "allow-nondistributable-artifacts", "api-cors-header", "authorization-plugin",
-		"authorization-plugins", "bip6", "bridge-accept-fwmark", "builder", "cdi-spec-dir", "cdi-spec-dirs", "containerd",
+		"add-runtime", "allow-nondistributable-artifacts", "api-cors-header", "authorization-plugin",
+		"authorization-plugins", "bridge-accept-fwmark", "builder", "cdi-spec-dir", "cdi-spec-dirs", "containerd",
 		"containerd-namespace", "containerd-plugin-namespace", "containerd-plugins-namespace", "cpu-rt-period",
-		"cpu-rt-runtime", "cri-containerd", "default-cgroupns-mode", "default-gateway", "default-gateway-v6",
-		"default-init", "default-ipc-mode", "default-network-opt", "default-network-opts", "default-stop-timeout",
-		"exec-opt", "exec-opts", "feature", "features", "fixed-cidr-v6", "init-path", "ipv6", "max-concurrent-uploads", "max-download-attempts",
+		"cpu-rt-runtime", "cri-containerd", "default-cgroupns-mode",
+		"default-init", "default-ipc-mode", "default-stop-timeout",
+		"exec-opt", "exec-opts", "feature", "features", "init-path", "max-concurrent-uploads", "max-download-attempts",
 		"metrics-addr", "network-control-plane-mtu", "network-diagnostic-port", "node-generic-resource",
 		"node-generic-resources", "nri-opts", "oom-score-adjust", "raw-logs", "resolv-conf", "runtimes", "storage-opt",
 		"storage-opts", "swarm-default-advertise-addr", "swarm-raft-election-tick", "swarm-raft-heartbeat-tick",
@@ -317,6 +337,19 @@ func setText(to any, text string) error {
 			return fmt.Errorf("%q is not of the form KEY=VALUE", text)
 		}
 		(*to)[key] = value
+	case *map[string]map[string]string:
+		driver, option, _ := strings.Cut(text, "=")
+		key, value, ok := strings.Cut(option, "=")
+		if !ok || driver == "" || key == "" {
+			return fmt.Errorf("%q is not of the form DRIVER=KEY=VALUE", text)
+		}
+		if *to == nil {
+			*to = map[string]map[string]string{}
+		}
+		if (*to)[driver] == nil {
+			(*to)[driver] = map[string]string{}
+		}
+		(*to)[driver][key] = value
 	case *map[string]container.Ulimit:
 		u, err := units.ParseUlimit(text)
 		if err != nil {

@@ -138,7 +138,7 @@ func (a *attaching) reserve(taken *spare) error {
 		e.container, e.name, e.state.Aliases = a.r.ContainerID, a.r.Name, a.r.Endpoints[0].Aliases
 		e.state.GwPriority = a.r.Endpoints[0].GwPriority
 		a.holding.endpoints = []*endpoint{e}
-		a.gw4 = e
+		a.gw4, a.gw6 = a.holding.gateways()
 		n.held[a.r.ContainerID] = a.holding
 		n.tell(a.r.ContainerID)
 		return nil
@@ -283,7 +283,7 @@ func (n *Networks) addressEndpoint(e *endpoint, er EndpointRequest) error {
 		if e.state.IPv4, s, err = nw.addrs.take(false, er.IPv4, owner); err != nil {
 			return err
 		}
-		if e.state.Gateway = s.Gateway; nw.options.mode(ip4) == modeIsolated {
+		if e.state.Gateway = nw.wayOut(s); nw.options.mode(ip4) == modeIsolated {
 			e.state.Gateway = netip.Addr{}
 		}
 	}
@@ -292,7 +292,7 @@ func (n *Networks) addressEndpoint(e *endpoint, er EndpointRequest) error {
 			nw.addrs.give(e.state.IPv4)
 			return err
 		}
-		if e.state.Gateway6 = s.Gateway; nw.options.mode(ip6) == modeIsolated {
+		if e.state.Gateway6 = nw.wayOut(s); nw.options.mode(ip6) == modeIsolated {
 			e.state.Gateway6 = netip.Addr{}
 		}
 	}
@@ -924,7 +924,8 @@ func (n *Networks) makeWarm() (*spare, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &attaching{n: n, holding: &holding{endpoints: []*endpoint{e}}, gw4: e}
+	a := &attaching{n: n, holding: &holding{endpoints: []*endpoint{e}}}
+	a.gw4, a.gw6 = a.holding.gateways()
 	if a.ns, err = n.inNewNetNS(func(ns *os.File) error {
 		a.ns = ns
 		rt, err := openRTNL()

@@ -187,7 +187,8 @@ func (h *holding) direct(p heldPort) bool {
 		return true
 	}
 	for _, e := range h.endpoints {
-		if len(e.network.options.trusted) > 0 && (e.state.IPv4.Addr() == p.to.Addr() || e.state.IPv6.Addr() == p.to.Addr()) {
+		inside := len(e.network.options.trusted) > 0 || e.network.direct
+		if inside && (e.state.IPv4.Addr() == p.to.Addr() || e.state.IPv6.Addr() == p.to.Addr()) {
 			return true
 		}
 	}

@@ -109,6 +109,22 @@ func (a *addresses) give(p netip.Prefix) {
 	}
 }
 
+// wayOut is Docker's name of the auxiliary address that containers leave a bridge by, instead of the bridge's own.
+func wayOut(v6 bool) string {
+	if v6 {
+		return "DefaultGatewayIPv6"
+	}
+	return "DefaultGatewayIPv4"
+}
+
+// wayOut is the default gateway of the network's containers.
+func (nw *network) wayOut(s Subnet) netip.Addr {
+	if a, ok := s.Aux[wayOut(s.Prefix.Addr().Is6())]; ok && nw.rec.Driver == driverBridge {
+		return a
+	}
+	return s.Gateway
+}
+
 // usage counts the addresses of a subnet; those of free are nobody's, though they are taken.
 func (a *addresses) usage(s Subnet, free map[netip.Addr]bool) Usage {
 	within := s.Prefix

@@ -255,6 +255,11 @@ func (n *Networks) newRecord(r CreateRequest) (record, error) {
 	if r.ConfigOnly {
 		return n.configRecord(r)
 	}
+	if defaults := n.opts.DriverOptions[r.Driver]; len(defaults) > 0 {
+		options := maps.Clone(defaults)
+		maps.Copy(options, r.Options)
+		r.Options = options
+	}
 	var o bridgeOptions
 	var lan lanOptions
 	var err error

@@ -51,6 +51,7 @@ func TestCreateRefuses(t *testing.T) {
 		{"ipam", CreateRequest{Name: "x", IPAMDriver: "dhcp"}, errdefs.ErrNotFound, `"dhcp"`},
 		{"option", CreateRequest{Name: "x", Options: option("no.such", "1")}, errdefs.ErrInvalidArgument, `"no.such"`},
 		{"mtu", CreateRequest{Name: "x", Options: option("com.docker.network.driver.mtu", "12")}, errdefs.ErrInvalidArgument, `"12"`},
+		{"mtu of IPv6", CreateRequest{Name: "x", IPv6: new(true), Options: option("com.docker.network.driver.mtu", "1279")}, errdefs.ErrInvalidArgument, "too small for IPv6, which needs 1280"},
 		{"bool", CreateRequest{Name: "x", Options: option("com.docker.network.bridge.enable_icc", "perhaps")}, errdefs.ErrInvalidArgument, "perhaps"},
 		{"link name", CreateRequest{Name: "x", Options: option("com.docker.network.bridge.name", "../x")}, errdefs.ErrInvalidArgument, `"../x"`},
 		{"long link name", CreateRequest{Name: "x", Options: option("com.docker.network.bridge.name", "0123456789abcdef")}, errdefs.ErrInvalidArgument, "cannot be the name"},

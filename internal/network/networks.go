@@ -83,6 +83,7 @@ type network struct {
 	mac     net.HardwareAddr // of the bridge, or of the parent, where containers may have the same
 	index   atomic.Int64     // of the bridge or parent
 	foreign bool             // the bridge is the administrator's
+	direct  bool             // published ports are reached at the containers' own addresses, too
 	wantMTU int
 	mtu     atomic.Int64
 	broken  error // why it cannot be used
@@ -288,9 +289,13 @@ func (n *Networks) newNetwork(rec record) (*network, error) {
 	o, err := parseBridgeOptions(rec.Options)
 	nw := &network{rec: rec, options: o, addrs: newAddresses(rec.Subnets), endpoints: map[*endpoint]struct{}{},
 		macs: map[string]*endpoint{}}
+	nw.direct = n.opts.DirectRouting && !rec.Internal
 	nw.wantMTU = cmp.Or(o.mtu, n.opts.MTU)
 	if nw.wantMTU == 0 {
 		nw.wantMTU = n.defaultMTU()
+	}
+	if err == nil && rec.IPv6 && nw.wantMTU < minMTU6 {
+		err = failf(errdefs.ErrInvalidArgument, "the MTU %d of network %q is too small for IPv6, which needs %d", nw.wantMTU, rec.Name, minMTU6)
 	}
 	return nw, err
 }
@@ -298,7 +303,15 @@ func (n *Networks) newNetwork(rec record) (*network, error) {
 // openDefault makes the default network agree with the options, which may have changed since it was saved.
 func (n *Networks) openDefault(old *record) error {
 	rec := record{ID: newID(), Name: defaultName, Driver: driverBridge, Created: time.Now().UTC(), IPv4: true,
-		Link: n.opts.Bridge}
+		IPv6: n.opts.IPv6, Link: n.opts.Bridge}
+	if rec.IPv6 {
+		if _, err := os.Stat("/proc/sys/net/ipv6"); err != nil {
+			return failf(errdefs.ErrNotImplemented, "the default network cannot have IPv6: it is disabled in the kernel")
+		}
+		if err := n.enableForwarding(ip6); err != nil {
+			return err
+		}
+	}
 	if old != nil {
 		rec.ID, rec.Created = old.ID, old.Created
 		if old.Link == n.opts.Bridge {
@@ -315,7 +328,7 @@ func (n *Networks) openDefault(old *record) error {
 		rec.Options["com.docker.network.bridge.host_binding_ipv4"] = n.opts.HostIP.String()
 	}
 	var err error
-	if rec.Subnets, err = n.defaultSubnet(rec.ID, rec.Subnets); err != nil {
+	if rec.Subnets, err = n.defaultSubnets(rec.ID, rec.Subnets); err != nil {
 		return err
 	}
 	nw, err := n.newNetwork(rec)
@@ -337,53 +350,105 @@ func (n *Networks) openDefault(old *record) error {
 }
 
 func sameRecord(a, b *record) bool {
-	return a.Link == b.Link && fmt.Sprint(a.Subnets) == fmt.Sprint(b.Subnets) && fmt.Sprint(a.Options) == fmt.Sprint(b.Options)
+	return a.Link == b.Link && a.IPv6 == b.IPv6 && fmt.Sprint(a.Subnets) == fmt.Sprint(b.Subnets) &&
+		fmt.Sprint(a.Options) == fmt.Sprint(b.Options)
 }
 
-// defaultSubnet is --bip's, that of an administrator's bridge, the one used before, or the first free one.
-func (n *Networks) defaultSubnet(id string, before []Subnet) ([]Subnet, error) {
-	var s Subnet
-	if n.opts.BIP != "" {
-		p, err := netip.ParsePrefix(n.opts.BIP)
-		if err != nil || !p.Addr().Is4() || p.Addr() == p.Masked().Addr() {
-			return nil, failf(errdefs.ErrInvalidArgument, "invalid bip %q: it is the bridge's address with the length of its subnet, "+
-				"as in 172.17.0.1/16", n.opts.BIP)
+// defaultSubnets are the default network's: of IPv4, and of IPv6 where it has that.
+func (n *Networks) defaultSubnets(id string, before []Subnet) ([]Subnet, error) {
+	versions := []defaultNet{{name: "bip", bip: n.opts.BIP, cidr: n.opts.FixedCIDR, gateway: n.opts.Gateway}}
+	if n.opts.IPv6 {
+		versions = append(versions,
+			defaultNet{v6: true, name: "bip6", bip: n.opts.BIP6, cidr: n.opts.FixedCIDR6, gateway: n.opts.Gateway6})
+	}
+	var out []Subnet
+	for _, v := range versions {
+		s, err := n.defaultSubnet(id, before, v)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, s)
+	}
+	return completeSubnets(out, true)
+}
+
+// defaultNet is what was said of the default network's addresses of one version of IP.
+type defaultNet struct {
+	v6        bool
+	name      string // of bip
+	bip, cidr string
+	gateway   netip.Addr
+}
+
+// defaultSubnet is that of bip, that of an administrator's bridge, of IPv6 that of cidr, the one used before, or the first free one.
+func (n *Networks) defaultSubnet(id string, before []Subnet, v defaultNet) (s Subnet, err error) {
+	bad := func(format string, args ...any) (Subnet, error) {
+		return s, failf(errdefs.ErrInvalidArgument, format, args...)
+	}
+	var cidr netip.Prefix
+	if v.cidr != "" {
+		if cidr, err = netip.ParsePrefix(v.cidr); err != nil || cidr.Addr().Is6() != v.v6 {
+			return bad("invalid fixed-cidr%s %q: it is a subnet of %s", map[bool]string{true: "-v6"}[v.v6], v.cidr, familyName(v.v6))
+		}
+		cidr = cidr.Masked()
+	}
+	if v.bip != "" {
+		p, err := netip.ParsePrefix(v.bip)
+		if err != nil || p.Addr().Is6() != v.v6 || p.Addr() == p.Masked().Addr() {
+			return bad("invalid %s %q: it is the bridge's address with the length of its subnet, as in %s", v.name, v.bip,
+				map[bool]string{false: "172.17.0.1/16", true: "fd00:1::1/64"}[v.v6])
 		}
 		s = Subnet{Prefix: p.Masked(), Gateway: p.Addr()}
 	} else if l, err := n.handle.LinkByName(n.opts.Bridge); err == nil && l.Attrs().Alias != alias(id) {
-		as, err := dumpAddrs(n.handle, l, netlink.FAMILY_V4)
+		as, err := dumpAddrs(n.handle, l, map[bool]int{false: netlink.FAMILY_V4, true: netlink.FAMILY_V6}[v.v6])
+		as = slices.DeleteFunc(as, func(a netlink.Addr) bool { return v.v6 && a.IP.IsLinkLocalUnicast() })
 		if err == nil && len(as) > 0 {
 			p := prefixFromNet(as[0].IPNet)
 			s = Subnet{Prefix: p.Masked(), Gateway: p.Addr()}
 		}
 	}
-	own := func(link string) bool { return link == n.opts.Bridge }
-	if !s.Prefix.IsValid() && len(before) > 0 {
-		_, local, err := n.hostPrefixes(own)
-		if err != nil {
-			return nil, err
-		}
-		if clash(before[0].Prefix, local) == nil {
-			s = Subnet{Prefix: before[0].Prefix, Gateway: before[0].Gateway}
-		}
+	if !s.Prefix.IsValid() && v.v6 {
+		s.Prefix = cidr
 	}
 	if !s.Prefix.IsValid() {
-		used, err := n.used(own)
-		if err != nil {
-			return nil, err
-		}
-		if s.Prefix, err = pickSubnet(n.opts.Pools, false, used); err != nil {
-			return nil, err
+		if s, err = n.freeDefault(id, before, v.v6); err != nil {
+			return s, err
 		}
 	}
-	if n.opts.FixedCIDR != "" {
-		p, err := netip.ParsePrefix(n.opts.FixedCIDR)
-		if err != nil {
-			return nil, failf(errdefs.ErrInvalidArgument, "invalid fixed-cidr %q: %w", n.opts.FixedCIDR, err)
-		}
-		s.Range = p.Masked()
+	if cidr.IsValid() && cidr != s.Prefix {
+		s.Range = cidr
 	}
-	return completeSubnets([]Subnet{s}, true)
+	if v.gateway.IsValid() && v.gateway != s.Gateway {
+		if !s.Prefix.Contains(v.gateway) {
+			return bad("invalid default-gateway%s %s: it is not inside of subnet %s", map[bool]string{true: "-v6"}[v.v6], v.gateway, s.Prefix)
+		}
+		s.Aux = map[string]netip.Addr{wayOut(v.v6): v.gateway}
+	}
+	return s, nil
+}
+
+func familyName(v6 bool) string { return map[bool]string{false: "IPv4", true: "IPv6"}[v6] }
+
+// freeDefault is the block used before, where nobody has it now, or the first free one.
+func (n *Networks) freeDefault(id string, before []Subnet, v6 bool) (s Subnet, err error) {
+	own := func(link string) bool { return link == n.opts.Bridge }
+	if i := slices.IndexFunc(before, func(b Subnet) bool { return b.Prefix.Addr().Is6() == v6 }); i >= 0 {
+		_, local, err := n.hostPrefixes(own)
+		if err != nil {
+			return s, err
+		}
+		if clash(before[i].Prefix, local) == nil {
+			return Subnet{Prefix: before[i].Prefix, Gateway: before[i].Gateway}, nil
+		}
+	}
+	used, err := n.used(own)
+	if err != nil {
+		return s, err
+	}
+	if s.Prefix, err = pickSubnet(n.opts.Pools, v6, used); err != nil && v6 {
+		s.Prefix, err = uniqueLocal(id), nil
+	}
+	return s, err
 }
 
 // used are all blocks a new network must stay clear of.
@@ -571,7 +636,7 @@ func (n *Networks) policy() policy {
 			continue
 		}
 		q := policyNetwork{link: nw.rec.Link, internal: nw.rec.Internal, masquerade: nw.options.masquerade, icc: nw.options.icc,
-			modes: nw.options.modes, trusted: nw.options.trusted, behind: nw.options.behind}
+			modes: nw.options.modes, trusted: nw.options.trusted, behind: nw.options.behind, direct: nw.direct}
 		for _, s := range nw.rec.Subnets {
 			q.subnets = append(q.subnets, s.Prefix)
 		}

@@ -27,6 +27,16 @@ type Options struct {
 	BIP string
 	// FixedCIDR is the part of that subnet given to containers; "" is all of it.
 	FixedCIDR string
+	// IPv6 gives the default network IPv6 too: with the bridge's address and subnet of BIP6, or the subnet FixedCIDR6, or one
+	// of the pools or of its own. With both, FixedCIDR6 is the part of BIP6's subnet given to containers.
+	IPv6             bool
+	BIP6, FixedCIDR6 string
+	// Gateway and Gateway6 are the default network's way out where that is not the bridge; the zero values are the bridge.
+	Gateway, Gateway6 netip.Addr
+	// DriverOptions are options of networks that are made without them, by driver.
+	DriverOptions map[string]map[string]string
+	// DirectRouting lets other hosts reach published ports at the containers' own addresses as well.
+	DirectRouting bool
 	// MTU of the default network in bytes; 0 is that of the link with the default route.
 	MTU int
 	// Pools are where networks without a subnet get one; nil is DefaultPools.
@@ -123,6 +133,14 @@ func (o *Options) complete() error {
 			return failf(errdefs.ErrInvalidArgument, "the address pool %q cannot be cut into networks of /%d", p.Base, p.Size)
 		}
 	}
+	for driver, options := range o.DriverOptions {
+		if err := CheckDriverOptions(driver, options); err != nil {
+			return err
+		}
+	}
+	if !o.IPv6 && (o.BIP6 != "" || o.FixedCIDR6 != "" || o.Gateway6.IsValid()) {
+		return failf(errdefs.ErrInvalidArgument, "bip6, fixed-cidr-v6 and default-gateway-v6 are of a default network with IPv6, which \"ipv6\" turns on")
+	}
 	if o.Warm == 0 {
 		o.Warm = 2
 	}
@@ -132,9 +150,24 @@ func (o *Options) complete() error {
 	return nil
 }
 
+// CheckDriverOptions says whether a driver takes these options.
+func CheckDriverOptions(driver string, options map[string]string) error {
+	var err error
+	switch {
+	case driver == driverBridge:
+		_, err = parseBridgeOptions(options)
+	case isLAN(driver):
+		_, err = parseLANOptions(driver, options)
+	default:
+		err = failf(errdefs.ErrInvalidArgument, "driver %q has no default options: bridge, macvlan and ipvlan have", driver)
+	}
+	return err
+}
+
 const (
-	minMTU = 68    // RFC 791: every link must carry it
-	maxMTU = 65535 // what the kernel's bridge and veth take
+	minMTU  = 68    // RFC 791: every link must carry it
+	minMTU6 = 1280  // RFC 8200, 5: the kernel gives a link with less no address
+	maxMTU  = 65535 // what the kernel's bridge and veth take
 )
 
 // checkLinkName refuses what the kernel would refuse, and what would be a path below /proc/sys, or means every link there.

@@ -30,6 +30,7 @@ type policyNetwork struct {
 	icc        bool
 	modes      map[family]gatewayMode // nothing is nat
 	trusted    []string               // links of the host
+	direct     bool                   // published ports are reached at the containers' own addresses by everybody
 	behind     map[family]netip.Addr  // hidden behind this address, not behind that of the link
 }
 
@@ -120,11 +121,11 @@ func (p policy) compile(f family) table {
 		if n.internal {
 			internal.elements = append(internal.elements, element{key: []any{n.link}})
 		}
-		switch n.modes[f] {
-		case modeRouted:
-			routed.elements = append(routed.elements, element{key: []any{n.link}})
-		case modeUnprotected:
+		switch {
+		case n.modes[f] == modeUnprotected:
 			open.elements = append(open.elements, element{key: []any{n.link}})
+		case n.modes[f] == modeRouted || n.direct:
+			routed.elements = append(routed.elements, element{key: []any{n.link}})
 		}
 		for _, l := range n.trusted {
 			trusted.elements = append(trusted.elements, element{key: []any{l, n.link}})
@@ -214,7 +215,7 @@ func (p policy) choosesSource(f family) bool {
 // reachesInside reports whether there are networks whose containers are reached at their own addresses.
 func (p policy) reachesInside(f family) bool {
 	return slices.ContainsFunc(p.networks, func(n policyNetwork) bool {
-		return n.modes[f] == modeRouted || n.modes[f] == modeUnprotected || len(n.trusted) > 0
+		return n.modes[f] == modeRouted || n.modes[f] == modeUnprotected || len(n.trusted) > 0 || n.direct
 	})
 }
 

@@ -168,7 +168,7 @@ func (p policy) xtInside(ours *xtChain, n policyNetwork, f family) {
 	for _, l := range n.trusted {
 		from = append(from, "-i "+l+" ")
 	}
-	if n.modes[f] == modeRouted {
+	if n.modes[f] == modeRouted || n.direct {
 		from = []string{""}
 	}
 	for _, q := range p.ports {

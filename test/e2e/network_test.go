@@ -132,6 +132,24 @@ func TestLinks(t *testing.T) {
 	})
 }
 
+// TestDaemonsNetworkSettings: what daemon.json says of networks, as containers have it.
+func TestDaemonsNetworkSettings(t *testing.T) {
+	d := harness.Start(t, harness.Options{Args: []string{"--ipv6", "--bip6=fd19:254:80::1/64", "--fixed-cidr-v6=fd19:254:80:0:1::/80",
+		"--default-gateway-v6=fd19:254:80::7", "--host-gateway-ip=192.0.2.7", "--host-gateway-ip=2001:db8::7",
+		"--default-network-opt=bridge=com.docker.network.driver.mtu=1290", "--default-network-opt=bridge=com.docker.network.enable_ipv6=true"}})
+	obey(t, d, d.Berth(), []step{
+		{line: `$D network inspect -f '{{.EnableIPv6}} {{json (index .IPAM.Config 1)}}' bridge`, out: `true {"Subnet":"fd19:254:80::/64","IPRange":"fd19:254:80:0:1::/80",` +
+			`"Gateway":"fd19:254:80::1","AuxiliaryAddresses":{"DefaultGatewayIPv6":"fd19:254:80::7"}}` + "\n"},
+		{line: `$D run --rm berth/box sh -c 'ip -6 addr show eth0 | grep -c "fd19:254:80:0:1:.*/64 scope global"; ip -6 route | grep default; cat /sys/class/net/eth0/mtu | grep -c 1290'`,
+			code: 1, out: "1\ndefault via fd19:254:80::7 dev eth0\n0\n"},
+		{line: `$D run --rm --add-host gw:host-gateway berth/box sh -c 'grep "gw\|host.docker" /etc/hosts'`,
+			out: "192.0.2.7\tgw\n2001:db8::7\tgw\n192.0.2.7\thost.docker.internal\n2001:db8::7\thost.docker.internal\n"},
+		{line: `$D network create plain >/dev/null; $D network create --ipv6=false -o com.docker.network.driver.mtu=1300 own >/dev/null; $D network inspect -f '{{.EnableIPv6}}' plain own`, out: "true\nfalse\n"},
+		{line: `$D run --rm --network plain berth/box cat /sys/class/net/eth0/mtu; $D run --rm --network own berth/box cat /sys/class/net/eth0/mtu`, out: "1290\n1300\n"},
+		{line: `$D network rm plain own`, out: "plain\nown\n"},
+	})
+}
+
 // TestLinksApart: with --icc=false who has a link reaches the exposed ports of the other, and nobody anything else; also after
 // the other was started again, and the daemon was killed.
 func TestLinksApart(t *testing.T) {
