@@ -371,9 +371,11 @@ func (a *attaching) furnishInside(rt *rtnl) error {
 	if !a.holding.needsNames() || len(a.holding.byPlugins()) > 0 {
 		return nil
 	}
-	var err error
-	a.holding.resolver, err = a.n.startResolver(a.ns, a.r.ContainerID, a.r.DNS, true)
-	return err
+	res, err := a.n.startResolver(a.ns, a.r.ContainerID, a.r.DNS, true)
+	if err != nil {
+		return err
+	}
+	return a.n.answerBy(a.holding, res) // a new keeper is told of everybody, whoever is on the way
 }
 
 // setUp gives a new namespace what each has. It runs inside.

@@ -365,10 +365,7 @@ func (a *attaching) joinAll(ctx context.Context) error {
 			return err
 		}
 	}
-	return n.inNetNS(a.ns, func() (err error) {
-		a.holding.resolver, err = n.startResolver(a.ns, a.r.ContainerID, a.holding.servers(a.r.DNS), true)
-		return err
-	})
+	return n.nameServer(a.holding, a.r.ContainerID, a.ns, a.holding.servers(a.r.DNS))
 }
 
 // servers are the name servers to ask: the user's, or those that plugins named.

@@ -579,6 +579,11 @@ func TestEgressRestart(t *testing.T) {
 	w.ways(t, "by the keeper", a, map[string]string{"tcp 10.213.251.2:80": "open", "tcp 10.213.252.1:81": "refused"})
 	n = again()
 	w.n = n
+	for _, warning := range n.Warnings() {
+		if strings.Contains(warning, "egress policy") {
+			t.Errorf("after a restart it is warned: %s", warning)
+		}
+	}
 	for deadline := time.Now().Add(30 * time.Second); !slices.ContainsFunc(n.Refused(), func(r Refused) bool {
 		return r.To.String() == "10.213.252.1" && r.Port == 81 && r.ContainerID == live.ContainerID
 	}); time.Sleep(5 * time.Millisecond) {

@@ -686,6 +686,11 @@ func (n *Networks) nameServer(h *holding, container string, ns *os.File, servers
 	if err != nil {
 		return err
 	}
+	return n.answerBy(h, res)
+}
+
+// answerBy makes a name server the container's, unless that has ended meanwhile.
+func (n *Networks) answerBy(h *holding, res *resolver) error {
 	n.mu.Lock()
 	gone := h.gone || n.shut
 	if !gone {
@@ -799,7 +804,7 @@ func (n *Networks) SetEgress(ctx context.Context, nameOrID, text string) error {
 		return err
 	}
 	n.mu.Lock()
-	nw.rec, nw.options.egress = rec, p
+	nw.rec.Options, nw.options.egress = rec.Options, p // the rest of a record is read by everybody
 	var endpoints []*endpoint
 	var containers []string
 	for e := range nw.endpoints {

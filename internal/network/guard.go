@@ -403,8 +403,19 @@ func eui64(mac net.HardwareAddr) netip.Addr {
 		13: mac[3], 14: mac[4], 15: mac[5]})
 }
 
-// watchLink guards the endpoint's link, which may not exist yet.
+// watchLink guards the endpoint's link, which may not exist yet. Who has a policy must be guarded.
 func (n *Networks) watchLink(e *endpoint) error {
+	if err := n.noteLink(e); err != nil {
+		return err
+	}
+	if n.guards(e) && e.egress != nil && !n.guard.there() {
+		return failf(errdefs.ErrNotImplemented, "a container cannot be kept to an egress policy: the kernel has no nftables rules for bridges (CONFIG_NF_TABLES_BRIDGE), so that it could pretend to be another")
+	}
+	return nil
+}
+
+// noteLink guards the endpoint's link as soon as there are rules.
+func (n *Networks) noteLink(e *endpoint) error {
 	says := guarded{free: true}
 	if n.guards(e) {
 		says = e.says()
@@ -414,9 +425,6 @@ func (n *Networks) watchLink(e *endpoint) error {
 	}
 	if err := n.guard.watch(e.host, says); err != nil {
 		return fmt.Errorf("guard link %q: %w", e.host, err)
-	}
-	if e.egress != nil && !n.guard.there() {
-		return failf(errdefs.ErrNotImplemented, "a container cannot be kept to an egress policy: the kernel has no nftables rules for bridges (CONFIG_NF_TABLES_BRIDGE), so that it could pretend to be another")
 	}
 	return nil
 }

@@ -99,10 +99,17 @@ type keeper struct {
 	mu   sync.Mutex
 	argv []string // of the program; none: there shall be no keeper
 	fd   int      // -1: not there
+	life int      // how many there have been
 	has  map[string]map[string]bool
 	// told says that the last start of it failed and that this was logged.
 	told bool
+	// again makes another one after somebody killed it; short is how often in a row it did not live for a second.
+	again func()
+	short int
 }
+
+// manyShort keepers are enough: what ends them at once ends the next one, too. The next change tries again.
+const manyShort = 5
 
 func newKeeper(argv []string, runDir string, log *slog.Logger) *keeper {
 	return &keeper{argv: argv, path: filepath.Join(runDir, keeperSocket), log: log, fd: -1, has: map[string]map[string]bool{}}
@@ -123,7 +130,7 @@ func (k *keeper) adopt() map[string]map[string]int {
 		unix.Close(fd)
 		return nil
 	}
-	k.use(fd)
+	k.use(fd, nil)
 	found := map[string]map[string]int{}
 	err = k.receive(func(d keeperDocument, fds []int) {
 		if found[d.Container] == nil {
@@ -141,11 +148,45 @@ func (k *keeper) adopt() map[string]map[string]int {
 	return found
 }
 
-func (k *keeper) use(fd int) {
+// use makes fd the connection, and another keeper when this one ends without being told to. Called with mu held.
+func (k *keeper) use(fd int, child *os.Process) {
 	limit := unix.NsecToTimeval(int64(keeperPatience))
 	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit)
 	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit)
 	k.fd = fd
+	k.life++
+	watched, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		k.log.Warn("the end of the keeper of ports and names will be noticed late", "error", err)
+	}
+	go k.watch(watched, k.life, child, time.Now())
+}
+
+// watch waits for the end of the connection that watched is a copy of. Where that was not our doing another keeper is made: should
+// the daemon be killed next, there must be one. A child is waited for.
+func (k *keeper) watch(watched, life int, child *os.Process, since time.Time) {
+	if watched >= 0 {
+		hung := []unix.PollFd{{Fd: int32(watched)}}
+		for _, err := unix.Poll(hung, -1); err == unix.EINTR; _, err = unix.Poll(hung, -1) {
+		}
+		unix.Close(watched)
+	}
+	if child != nil {
+		_, _ = child.Wait()
+	}
+	k.mu.Lock()
+	ended := k.life == life && k.fd >= 0 && (watched >= 0 || child != nil)
+	if ended {
+		k.lose(errors.New("it has ended"))
+		if k.short++; time.Since(since) > time.Second {
+			k.short = 0
+		}
+	}
+	again := ended && k.short < manyShort
+	k.mu.Unlock()
+	if again {
+		k.again()
+	}
 }
 
 // receive calls have for each message until "done".
@@ -216,8 +257,15 @@ func (k *keeper) lose(err error) {
 		return
 	}
 	k.log.Warn("the keeper of ports and names is lost", "error", err)
+	k.hangUp()
+	k.has = map[string]map[string]bool{}
+}
+
+// hangUp ends the connection for whoever holds a copy of it, too. Called with mu held.
+func (k *keeper) hangUp() {
+	_ = unix.Shutdown(k.fd, unix.SHUT_RDWR)
 	unix.Close(k.fd)
-	k.fd, k.has = -1, map[string]map[string]bool{}
+	k.fd = -1
 }
 
 // start runs a new keeper. What is sent to it waits until it has begun.
@@ -255,8 +303,7 @@ func (k *keeper) start() (err error) {
 		unix.Close(pair[0])
 		return err
 	}
-	go func() { _, _ = p.Wait() }()
-	k.use(pair[0])
+	k.use(pair[0], p)
 	return nil
 }
 
@@ -296,6 +343,19 @@ func (n *Networks) keep(id string) {
 	}
 	if err := n.keepLog(); err != nil {
 		k.lose(err)
+	}
+}
+
+// keepAll gives a new keeper what the last one had.
+func (n *Networks) keepAll() {
+	n.mu.Lock()
+	ids := slices.Collect(maps.Keys(n.held))
+	n.mu.Unlock()
+	for _, id := range ids {
+		if n.worthKeeping(id) {
+			n.keep(id) // the first one brings the others with it
+			return
+		}
 	}
 }
 
@@ -415,10 +475,10 @@ func (k *keeper) leave(idle bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.fd >= 0 {
-		unix.Close(k.fd)
+		k.hangUp()
 		if idle {
 			_ = os.Remove(k.path)
 		}
 	}
-	k.fd, k.argv = -1, nil
+	k.argv = nil
 }

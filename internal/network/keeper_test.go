@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -304,4 +306,59 @@ func FuzzKeeperMessage(f *testing.F) {
 			t.Error("a container that was dropped is known")
 		}
 	})
+}
+
+// TestKeeperIsMadeAgain: a keeper that somebody ends while the daemon lives has a successor with all that it had, before anything
+// changes; also one that a daemon before us has left.
+func TestKeeperIsMadeAgain(t *testing.T) {
+	n := room(t, withKeeper)
+	r := AttachRequest{ContainerID: newID(), Name: "web", Ports: []PortRequest{{Container: 80, HostPort: "18085"}}}
+	at, err := n.Attach(context.Background(), r)
+	must(t, err)
+	defer at.NetNS.Close()
+	end := func(n *Networks) {
+		t.Helper()
+		pids := keepersOf(t, n)
+		if len(pids) != 1 {
+			t.Fatalf("keepers: %v", pids)
+		}
+		must(t, unix.Kill(pids[0], unix.SIGKILL))
+		eventually(t, "there is another keeper", func() bool {
+			n.keeper.mu.Lock()
+			defer n.keeper.mu.Unlock()
+			others := keepersOf(t, n)
+			return len(others) == 1 && others[0] != pids[0] && n.keeper.has[r.ContainerID]["tcp/0.0.0.0:18085"]
+		})
+	}
+	end(n)
+	again := restart(t, n, liveOf(t, n, r.ContainerID, "web", at))
+	if l, err := net.Listen("tcp4", ":18085"); !errors.Is(err, unix.EADDRINUSE) {
+		t.Errorf("while there is no daemon the port can be taken: %v", err)
+		if err == nil {
+			l.Close()
+		}
+	}
+	n = again()
+	end(n)
+	must(t, n.Detach(context.Background(), r.ContainerID))
+	l, err := net.Listen("tcp4", ":18085")
+	if err != nil {
+		t.Fatalf("the port is not free: %v", err)
+	}
+	l.Close()
+}
+
+// keepersOf are the processes that say they are keepers at the socket of n.
+func keepersOf(t *testing.T, n *Networks) (pids []int) {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	must(t, err)
+	for _, f := range files {
+		if text, err := os.ReadFile(f); err == nil && strings.Contains(string(text), n.keeper.path) {
+			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(f)))
+			must(t, err)
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }

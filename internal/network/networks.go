@@ -151,6 +151,7 @@ func Open(ctx context.Context, o Options) (*Networks, error) {
 	n := &Networks{opts: o, log: o.Log, changing: make(chan struct{}, 1), networks: map[string]*network{},
 		held: map[string]*holding{}, ports: map[portIndex][]netip.Addr{},
 		closed: map[family][]string{}, keeper: newKeeper(o.Keeper, o.RunDir, o.Log)}
+	n.keeper.again = n.keepAll
 	ok := false
 	defer func() {
 		if !ok {

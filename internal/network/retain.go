@@ -101,7 +101,7 @@ func (n *Networks) retainGuard(l Live) {
 	n.mu.Unlock()
 	for _, e := range endpoints {
 		e.trusted = l.Trusted
-		if err := n.watchLink(e); err != nil {
+		if err := n.noteLink(e); err != nil { // the rules come when all are here
 			n.warn("container %q: %s", l.Name, err)
 		}
 	}
@@ -273,16 +273,17 @@ func (n *Networks) retainNames(l Live, kept map[string]int) error {
 						delete(kept, name)
 					}
 				}
-				n.mu.Lock()
-				h.resolver = r
-				n.mu.Unlock()
+				err = n.answerBy(h, r)
 			}
 			return err
 		}
 	}
-	return n.inNetNS(ns, func() (err error) {
-		h.resolver, err = n.startResolver(ns, l.ContainerID, h.servers(l.DNS), false)
-		return err
+	return n.inNetNS(ns, func() error {
+		r, err := n.startResolver(ns, l.ContainerID, h.servers(l.DNS), false)
+		if err != nil {
+			return err
+		}
+		return n.answerBy(h, r)
 	})
 }
 
