@@ -640,7 +640,7 @@ func TestManyRounds(t *testing.T) {
 	before := countFiles(t)
 	rounds := 200
 	if testing.Short() { // under the race detector each takes half a second
-		rounds = 40
+		rounds = 15
 	}
 	for i := range rounds {
 		conf := f.container(fmt.Sprintf("echo %d; exit %d", i, i%256))

@@ -189,7 +189,11 @@ func TestKilledDaemons(t *testing.T) {
 	f := setUp(t)
 	adopt(t)
 	before := children(t)
-	for round := range 25 {
+	rounds := 25
+	if testing.Short() {
+		rounds = 8
+	}
+	for round := range rounds {
 		dir := t.TempDir()
 		d := f.startDaemon("", "starting 0", "loop="+dir)
 		time.Sleep(time.Duration(rand.IntN(60000)) * time.Microsecond)
