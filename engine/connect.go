@@ -264,6 +264,18 @@ func (e *Engine) settleNetwork(id string) {
 }
 
 // publishNetwork tells that a container came to a network or left it.
+// publishNetworks tells of all networks of a container that starts or has ended, also of those without an interface.
+func (e *Engine) publishNetworks(action string, rec container.Record) {
+	for i := range rec.Endpoints {
+		e.publishNetwork(action, rec.Endpoints[i].NetworkID, rec.ID)
+	}
+	if name := rec.Config.Net.Unplugged(); name != "" && len(rec.Endpoints) == 0 {
+		if nw, err := e.Networks.ResolveNetwork(name); err == nil {
+			e.publishNetwork(action, nw.ID, rec.ID)
+		}
+	}
+}
+
 func (e *Engine) publishNetwork(action, networkID, containerID string) {
 	attrs := map[string]string{"container": containerID}
 	if nw, err := e.Networks.ResolveNetwork(networkID); err == nil && networkID != "" {

@@ -80,9 +80,9 @@ func (e *Engine) start(ctx context.Context, l *live, rec container.Record, byPol
 	if err != nil {
 		e.log.Error("save the start", "container", rec.ID, "error", err)
 	}
-	for i := range run.endpoints {
-		e.publishNetwork("connect", run.endpoints[i].NetworkID, rec.ID)
-	}
+	attached := rec
+	attached.Endpoints = run.endpoints
+	e.publishNetworks("connect", attached)
 	e.publish(o.Record, "start", nil)
 	e.background(func() { e.relink(o.Record) })
 	e.watch(l, rec.ID, run.client, gone)

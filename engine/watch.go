@@ -121,9 +121,7 @@ func (e *Engine) giveBack(rec container.Record, told bool) {
 	if err := e.Networks.Detach(ctx, rec.ID); err != nil {
 		e.log.Error("give back the network", "container", rec.ID, "error", err)
 	}
-	for i := range rec.Endpoints {
-		e.publishNetwork("disconnect", rec.Endpoints[i].NetworkID, rec.ID)
-	}
+	e.publishNetworks("disconnect", rec)
 	if !told {
 		return
 	}

@@ -111,6 +111,14 @@ type Network struct {
 	Disconnected bool `json:"disconnected,omitempty"`
 }
 
+// Unplugged is the network, "host" or "none", of a container that has no interface of its own on any; "" for others.
+func (n *Network) Unplugged() string {
+	if n.Mode == "host" || n.Mode == "none" && len(n.Endpoints) == 0 && !n.Disconnected {
+		return n.Mode
+	}
+	return ""
+}
+
 // Endpoint is one network the container joins, by the name the user gave.
 type Endpoint struct {
 	Network    string   `json:"network"`

@@ -1,6 +1,8 @@
 package dockerapi
 
 import (
+	"crypto/sha256"
+	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
@@ -73,7 +75,7 @@ func (s *Server) inspect(rec container.Record) *api.InspectResponse {
 		}},
 		Mounts:          s.mountPoints(rec),
 		Config:          configOf(cfg),
-		NetworkSettings: networkSettingsOf(rec),
+		NetworkSettings: s.networkSettingsOf(rec),
 	}
 	if driver == store.VFS || driver == store.Btrfs {
 		r.GraphDriver.Data = map[string]string{"dir": upper}
@@ -378,7 +380,7 @@ func (s *Server) volumePoint(p *api.MountPoint, name string) {
 }
 
 // networkSettingsOf is how the container is attached now. Addresses are shown while it runs.
-func networkSettingsOf(rec container.Record) *api.NetworkSettings {
+func (s *Server) networkSettingsOf(rec container.Record) *api.NetworkSettings {
 	ns := &api.NetworkSettings{Networks: map[string]*network.EndpointSettings{}, Ports: network.PortMap{}}
 	alive := rec.State.Alive()
 	if alive {
@@ -402,11 +404,21 @@ func networkSettingsOf(rec container.Record) *api.NetworkSettings {
 			endpointNow(e, a)
 		}
 	}
-	switch mode := api.NetworkMode(rec.Config.Net.Mode); {
-	case mode.IsHost(), mode.IsNone() && len(rec.Config.Net.Endpoints) == 0 && !rec.Config.Net.Disconnected:
-		ns.Networks[mode.NetworkName()] = &network.EndpointSettings{}
+	if name := rec.Config.Net.Unplugged(); name != "" {
+		e := &network.EndpointSettings{}
+		if n, err := s.engine.Networks.ResolveNetwork(name); err == nil && !rec.State.StartedAt.IsZero() {
+			if e.NetworkID = n.ID; alive {
+				e.EndpointID = endpointWithout(rec.ID, n.ID)
+			}
+		}
+		ns.Networks[name] = e
 	}
 	return ns
+}
+
+// endpointWithout is the ID of an endpoint on a network on which containers have no interface: clients want one.
+func endpointWithout(containerID, networkID string) string {
+	return fmt.Sprintf("%x", sha256.Sum256([]byte(containerID+networkID)))
 }
 
 func endpointAsked(rec container.Record, e *container.Endpoint) *network.EndpointSettings {

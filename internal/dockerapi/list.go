@@ -227,7 +227,7 @@ func (s *Server) ancestors(c *call, refs []string) (map[string]bool, error) {
 // summary is one line of `docker ps`.
 func (s *Server) summary(rec container.Record, now time.Time) *api.Summary {
 	cfg := &rec.Config
-	ns := networkSettingsOf(rec)
+	ns := s.networkSettingsOf(rec)
 	out := &api.Summary{
 		ID: rec.ID, Names: []string{"/" + rec.Name}, Image: cfg.Image, ImageID: cfg.ImageID,
 		Command: commandLine(cfg.Process.Argv()), Created: rec.Created.Unix(), Ports: portSummaries(rec),

@@ -14,7 +14,7 @@ import (
 func networkOf(n network.Network) api.Network {
 	out := api.Network{
 		Name: n.Name, ID: n.ID, Created: n.Created, Scope: "local", Driver: n.Driver,
-		EnableIPv4: n.IPv4, EnableIPv6: n.IPv6, Internal: n.Internal, Attachable: n.Attachable,
+		EnableIPv4: n.IPv4 || isBuiltin(n.Name), EnableIPv6: n.IPv6, Internal: n.Internal, Attachable: n.Attachable,
 		Options: n.Options, Labels: n.Labels,
 		ConfigOnly: n.ConfigOnly, ConfigFrom: api.ConfigReference{Network: n.ConfigFrom},
 		IPAM: api.IPAM{Driver: n.IPAMDriver, Options: n.IPAMOptions, Config: []api.IPAMConfig{}},
@@ -108,6 +108,13 @@ func (s *Server) networkInspect(c *call) error {
 			r.MacAddress = api.HardwareAddr(mac)
 		}
 		out.Containers[id] = r
+	}
+	if n.Name == api.NetworkHost || n.Name == api.NetworkNone {
+		for _, rec := range s.engine.Containers.List() {
+			if rec.State.Alive() && rec.Config.Net.Unplugged() == n.Name {
+				out.Containers[rec.ID] = api.EndpointResource{Name: rec.Name, EndpointID: endpointWithout(rec.ID, n.ID)}
+			}
+		}
 	}
 	if len(n.Usage) > 0 {
 		out.Status = &api.Status{IPAM: api.IPAMStatus{Subnets: api.SubnetStatuses{}}}

@@ -130,7 +130,12 @@ func decodeJSON(data []byte, out any) error {
 	}
 	dec := json.NewDecoder(bytes.NewReader(data))
 	if err := dec.Decode(out); err != nil {
-		return invalid("invalid JSON: %w", err)
+		var syntax *json.SyntaxError
+		var wrong *json.UnmarshalTypeError
+		if errors.As(err, &syntax) || errors.As(err, &wrong) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return invalid("invalid JSON: %w", err)
+		}
+		return invalid("invalid value in the request: %w", err) // it is what an address, a port or the like reads that says so
 	}
 	if _, err := dec.Token(); err != io.EOF {
 		return invalid("unexpected content after JSON")

@@ -770,6 +770,7 @@ func (n *Networks) Detach(ctx context.Context, containerID string) error {
 
 func (n *Networks) letGo(id string) error {
 	n.mu.Lock()
+	delete(n.troubles, id)
 	h := n.held[id]
 	if h == nil {
 		n.mu.Unlock()

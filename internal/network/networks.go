@@ -64,7 +64,8 @@ type Networks struct {
 	held     map[string]*holding // by container ID
 	ports    map[portIndex][]netip.Addr
 	warnings []string
-	walls    []string // warnings about other firewalls, as of the last look
+	troubles map[string][]string // the same of containers that outlived a daemon, by ID
+	walls    []string            // warnings about other firewalls, as of the last look
 	// found are the links that were there when we came and have a name like ours, with the network whose bridge they
 	// are on, nil where they are on none. It is nil after Retain.
 	found map[string]*network
@@ -498,11 +499,31 @@ func (n *Networks) warn(format string, args ...any) {
 	}
 }
 
+// warnOf notes one about a container; it is forgotten with the container's end.
+func (n *Networks) warnOf(l Live, err error) {
+	text := fmt.Sprintf("container %q: %s", l.Name, err)
+	n.log.Warn(text)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.troubles == nil {
+		n.troubles = map[string][]string{}
+	}
+	n.troubles[l.ContainerID] = append(n.troubles[l.ContainerID], text)
+}
+
 // Warnings are sentences for `info` about what keeps the networks from working as they should.
-func (n *Networks) Warnings() []string {
+func (n *Networks) Warnings() []string { return n.warningsFor("") }
+
+// warningsFor are those that concern one container, or all of them.
+func (n *Networks) warningsFor(containerID string) []string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	all := slices.Concat(n.warnings, n.walls)
+	for _, id := range slices.Sorted(maps.Keys(n.troubles)) {
+		if containerID == "" || containerID == id {
+			all = append(all, n.troubles[id]...)
+		}
+	}
 	for _, nw := range n.networks {
 		if nw.lost != nil {
 			all = append(all, fmt.Sprintf("network %q cannot be used: %s", nw.rec.Name, nw.lost))

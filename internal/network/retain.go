@@ -24,7 +24,7 @@ func (n *Networks) Retain(ctx context.Context, live []Live) error {
 	known := n.knownToPlugins()
 	for _, l := range live {
 		if err := errors.Join(n.retain(l, kept[l.ContainerID], known), n.retainNames(l, kept[l.ContainerID])); err != nil {
-			n.warn("container %q: %s", l.Name, err)
+			n.warnOf(l, err)
 		}
 		n.retainGuard(l)
 	}
@@ -102,7 +102,7 @@ func (n *Networks) retainGuard(l Live) {
 	for _, e := range endpoints {
 		e.trusted = l.Trusted
 		if err := n.noteLink(e); err != nil { // the rules come when all are here
-			n.warn("container %q: %s", l.Name, err)
+			n.warnOf(l, err)
 		}
 	}
 }

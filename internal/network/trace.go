@@ -157,7 +157,7 @@ func (n *Networks) Trace(_ context.Context, r TraceRequest) (*Trace, error) {
 	if err := errors.Join(t.policyTable(), t.destination()); err != nil {
 		return nil, err
 	}
-	for _, w := range n.Warnings() {
+	for _, w := range n.warningsFor(r.ContainerID) {
 		t.problem("%s", w)
 	}
 	return t.Trace, nil
@@ -495,7 +495,13 @@ func (t *tracing) ports() error {
 }
 
 func (t *tracing) port(p *TracePort) error {
-	if len(p.Published) == 0 {
+	i := slices.IndexFunc(t.att.Ports, func(q PublishedPort) bool { return q.HostPort == p.Port && q.Proto == p.Proto })
+	switch {
+	case len(p.Published) > 0:
+	case i >= 0:
+		to := t.att.Ports[i].Container
+		t.problem("port %d/%s is the host's, and leads to port %d/%s of the container: trace that one, with the number %d", p.Port, p.Proto, to, p.Proto, to)
+	default:
 		t.problem("port %d/%s is not published: it is reached at the container's own address, from the host and from containers on the same "+
 			"network; to publish it, start the container with -p", p.Port, p.Proto)
 	}

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"errors"
 	"net/netip"
 	"slices"
 	"strings"
@@ -60,6 +61,16 @@ func TestTrace(t *testing.T) {
 	}
 	if q := v.Ports[1]; q.Port != 81 || !strings.Contains(strings.Join(q.Rules, "\n"), "output: dnat by @published_at: 127.0.0.1 . tcp . 18981") {
 		t.Errorf("port: %+v", q)
+	}
+	mentions(t, "the host's port", trace(t, n, a, r.ContainerID, pid, 18980), "port 18980/tcp is the host's, and leads to port 80/tcp of the container",
+		"nothing listens on port 18980/tcp")
+	n.warnOf(Live{ContainerID: "another", Name: "another"}, errors.New("trouble of another"))
+	if v := trace(t, n, a, r.ContainerID, pid, 80); strings.Contains(strings.Join(v.Problems, "\n"), "trouble of another") {
+		t.Errorf("problems %q", v.Problems)
+	}
+	must(t, n.Detach(t.Context(), "another"))
+	if w := n.Warnings(); strings.Contains(strings.Join(w, "\n"), "trouble of another") {
+		t.Errorf("warnings %q", w)
 	}
 	mentions(t, "not published", trace(t, n, a, r.ContainerID, pid, 9), "port 9/tcp is not published", "nothing listens on port 9/tcp")
 

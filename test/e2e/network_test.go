@@ -150,6 +150,25 @@ func TestDaemonsNetworkSettings(t *testing.T) {
 	})
 }
 
+// TestNetworksWithoutInterface: containers on the host's network and on none are on a network as all others are, for who asks.
+func TestNetworksWithoutInterface(t *testing.T) {
+	d := harness.Start(t)
+	both := func(step string) string { return `for n in host none; do ` + step + `; done` }
+	obey(t, d, d.Berth(), []step{
+		{line: both(`$D run -d --name on-$n --network $n berth/box sleep 1000 >/dev/null; $D network inspect -f '{{.EnableIPv4}} {{range .Containers}}{{.Name}} {{len .EndpointID}}{{end}}' $n`),
+			out: "true on-host 64\ntrue on-none 64\n"},
+		{line: both(`[ "$($D inspect -f "{{with .NetworkSettings.Networks.$n}}{{.NetworkID}} {{.EndpointID}}{{end}}" on-$n)" = ` +
+			`"$($D network inspect -f '{{.Id}} {{range .Containers}}{{.EndpointID}}{{end}}' $n)" ] && echo same`), out: "same\nsame\n"},
+		{line: both(`$D ps --filter network=$n --format '{{.Names}} {{.Networks}}'; $D stop -t 0 on-$n; $D network inspect -f '{{len .Containers}}' $n`),
+			out: "on-host host\non-host\n0\non-none none\non-none\n0\n"},
+		{line: both(`$D inspect -f "{{with .NetworkSettings.Networks.$n}}{{len .NetworkID}} {{len .EndpointID}}{{end}}" on-$n`), out: "64 0\n64 0\n"},
+		{line: `for i in $(seq 600); do [ $($D events --since 10m --until 0s -f type=network -f event=disconnect --format x | wc -l) = 2 ] && break; sleep 0.1; done
+			$D events --since 10m --until 0s -f type=network --format '{{.Action}} {{.Actor.Attributes.name}} {{.Actor.Attributes.type}}'`,
+			out: "connect host host\nconnect none null\ndisconnect host host\ndisconnect none null\n"},
+		{line: `$D rm on-host on-none`, out: "on-host\non-none\n"},
+	})
+}
+
 // TestLinksApart: with --icc=false who has a link reaches the exposed ports of the other, and nobody anything else; also after
 // the other was started again, and the daemon was killed.
 func TestLinksApart(t *testing.T) {

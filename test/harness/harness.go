@@ -159,8 +159,8 @@ func freeSubnet(t testing.TB, tag []byte) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range 256 {
-		ip := net.IPv4(10, 210+tag[0]%40, tag[1]+byte(i), 1)
+	for i := range 40 * 256 {
+		ip := net.IPv4(10, byte(210+(int(tag[0])+i/256)%40), tag[1]+byte(i), 1)
 		taken := false
 		for _, a := range addrs {
 			if n, ok := a.(*net.IPNet); ok && n.Contains(ip) {
