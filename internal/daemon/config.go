@@ -238,11 +238,6 @@ func (c *Config) check() error {
 	if err := c.checkDefaultNetwork(); err != nil {
 		return err
 	}
-	for driver, options := range c.NetworkOptions {
-		if err := network.CheckDriverOptions(driver, options); err != nil {
-			return fmt.Errorf("default-network-opts: %w", err)
-		}
-	}
 	if !c.ICC && !c.IPTables {
 		return errors.New("You specified --iptables=false with --icc=false. ICC=false uses iptables to function. " +
 			"Please set --icc or --iptables to true")
@@ -304,6 +299,9 @@ func (c *Config) check() error {
 		return fmt.Errorf("log-format %q is neither text nor json", c.LogFormat)
 	}
 	if _, err := minVersion(c.MinAPIVersion); err != nil {
+		return err
+	}
+	if err := c.networkOptions().Check(); err != nil {
 		return err
 	}
 	return c.checkTLS()

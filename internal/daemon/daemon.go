@@ -203,7 +203,8 @@ func (d *daemon) shutdown(server *http.Server, sockets *listeners, signals <-cha
 	return nil
 }
 
-func (d *daemon) openEngine(c *Config, runtimePath string) (*engine.Engine, error) {
+// networkOptions are the settings of networks.
+func (c *Config) networkOptions() network.Options {
 	n := network.DefaultOptions(c.DataRoot, c.ExecRoot)
 	n.Bridge, n.BIP, n.FixedCIDR, n.MTU = c.Bridge, c.BIP, c.FixedCIDR, c.MTU
 	n.IPv6, n.BIP6, n.FixedCIDR6 = c.IPv6, c.BIP6, c.FixedCIDR6
@@ -215,7 +216,6 @@ func (d *daemon) openEngine(c *Config, runtimePath string) (*engine.Engine, erro
 	n.Firewall = c.FirewallBackend
 	n.CNIConfDir, n.CNIBinDirs = c.CNIConfDir, c.CNIBinDirs
 	n.RespectFirewall = c.PublishPolicy == policyRespect
-	n.Log = d.log
 	// By this name the program stays what it is when the file is replaced.
 	n.Keeper = []string{"/proc/self/exe", "berth-keeper", keeperRole}
 	if c.PublishIP != "" {
@@ -224,6 +224,12 @@ func (d *daemon) openEngine(c *Config, runtimePath string) (*engine.Engine, erro
 	for _, p := range c.Pools {
 		n.Pools = append(n.Pools, network.Pool{Base: netip.MustParsePrefix(p.Base).Masked(), Size: p.Size})
 	}
+	return n
+}
+
+func (d *daemon) openEngine(c *Config, runtimePath string) (*engine.Engine, error) {
+	n := c.networkOptions()
+	n.Log = d.log
 	seccomp, err := seccompProfile(c.Seccomp)
 	if err != nil {
 		return nil, err

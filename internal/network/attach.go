@@ -582,9 +582,9 @@ func (n *Networks) publish(h *holding, name string, ports []PortRequest, gw4, gw
 	host := n.opts.HostIP
 	if text := target.network.options.hostIP; text != "" {
 		host, _ = parseIPv4(text) // was checked when the network was made
-		if host.IsUnspecified() {
-			host = netip.Addr{}
-		}
+	}
+	if host.Is4() && host.IsUnspecified() { // as with Docker, whose default it is: every address
+		host = netip.Addr{}
 	}
 	var to4, to6 netip.Addr
 	if gw4 != nil {

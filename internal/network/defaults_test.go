@@ -122,6 +122,36 @@ func TestDefaultOptions(t *testing.T) {
 	}
 }
 
+// TestPublishAddress: ports without an address go where the daemon says, and are refused where the container cannot be reached there.
+func TestPublishAddress(t *testing.T) {
+	for _, c := range []struct{ ip, network, proto, want string }{
+		{"127.0.0.1", "four", "tcp", "127.0.0.1"}, {"127.0.0.1", "dual", "tcp", "127.0.0.1"}, {"127.0.0.1", "six", "tcp", "where the daemon publishes ports"},
+		{"0.0.0.0", "dual", "tcp", "0.0.0.0 ::"}, {"0.0.0.0", "six", "tcp", "::"}, {"::1", "dual", "tcp", "::1"},
+		{"::1", "four", "sctp", `port 80 cannot be published on ::1, where the daemon publishes ports ("ip")`},
+	} {
+		n := room(t, func(o *Options) { o.HostIP = netip.MustParseAddr(c.ip) })
+		network1(t, n, CreateRequest{Name: "four"})
+		network1(t, n, CreateRequest{Name: "dual", IPv6: new(true)})
+		network1(t, n, CreateRequest{Name: "six", IPv4: new(false), IPv6: new(true)})
+		id := newID()
+		a, err := n.Attach(t.Context(), AttachRequest{ContainerID: id, Name: "c", Endpoints: on(c.network).Endpoints,
+			Ports: []PortRequest{{Container: 80, Proto: c.proto, HostPort: "18104"}}})
+		var got []string
+		if err != nil {
+			got = append(got, err.Error())
+		} else {
+			for _, p := range a.Ports {
+				got = append(got, p.HostIP.String())
+			}
+			a.NetNS.Close()
+			must(t, n.Detach(t.Context(), id))
+		}
+		if text := strings.Join(got, " "); text != c.want && (err == nil || !strings.Contains(text, c.want)) {
+			t.Errorf("%s on %s: %s", c.ip, c.network, text)
+		}
+	}
+}
+
 // TestDirectRouting: other hosts reach a published port at the container's own address, too, and nothing else.
 func TestDirectRouting(t *testing.T) {
 	n := room(t, func(o *Options) { o.DirectRouting = true })

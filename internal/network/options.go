@@ -120,6 +120,9 @@ func (o *Options) complete() error {
 	if o.MTU != 0 && (o.MTU < minMTU || o.MTU > maxMTU) {
 		return failf(errdefs.ErrInvalidArgument, "the MTU %d is outside of %d to %d", o.MTU, minMTU, maxMTU)
 	}
+	if o.IPv6 && o.MTU != 0 && o.MTU < minMTU6 {
+		return failf(errdefs.ErrInvalidArgument, "the MTU %d of the default network is too small for IPv6, which needs %d", o.MTU, minMTU6)
+	}
 	switch o.Firewall = cmp.Or(o.Firewall, FirewallAuto); o.Firewall {
 	case FirewallAuto, FirewallNFTables, FirewallIPTables:
 	default:
@@ -134,8 +137,8 @@ func (o *Options) complete() error {
 		}
 	}
 	for driver, options := range o.DriverOptions {
-		if err := CheckDriverOptions(driver, options); err != nil {
-			return err
+		if err := checkDriverOptions(driver, options); err != nil {
+			return failf(errdefs.ErrInvalidArgument, "default-network-opts: %w", err)
 		}
 	}
 	if !o.IPv6 && (o.BIP6 != "" || o.FixedCIDR6 != "" || o.Gateway6.IsValid()) {
@@ -150,8 +153,11 @@ func (o *Options) complete() error {
 	return nil
 }
 
-// CheckDriverOptions says whether a driver takes these options.
-func CheckDriverOptions(driver string, options map[string]string) error {
+// Check says what is wrong with the options as far as that can be told without a look at the host.
+func (o Options) Check() error { return o.complete() }
+
+// checkDriverOptions says whether a driver takes these options.
+func checkDriverOptions(driver string, options map[string]string) error {
 	var err error
 	switch {
 	case driver == driverBridge:

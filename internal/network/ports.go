@@ -80,7 +80,11 @@ func parsePorts(requests []PortRequest, anyHost netip.Addr, v4, v6 bool) ([]want
 				w.hosts = append(w.hosts, netip.IPv6Unspecified())
 			}
 		case host.Is4() && !v4, host.Is6() && !v6:
-			if r.HostIP != "" && !(host.Is6() && host.IsUnspecified()) {
+			if r.HostIP == "" {
+				return nil, bad("port %d cannot be published on %s, where the daemon publishes ports (\"ip\"): the container has no address of "+
+					"that kind; name an address with the port", r.Container, host)
+			}
+			if !host.Is6() || !host.IsUnspecified() {
 				return nil, bad("port %d cannot be published on %s: the container has no address of that kind", r.Container, host)
 			}
 		default:
