@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +21,8 @@ import (
 const (
 	cableHost, cableOut = "198.18.9.1", "198.18.9.2"
 	webPort, streamPort = "8080", "5201"
+	// neighbourPort is of a server that the host has not used a minute ago, whose connections it would remember (docs/network).
+	neighbourPort = "8081"
 )
 
 // networkEngines are Berth, and Docker with and without a process per published port.
@@ -59,16 +62,18 @@ func (b *bench) measureNetwork() {
 	stream := func(from, to, port string) func(*engine) (float64, error) {
 		return func(e *engine) (float64, error) { return e.stream(from, e.address(to), port, b.seconds) }
 	}
-	requests := func(from, to string) func(*engine) (float64, error) {
-		return func(e *engine) (float64, error) { return e.requests(from, e.address(to), b.requests) }
+	requests := func(from, to, port string) func(*engine) (float64, error) {
+		return func(e *engine) (float64, error) {
+			return e.requests(from, net.JoinHostPort(e.address(to), port), b.requests)
+		}
 	}
 	b.inTurnsOf("stream, container → host", "Gbit/s", stream("cli", "gateway", "5301"))
 	b.inTurnsOf("stream, container → container", "Gbit/s", stream("cli", "server", streamPort))
 	b.inTurnsOf("stream, outside → published port", "Gbit/s", stream("out", cableHost, streamPort))
 	b.inTurnsOf("stream, host → published port by 127.0.0.1", "Gbit/s", stream("host", "127.0.0.1", streamPort))
-	b.inTurnsOf("requests, outside → published port", "1/s", requests("out", cableHost))
-	b.inTurnsOf("requests, host → published port by 127.0.0.1", "1/s", requests("host", "127.0.0.1"))
-	b.inTurnsOf("requests, container → container's published port", "1/s", requests("cli", cableHost))
+	b.inTurnsOf("requests, outside → published port", "1/s", requests("out", cableHost, webPort))
+	b.inTurnsOf("requests, host → published port by 127.0.0.1", "1/s", requests("host", "127.0.0.1", webPort))
+	b.inTurnsOf("requests, container → container's published port", "1/s", requests("cli", cableHost, neighbourPort))
 	b.inTurnsOf("`network connect`", "ms", func(e *engine) (float64, error) {
 		took, err := e.cli("network", "connect", "other", "cli")
 		if err == nil {
@@ -92,6 +97,7 @@ func (e *engine) networkScene() error {
 		{"run", "-d", "--name", "cli", image, "sleep", "100000"},
 		{"run", "-d", "--name", "server", "-p", webPort + ":80", "-p", streamPort + ":" + streamPort, image, "sh", "-c",
 			"iperf3 -s -D; exec nginx -g 'daemon off;'"},
+		{"run", "-d", "--name", "neighbour", "-p", neighbourPort + ":80", image, "nginx", "-g", "daemon off;"},
 	} {
 		if _, err := e.cli(args...); err != nil {
 			return err
@@ -112,7 +118,8 @@ func (e *engine) networkScene() error {
 			return err
 		}
 	}
-	ready := fmt.Sprintf("until curl -s http://%[1]s:%[2]s/ >/dev/null && : <>/dev/tcp/%[1]s/%[3]s; do sleep 0.1; done", cableHost, webPort, streamPort)
+	ready := fmt.Sprintf("until curl --fail-early -s http://%[1]s:%[2]s/ http://%[1]s:%[3]s/ >/dev/null && : <>/dev/tcp/%[1]s/%[4]s; do sleep 0.1; done",
+		cableHost, webPort, neighbourPort, streamPort)
 	_, err = e.cli("exec", "out", "timeout", "60", "bash", "-c", ready)
 	return err
 }
@@ -162,8 +169,8 @@ func (e *engine) stream(from, to, port string, seconds int) (float64, error) {
 var perSecond = regexp.MustCompile(`Requests per second: +([0-9.]+)`)
 
 // requests is how many connections with one request each are served in a second, 16 at a time.
-func (e *engine) requests(from, to string, count int) (float64, error) {
-	text, err := e.say("exec", from, "ab", "-q", "-n", strconv.Itoa(count), "-c", "16", "http://"+to+":"+webPort+"/")
+func (e *engine) requests(from, at string, count int) (float64, error) {
+	text, err := e.say("exec", from, "ab", "-q", "-n", strconv.Itoa(count), "-c", "16", "http://"+at+"/")
 	if err != nil {
 		return 0, err
 	}
