@@ -148,10 +148,11 @@ func TestCreateOfOlderVersions(t *testing.T) {
 			t.Errorf("%s: mac address %q", v, mac)
 		}
 	}
-	if c := mustTranslate(t, `{"Image":"a","MacAddress":"02:42:ac:11:00:09"}`, 52); c.Net.Endpoints[0].MacAddress != "" {
-		t.Error("the container-wide mac address has effect in 1.52")
+	c, warnings, err := translate([]byte(`{"Image":"a","MacAddress":"02:42:ac:11:00:09"}`), 52)
+	if err != nil || c.Net.Endpoints[0].MacAddress != "" || !strings.Contains(strings.Join(warnings, "\n"), "has no effect since API version 1.52") {
+		t.Errorf("the container-wide mac address in 1.52: %v, warnings %q", err, warnings)
 	}
-	_, _, err := translate([]byte(`{"Image":"a","NetworkingConfig":{"EndpointsConfig":{"b":{},"a":{}}}}`), 43)
+	_, _, err = translate([]byte(`{"Image":"a","NetworkingConfig":{"EndpointsConfig":{"b":{},"a":{}}}}`), 43)
 	if err == nil || err.Error() != "Container cannot be created with multiple network endpoints: a, b" {
 		t.Errorf("two networks in 1.43: %v", err)
 	}

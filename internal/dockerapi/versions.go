@@ -133,8 +133,12 @@ func upgradeMount(m *mount.Mount, v version) error {
 
 // upgradeMAC moves the container-wide MAC address, which 1.44 deprecated and 1.52 dropped, to the endpoint it was for.
 func upgradeMAC(q *createRequest, v version) ([]string, error) {
-	if v >= 52 || q.MacAddress == "" {
-		q.MacAddress = ""
+	if v >= 52 && q.MacAddress != "" {
+		q.MacAddress = "" // as Docker, which does not say so: libraries that take the newest version still send it
+		return []string{"The container-wide MacAddress field has no effect since API version 1.52: " +
+			"give the address to an endpoint, in EndpointsConfig."}, nil
+	}
+	if q.MacAddress == "" {
 		if v < 44 {
 			for _, e := range q.NetworkingConfig.EndpointsConfig {
 				e.MacAddress = nil
