@@ -157,12 +157,15 @@ func TestDirectRouting(t *testing.T) {
 	n := room(t, func(o *Options) { o.DirectRouting = true })
 	out := outside(t, n)
 	network1(t, n, CreateRequest{Name: "in", Subnets: sub("10.213.164.0/24")})
-	c := attach(t, n, AttachRequest{Endpoints: on("in").Endpoints, Ports: []PortRequest{{Container: 80, HostPort: "18103"}}})
+	c := attach(t, n, AttachRequest{Endpoints: on("in").Endpoints, Ports: []PortRequest{{Container: 80, HostPort: "18103"},
+		{Container: 83, HostIP: "127.0.0.1", HostPort: "18105"}}})
 	serve(t, n, c.NetNS, "tcp", ":80")
 	serve(t, n, c.NetNS, "tcp", ":81")
+	serve(t, n, c.NetNS, "tcp", ":83")
 	serve(t, n, out, "tcp", ":82")
 	reaches(t, n, "a published port, at its own address", out, "tcp", at(c, 80), outsideAddr)
 	doesNotReach(t, n, "a port that is not published", out, "tcp", at(c, 81))
+	doesNotReach(t, n, "a port that is published for the host alone", out, "tcp", at(c, 83))
 	reaches(t, n, "through the host", out, "tcp", hostAddr+":18103", outsideAddr)
 	reaches(t, n, "on its way out", c.NetNS, "tcp", outsideAddr+":82", hostAddr)
 }

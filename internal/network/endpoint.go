@@ -187,7 +187,8 @@ func (h *holding) direct(p heldPort) bool {
 		return true
 	}
 	for _, e := range h.endpoints {
-		inside := len(e.network.options.trusted) > 0 || e.network.direct
+		// What was published for the host alone stays there when all may come.
+		inside := len(e.network.options.trusted) > 0 || e.network.direct && !p.host.Addr().IsLoopback()
 		if inside && (e.state.IPv4.Addr() == p.to.Addr() || e.state.IPv6.Addr() == p.to.Addr()) {
 			return true
 		}

@@ -28,7 +28,7 @@ func needLegacy(t *testing.T) {
 func TestLegacyTraffic(t *testing.T) {
 	needLegacy(t)
 	for name, test := range map[string]func(*testing.T){"Traffic": TestTraffic, "Published": TestPublished, "TrafficIPv6": TestTrafficIPv6, "Peers": TestPeers,
-		"GatewayModes": TestGatewayModes, "ChosenSource": TestChosenSource} {
+		"GatewayModes": TestGatewayModes, "DirectRouting": TestDirectRouting, "ChosenSource": TestChosenSource} {
 		t.Run(name, func(t *testing.T) {
 			before := strings.Count(nft(t, "list", "tables"), "berth-bt")
 			test(t)
