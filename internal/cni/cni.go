@@ -177,7 +177,18 @@ func readSingle(path string) (*libcni.NetworkConfigList, error) {
 	return libcni.NetworkConfFromBytes(list)
 }
 
+// confBytes is the size of the largest configuration that is read; they have some kilobytes.
+const confBytes = 1 << 20
+
 func readFile(path string) (*libcni.NetworkConfigList, error) {
+	switch st, err := os.Stat(path); { // a pipe would be waited for, and a device read without end
+	case err != nil:
+		return nil, err
+	case !st.Mode().IsRegular():
+		return nil, errors.New("it is no file")
+	case st.Size() > confBytes:
+		return nil, fmt.Errorf("it has more than %d bytes", confBytes)
+	}
 	if filepath.Ext(path) == ".conflist" {
 		return libcni.NetworkConfFromFile(path)
 	}

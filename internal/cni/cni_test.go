@@ -9,6 +9,7 @@ import (
 
 	"github.com/containernetworking/cni/libcni"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"golang.org/x/sys/unix"
 )
 
 // host has one plugin, "p", a shell script, and configurations that are files by these names.
@@ -207,5 +208,37 @@ func TestPlain(t *testing.T) {
 		if got := plain([]byte(in)); got != want {
 			t.Errorf("%q is %q, want %q", in, got, want)
 		}
+	}
+}
+
+// TestOddFiles: what stands among the configurations and is none keeps nobody waiting, and does not hide the others.
+func TestOddFiles(t *testing.T) {
+	h := host(t, answers, map[string]string{"50.conf": `{"cniVersion":"0.4.0","name":"good","type":"p"}`, "20-bomb.conf": strings.Repeat("[", 200_000),
+		"21\n\x1b[2J.conflist": `{"cniVersion":"1.0.0","name":"terminal","plugins":[{"type":"p"}]`, "22-empty.json": "", "23-null.conflist": "null"})
+	dir := h.opts.ConfDir
+	for _, err := range []error{
+		unix.Mkfifo(filepath.Join(dir, "10-pipe.conf"), 0o600), unix.Mkfifo(filepath.Join(dir, "11-pipe.conflist"), 0o600),
+		os.Symlink("/dev/zero", filepath.Join(dir, "12-zero.conf")), os.Symlink("13-loop.conf", filepath.Join(dir, "13-loop.conf")),
+		os.Symlink("/nowhere", filepath.Join(dir, "14-gone.conflist")), os.Mkdir(filepath.Join(dir, "15-dir.conf"), 0o700),
+		os.WriteFile(filepath.Join(dir, "16-huge.conf"), nil, 0o600), os.Truncate(filepath.Join(dir, "16-huge.conf"), 1<<40),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := h.Config("good"); err != nil {
+		t.Error(err)
+	}
+	_, err := h.Config("other")
+	if err == nil {
+		t.Fatal("there is another")
+	}
+	for _, want := range []string{"there are: good", "10-pipe.conf: it is no file", "12-zero.conf: it is no file", "16-huge.conf: it has more than"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: nothing of %q", err, want)
+		}
+	}
+	if strings.ContainsAny(err.Error(), "\n\x1b") {
+		t.Errorf("%q would be obeyed by a terminal", err)
 	}
 }

@@ -35,8 +35,9 @@ func (n *Networks) ensureBridge(nw *network, adopt bool) error {
 	}
 	l, err := n.handle.LinkByName(nw.rec.Link)
 	var notFound netlink.LinkNotFoundError
+	fresh := errors.As(err, &notFound)
 	switch {
-	case errors.As(err, &notFound):
+	case fresh:
 		if l, err = n.makeBridge(nw); err != nil {
 			return err
 		}
@@ -64,7 +65,7 @@ func (n *Networks) ensureBridge(nw *network, adopt bool) error {
 	}
 	nw.mac = l.Attrs().HardwareAddr
 	nw.mtu.Store(int64(nw.wantMTU))
-	return n.configureBridge(nw, l)
+	return n.configureBridge(nw, l, fresh)
 }
 
 func (n *Networks) makeBridge(nw *network) (netlink.Link, error) {
@@ -102,7 +103,8 @@ func randomMAC() net.HardwareAddr {
 	return mac
 }
 
-func (n *Networks) configureBridge(nw *network, l netlink.Link) error {
+// configureBridge gives a bridge what its network says; a fresh one has nothing yet.
+func (n *Networks) configureBridge(nw *network, l netlink.Link, fresh bool) error {
 	fail := func(what string, err error) error {
 		return fmt.Errorf("%s of bridge %q: %w", what, nw.rec.Link, err)
 	}
@@ -125,7 +127,7 @@ func (n *Networks) configureBridge(nw *network, l netlink.Link) error {
 			return fail("set the MTU", err)
 		}
 	}
-	if err := n.setAddresses(nw, l); err != nil {
+	if err := n.setAddresses(nw, l, fresh); err != nil {
 		return fail("set the addresses", err)
 	}
 	if err := n.handle.LinkSetUp(l); err != nil {
@@ -135,11 +137,13 @@ func (n *Networks) configureBridge(nw *network, l netlink.Link) error {
 }
 
 // setAddresses gives the bridge its networks' gateways and takes away what an older configuration left.
-func (n *Networks) setAddresses(nw *network, l netlink.Link) error {
+func (n *Networks) setAddresses(nw *network, l netlink.Link, fresh bool) (err error) {
 	want := nw.bridgeAddresses()
-	have, err := dumpAddrs(n.handle, l, netlink.FAMILY_ALL)
-	if err != nil {
-		return err
+	var have []netlink.Addr
+	if !fresh { // the kernel's list is of all links
+		if have, err = dumpAddrs(n.handle, l, netlink.FAMILY_ALL); err != nil {
+			return err
+		}
 	}
 	for _, a := range have {
 		p := prefixFromNet(a.IPNet)
@@ -189,13 +193,15 @@ func (n *Networks) removeBridge(nw *network) error {
 
 // hostPrefixes are the blocks the host knows a way to or has addresses in, by link, without the links in except.
 func (n *Networks) hostPrefixes(except func(link string) bool) (routes, local []netip.Prefix, err error) {
-	links, err := dumpLinks(n.handle)
-	if err != nil {
-		return nil, nil, fmt.Errorf("list the host's links: %w", err)
-	}
 	skip := map[int]bool{}
-	for _, l := range links {
-		skip[l.Attrs().Index] = except != nil && except(l.Attrs().Name)
+	if except != nil { // of all lists that of thousands of links takes the longest
+		links, err := dumpLinks(n.handle)
+		if err != nil {
+			return nil, nil, fmt.Errorf("list the host's links: %w", err)
+		}
+		for _, l := range links {
+			skip[l.Attrs().Index] = except(l.Attrs().Name)
+		}
 	}
 	rs, err := dumpRoutes(n.handle, nil, netlink.FAMILY_ALL)
 	if err != nil {
@@ -224,6 +230,12 @@ func (n *Networks) hostPrefixes(except func(link string) bool) (routes, local []
 
 // defaultMTU is that of the link that leads out, so that containers do not send what it cannot carry.
 func (n *Networks) defaultMTU() int {
+	// One question to the kernel, where a list of all routes is longer with every network: the way to an address that is nobody's.
+	if ways, err := n.handle.RouteGet(net.IPv4(240, 0, 0, 1)); err == nil && len(ways) > 0 {
+		if l, err := n.handle.LinkByIndex(ways[0].LinkIndex); err == nil && l.Attrs().MTU >= minMTU && l.Attrs().Flags&net.FlagLoopback == 0 {
+			return min(l.Attrs().MTU, 1500)
+		}
+	}
 	rs, err := dumpRoutes(n.handle, nil, netlink.FAMILY_V4)
 	if err == nil {
 		for _, r := range rs {

@@ -214,7 +214,7 @@ func (n *Networks) mendBridge(nw *network) (what string, err error) {
 		}
 		what = "has lost addresses and gets them back"
 	}
-	if err := n.configureBridge(nw, l); err != nil {
+	if err := n.configureBridge(nw, l, false); err != nil {
 		return what, err
 	}
 	if err := n.putPorts(nw); err != nil {

@@ -405,11 +405,7 @@ func (n *Networks) planSubnets(rec *record, r CreateRequest) ([]Subnet, error) {
 		return nil, nil
 	}
 	subnets := slices.DeleteFunc(slices.Clone(r.Subnets), func(s Subnet) bool { return !s.Prefix.IsValid() })
-	_, local, err := n.hostPrefixes(nil)
-	if err != nil {
-		return nil, err
-	}
-	used, err := n.used(nil)
+	used, local, err := n.used(nil)
 	if err != nil {
 		return nil, err
 	}

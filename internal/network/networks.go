@@ -443,7 +443,7 @@ func (n *Networks) freeDefault(id string, before []Subnet, v6 bool) (s Subnet, e
 			return Subnet{Prefix: before[i].Prefix, Gateway: before[i].Gateway}, nil
 		}
 	}
-	used, err := n.used(own)
+	used, _, err := n.used(own)
 	if err != nil {
 		return s, err
 	}
@@ -453,11 +453,11 @@ func (n *Networks) freeDefault(id string, before []Subnet, v6 bool) (s Subnet, e
 	return s, err
 }
 
-// used are all blocks a new network must stay clear of.
-func (n *Networks) used(except func(link string) bool) ([]netip.Prefix, error) {
-	used, _, err := n.hostPrefixes(except)
+// used are all blocks a new network must stay clear of, and local the host's own among them.
+func (n *Networks) used(except func(link string) bool) (used, local []netip.Prefix, err error) {
+	used, local, err = n.hostPrefixes(except)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -469,7 +469,7 @@ func (n *Networks) used(except func(link string) bool) ([]netip.Prefix, error) {
 			used = append(used, s.Prefix)
 		}
 	}
-	return used, nil
+	return used, local, nil
 }
 
 // clash is the first of the host's own networks that p meets.
