@@ -232,7 +232,8 @@ func (n *Networks) hostPrefixes(except func(link string) bool) (routes, local []
 func (n *Networks) defaultMTU() int {
 	// One question to the kernel, where a list of all routes is longer with every network: the way to an address that is nobody's.
 	if ways, err := n.handle.RouteGet(net.IPv4(240, 0, 0, 1)); err == nil && len(ways) > 0 {
-		if l, err := n.handle.LinkByIndex(ways[0].LinkIndex); err == nil && l.Attrs().MTU >= minMTU && l.Attrs().Flags&net.FlagLoopback == 0 {
+		l, err := n.handle.LinkByIndex(ways[0].LinkIndex)
+		if err == nil && l.Attrs().MTU >= minMTU && l.Attrs().Flags&net.FlagLoopback == 0 {
 			return min(l.Attrs().MTU, 1500)
 		}
 	}
