@@ -631,7 +631,11 @@ func (q *createRequest) network(c *container.Config) ([]string, error) {
 		return nil, err
 	}
 	if n.Links = hc.Links; len(n.Links) > 0 && (mode.IsHost() || mode.IsNone() || mode.IsContainer()) {
-		return nil, invalid("conflicting options: host type networking can't be used with links. This would result in undefined behavior")
+		what := "host type networking"
+		if mode.IsContainer() {
+			what = "container type network"
+		}
+		return nil, invalid("conflicting options: %s can't be used with links. This would result in undefined behavior", what)
 	}
 	if mode.IsContainer() {
 		if err := q.checkSharedNetwork(mode); err != nil {

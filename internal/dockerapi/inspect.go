@@ -465,6 +465,9 @@ func endpointNow(e *network.EndpointSettings, a *container.Attached) {
 // publishedPorts is every port the container listens on: those open on the host with where, the others with null.
 func publishedPorts(rec container.Record) network.PortMap {
 	m := network.PortMap{}
+	if len(rec.Endpoints) == 0 { // on the host's network, or on none: no port of its own is anywhere
+		return m
+	}
 	for _, text := range rec.Config.Exposed {
 		if p, err := network.ParsePort(text); err == nil {
 			m[p] = nil

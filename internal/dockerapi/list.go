@@ -289,7 +289,7 @@ func statusText(st container.State, now time.Time) string {
 
 func portSummaries(rec container.Record) []api.PortSummary {
 	out := []api.PortSummary{}
-	if !rec.State.Alive() {
+	if !rec.State.Alive() || len(rec.Endpoints) == 0 {
 		return out
 	}
 	open := map[string]bool{}

@@ -162,7 +162,11 @@ func (s *Server) networkCreate(c *call) error {
 	if err != nil {
 		return err
 	}
-	s.publish("network", "create", result.ID, map[string]string{"name": q.Name, "type": driverOr(q.Driver)})
+	driver := driverOr(q.Driver)
+	if q.ConfigOnly {
+		driver = "null"
+	}
+	s.publish("network", "create", result.ID, map[string]string{"name": q.Name, "type": driver})
 	return c.writeJSON(http.StatusCreated, api.CreateResponse{ID: result.ID, Warning: strings.Join(result.Warnings, "\n")})
 }
 

@@ -122,6 +122,8 @@ func TestLinks(t *testing.T) {
 		{line: `[ "$($D exec late grep host.docker.internal /etc/hosts | cut -f 1)" = "$($D network inspect -f '{{(index .IPAM.Config 0).Gateway}}' n)" ] && echo n`, out: "n\n"},
 
 		{line: `$D network create --config-only --subnet 10.254.77.0/24 cfg | wc -c; $D network create --config-from cfg real | wc -c`, out: "65\n65\n"},
+		{line: `for i in $(seq 600); do $D events --since 10m --until 0s -f type=network -f event=create --format '{{.Actor.Attributes.name}} {{.Actor.Attributes.type}}' >$DIR/made; grep -q real $DIR/made && break; sleep 0.1; done; tail -2 $DIR/made`, out: "cfg null\nreal bridge\n"},
+		{line: `$D run --rm --network container:late --link late:x berth/box true`, code: 125, err: "conflicting options: container type network can't be used with links"},
 		{line: `$D network inspect -f '{{(index .IPAM.Config 0).Subnet}} {{.ConfigFrom.Network}}' real; $D network inspect -f '{{.ConfigOnly}}' cfg`, out: "10.254.77.0/24 cfg\ntrue\n"},
 		{line: `$D network inspect -f '{{json .Status}}' real`, out: `{"IPAM":{"Subnets":{"10.254.77.0/24":{"IPsInUse":3,"DynamicIPsAvailable":253}}}}` + "\n"},
 		{line: `$D run --rm --network real --ip6 fd00::9 berth/box true`, code: 125, err: "no configured subnet or ip-range contain the IP address fd00::9"},
@@ -165,6 +167,8 @@ func TestNetworksWithoutInterface(t *testing.T) {
 		{line: `for i in $(seq 600); do [ $($D events --since 10m --until 0s -f type=network -f event=disconnect --format x | wc -l) = 2 ] && break; sleep 0.1; done
 			$D events --since 10m --until 0s -f type=network --format '{{.Action}} {{.Actor.Attributes.name}} {{.Actor.Attributes.type}}'`,
 			out: "connect host host\nconnect none null\ndisconnect host host\ndisconnect none null\n"},
+		{line: both(`$D run -d --name ports --network $n --expose 80 -p 81:81 berth/box sleep 1000 >/dev/null 2>&1; $D inspect -f '{{json .NetworkSettings.Ports}}' ports; $D ps --filter name=ports --format '[{{.Ports}}]'; $D rm -f ports`),
+			out: "{}\n[]\nports\n{}\n[]\nports\n"},
 		{line: `$D rm on-host on-none`, out: "on-host\non-none\n"},
 	})
 }
