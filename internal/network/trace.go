@@ -503,7 +503,7 @@ func (t *tracing) port(p *TracePort) error {
 		t.problem("port %d/%s is the host's, and leads to port %d/%s of the container: trace that one, with the number %d", p.Port, p.Proto, to, p.Proto, to)
 	default:
 		t.problem("port %d/%s is not published: it is reached at the container's own address, from the host and from containers on the same "+
-			"network; to publish it, start the container with -p", p.Port, p.Proto)
+			"network; to publish it, say berth update --publish-add, or -p when the container is made", p.Port, p.Proto)
 	}
 	for _, host := range p.Published {
 		if conf := t.plugins[publishedBy{p.Proto, host}]; conf != "" {
