@@ -36,7 +36,8 @@ import (
 //
 // The sockets are never bound anew in between, so a question that comes meanwhile waits in them. Messages are JSON, one
 // each in a SOCK_SEQPACKET. Both sides end the connection at what they do not understand; the daemon then binds the
-// sockets itself, as it does where no keeper is.
+// sockets itself, as it does where no keeper is. A keeper that ends while the daemon lives is replaced at once: the daemon
+// might be the next to go.
 const (
 	keeperVersion = 1
 	keeperSocket  = "keeper.sock"
