@@ -668,12 +668,18 @@ func (n *Networks) portTaken(k portKey) bool {
 	return false
 }
 
-// openPorts makes the kernel translate the holding's ports.
+// openPorts makes the kernel translate the holding's ports. The container may end meanwhile.
 func (n *Networks) openPorts(h *holding) error {
-	if err := n.applyPorts(h.endpoints[0].container, nil); err != nil {
+	n.mu.Lock()
+	endpoints, ports := h.endpoints, slices.Clone(h.ports)
+	n.mu.Unlock()
+	if len(endpoints) == 0 {
+		return errNotRunning(endpoints)
+	}
+	if err := n.applyPorts(endpoints[0].container, nil); err != nil {
 		return err
 	}
-	for _, e := range h.endpoints {
+	for _, e := range endpoints {
 		if e.bridged() == nil {
 			continue
 		}
@@ -691,7 +697,7 @@ func (n *Networks) openPorts(h *holding) error {
 			}
 		}
 	}
-	n.forgetFlows(h.ports)
+	n.forgetFlows(ports)
 	return nil
 }
 

@@ -79,3 +79,23 @@ func TestDetachFromNamespaceInUse(t *testing.T) {
 		t.Errorf("link %s is left", host)
 	}
 }
+
+// TestPortsOfWhoHasEnded: a container can end while its ports are opened; nobody looks for its first interface then.
+func TestPortsOfWhoHasEnded(t *testing.T) {
+	n := room(t)
+	a := attach(t, n, AttachRequest{Ports: []PortRequest{{Container: 80, HostPort: "18135"}}})
+	id := n.owner(t, a)
+	n.mu.Lock()
+	h := n.held[id]
+	n.mu.Unlock()
+	must(t, n.Detach(context.Background(), id))
+	if err := n.openPorts(h); err == nil {
+		t.Error("ports of a container that has ended are opened")
+	}
+	if _, err := n.Publish(context.Background(), PublishRequest{ContainerID: id, Add: []PortRequest{{Container: 81, HostPort: "18136"}}}); err == nil {
+		t.Error("ports of a container that has ended are published")
+	}
+	if len(n.ports) != 0 {
+		t.Errorf("in the book: %v", n.ports)
+	}
+}
