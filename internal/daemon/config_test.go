@@ -45,7 +45,7 @@ func TestFlags(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !c.Debug || !reflect.DeepEqual(c.Hosts, []string{"unix:///a", "tcp://127.0.0.1:1", "unix:///b"}) ||
-		c.LogLevel != "warn" || c.Group != "5" || c.ICC || c.Bridge != "br9" || c.PublishPolicy != policyRespect || c.ShmSize != 128<<20 {
+		c.LogLevel != "warn" || c.Group != "5" || c.ICC || c.UserlandProxy || c.Bridge != "br9" || c.PublishPolicy != policyRespect || c.ShmSize != 128<<20 {
 		t.Errorf("%+v", c)
 	}
 	if !reflect.DeepEqual(c.LogOptions, map[string]string{"max-size": "1m", "max-file": "2"}) ||
@@ -64,7 +64,7 @@ func TestFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !c.Debug || c.MTU != 1400 || c.LogOptions["max-file"] != "3" || c.LogOptions["compress"] != "true" ||
+	if !c.Debug || c.UserlandProxy || c.MTU != 1400 || c.LogOptions["max-file"] != "3" || c.LogOptions["compress"] != "true" ||
 		c.Ulimits["nofile"].Hard != 2 || c.Pools[0].Size != 24 || c.HTTPProxy != "http://u:p@x" ||
 		c.Mirrors[0] != "https://m" {
 		t.Errorf("%+v", c)
@@ -101,7 +101,7 @@ func TestRefusals(t *testing.T) {
 		{`{"hosts":"unix:///a"}`, "", `"hosts": must be a []string, not a string`},
 		{`{"log-opts":{"max-size":[1]}}`, "", `the value of "max-size" must be a string`},
 		{`{"live-restore":false}`, "", `"live-restore": it can only be true: containers always outlive the daemon`},
-		{`{"userland-proxy":true}`, "", `"userland-proxy": it can only be false`},
+		{`{"userland-proxy":"yes"}`, "", `"userland-proxy": must be a bool, not a string`},
 		{`{"registry":{"listen":"0.0.0.0:5000"}}`, "", `"registry": the registry's address "0.0.0.0:5000" is open to other machines`},
 		{`{"registry":{"listen":"5000"}}`, "", `is not ADDRESS:PORT`},
 		{`{"registry":{"listen":"127.0.0.1:0"}}`, "", `is not ADDRESS:PORT`},
@@ -132,7 +132,7 @@ func TestRefusals(t *testing.T) {
 		{"", "--publish-policy=closed", `publish-policy "closed" is neither open nor respect-host-firewall`},
 		{`{"publish-policy":"respect-host-firewall","iptables":false}`, "", "publish-policy respect-host-firewall needs firewall rules"},
 		{"", "--icc=maybe", `invalid value for --icc: "maybe" is neither true nor false`},
-		{"", "--userland-proxy=true", "invalid value for --userland-proxy: it can only be false"},
+		{"", "--userland-proxy=no", `invalid value for --userland-proxy: "no" is neither true nor false`},
 		{"", "--live-restore=false", "invalid value for --live-restore: it can only be true"},
 		{"", "--icc=false --iptables=false", "You specified --iptables=false with --icc=false"},
 		{"", "--bip=10.0.0.1", `bip "10.0.0.1" is not an IPv4 address with a prefix length, such as 10.1.0.1/24`},

@@ -212,7 +212,7 @@ func (c *Config) networkOptions() network.Options {
 	n.Gateway6, _ = netip.ParseAddr(c.Gateway6)
 	n.DriverOptions, n.DirectRouting = c.NetworkOptions, c.DirectRouting
 	n.IPTables, n.IPForward, n.IPForwardNoDrop = c.IPTables, c.IPForward, c.IPForwardNoDrop
-	n.IPMasq, n.ICC = c.IPMasq, c.ICC
+	n.IPMasq, n.ICC, n.Relay = c.IPMasq, c.ICC, c.UserlandProxy
 	n.Firewall = c.FirewallBackend
 	n.CNIConfDir, n.CNIBinDirs = c.CNIConfDir, c.CNIBinDirs
 	n.RespectFirewall = c.PublishPolicy == policyRespect

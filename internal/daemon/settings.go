@@ -36,6 +36,7 @@ type Config struct {
 	IPTables, IPForward       bool
 	IPForwardNoDrop           bool
 	IPMasq, ICC               bool
+	UserlandProxy             bool
 	FirewallBackend           string // auto, nftables or iptables
 	CNIConfDir                string
 	CNIBinDirs                []string
@@ -103,7 +104,8 @@ func defaults() Config {
 	return Config{
 		ConfigFile: defaultConfigFile, DataRoot: "/var/lib/berth", ExecRoot: "/run/berth",
 		Bridge: "berth0", PublishPolicy: policyOpen, FirewallBackend: network.FirewallAuto, IPTables: true, IPForward: true, IPMasq: true, ICC: true,
-		LogDriver: "json-file", LogOptions: map[string]string{}, Downloads: 3,
+		UserlandProxy: true,
+		LogDriver:     "json-file", LogOptions: map[string]string{}, Downloads: 3,
 		Ulimits: map[string]container.Ulimit{}, ShmSize: 64 << 20, DefaultRuntime: "berth-runtime",
 		ImageGCMinAge: "1h", LogLevel: "info", LogFormat: "text", ShutdownTimeout: 15, MinAPIVersion: "1.24",
 	}
@@ -181,6 +183,8 @@ func settings() []setting {
 			func(c *Config) any { return &c.CNIConfDir }},
 		{"cni-bin-dir", "", "cni-bin-dir", "DIR", "Where the CNI plugins are (default /opt/cni/bin, /usr/lib/cni and /usr/libexec/cni)", false,
 			func(c *Config) any { return &c.CNIBinDirs }},
+		{"userland-proxy", "", "userland-proxy", "", "Relay what comes by IPv6 to ports of containers with IPv4 only", false,
+			func(c *Config) any { return &c.UserlandProxy }},
 		{"ip", "", "ip", "ADDRESS", "Host address to publish ports on", false,
 			func(c *Config) any { return &c.PublishIP }},
 		{"dns", "", "dns", "ADDRESS", "Name server of containers", false,
@@ -252,10 +256,6 @@ func settings() []setting {
 		{"live-restore", "", "live-restore", "", "Containers outlive the daemon: always", false,
 			func(*Config) any {
 				return only{"true", "containers always outlive the daemon"}
-			}},
-		{"userland-proxy", "", "userland-proxy", "", "Publish ports through processes: never", false,
-			func(*Config) any {
-				return only{"false", "ports are published by the kernel, without a process per port"}
 			}},
 		{"ip6tables", "", "ip6tables", "", "Make firewall rules for IPv6: together with --iptables", false,
 			func(*Config) any {

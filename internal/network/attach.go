@@ -593,7 +593,7 @@ func (n *Networks) publish(h *holding, name string, ports []PortRequest, gw4, gw
 	if gw6 != nil {
 		to6 = gw6.state.IPv6.Addr()
 	}
-	wanted, err := parsePorts(ports, host, to4.IsValid(), to6.IsValid())
+	wanted, err := parsePorts(ports, host, ways{v4: to4.IsValid(), v6: to6.IsValid(), relay: n.mayRelay(h, gw4)})
 	if err != nil {
 		return fail(err)
 	}
@@ -626,7 +626,7 @@ func (n *Networks) reservePortFor(h *holding, w wantedPort, to4, to6 netip.Addr,
 	}
 	for _, r := range rs {
 		to := to4
-		if r.host.Addr().Is6() {
+		if r.host.Addr().Is6() && !w.relayed {
 			to = to6
 		}
 		n.hold(h, heldPort{reservation: r, to: netip.AddrPortFrom(to, w.container), by: by})
@@ -862,6 +862,7 @@ func (n *Networks) closePorts(id string, ports []heldPort, whole bool) error {
 	}
 	n.keeper.drop(id, kept...)
 	for _, p := range ports {
+		n.here.stop(id, p)
 		p.close()
 	}
 	n.forgetFlows(ports)
@@ -878,7 +879,7 @@ func (n *Networks) closePorts(id string, ports []heldPort, whole bool) error {
 func (n *Networks) forgetFlows(ports []heldPort) {
 	filters := map[family][]netlink.CustomConntrackFilter{}
 	for _, p := range ports {
-		if p.proto != unix.IPPROTO_UDP {
+		if p.proto != unix.IPPROTO_UDP || p.relayed() {
 			continue
 		}
 		f := &netlink.ConntrackFilter{}

@@ -197,9 +197,9 @@ func (n *Networks) quietly(ns *os.File, fn func() error) error {
 
 // portsForPlugins takes the host's ports for the container. Nobody else gets them; the plugins are told the numbers.
 func (n *Networks) portsForPlugins(h *holding, e *endpoint, ports []PortRequest) ([]cni.Port, error) {
-	wanted, err := parsePorts(ports, n.opts.HostIP, true, slices.ContainsFunc(ports, func(p PortRequest) bool {
+	wanted, err := parsePorts(ports, n.opts.HostIP, ways{v4: true, v6: slices.ContainsFunc(ports, func(p PortRequest) bool {
 		return strings.Contains(p.HostIP, ":")
-	}))
+	})})
 	if err != nil {
 		return nil, err
 	}

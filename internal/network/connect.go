@@ -280,13 +280,14 @@ func (n *Networks) reroute(h *holding, id string, ns *os.File, name string, want
 	n.mu.Lock()
 	was4, was6 := h.published()
 	n.mu.Unlock()
+	relay := !was4 && !was6 && n.mayRelay(h, gw4)
 	if was4 {
 		gw4 = nil
 	}
 	if was6 {
 		gw6 = nil
 	}
-	if wanted = portsFor(wanted, gw4 != nil, gw6 != nil); len(wanted) == 0 {
+	if wanted = portsFor(wanted, gw4 != nil, gw6 != nil || relay); len(wanted) == 0 {
 		return n.ensureRules()
 	}
 	return n.publish(h, name, wanted, gw4, gw6)
@@ -375,31 +376,50 @@ func (n *Networks) movePorts(h *holding, gw4, gw6 *endpoint) (closed []heldPort,
 			kept = append(kept, p)
 			continue
 		}
-		var to netip.Addr
-		f, gw := ip4, gw4
-		if p.to.Addr().Is6() {
-			f, gw = ip6, gw6
-		}
-		switch {
-		case gw != nil && gw.routed(f) != (p.host.Port() == 0): // another way in
-			closed = append(closed, p)
-			continue
-		case p.to.Addr().Is6() && gw6 != nil:
-			to = gw6.state.IPv6.Addr()
-		case p.to.Addr().Is4() && gw4 != nil:
-			to = gw4.state.IPv4.Addr()
-		default:
+		to := n.target(p, gw4, gw6)
+		if !to.IsValid() {
 			closed = append(closed, p)
 			continue
 		}
 		moved = moved || to != p.to.Addr()
+		was := p.relayed()
 		p.to = netip.AddrPortFrom(to, p.to.Port())
+		if is := p.relayed(); is != was {
+			use := useNone
+			if is {
+				use = useRelay
+			}
+			if err := p.reuse(use); err != nil {
+				n.log.Error("use the socket of a published port otherwise", "port", p.host, "error", err)
+			}
+		}
 		kept = append(kept, p)
+	}
+	for _, p := range closed {
+		n.leaveSocket(p, kept)
 	}
 	if len(closed) > 0 || moved {
 		h.ports = kept
 	}
 	return closed, moved
+}
+
+// target is where a port leads when these endpoints are the container's ways out; the zero address is nowhere.
+func (n *Networks) target(p heldPort, gw4, gw6 *endpoint) netip.Addr {
+	f, gw := ip4, gw4
+	if p.host.Addr().Is6() {
+		f, gw = ip6, gw6
+	}
+	switch {
+	case gw == nil && f == ip6 && gw4 != nil && !gw4.routed(ip4) && p.host.Port() != 0 && p.fd >= 0 && p.proto != unix.IPPROTO_SCTP &&
+		(p.relayed() || n.opts.Relay):
+		return gw4.state.IPv4.Addr()
+	case gw == nil, gw.routed(f) != (p.host.Port() == 0): // another way in
+		return netip.Addr{}
+	case f == ip6:
+		return gw.state.IPv6.Addr()
+	}
+	return gw.state.IPv4.Addr()
 }
 
 // Rename tells the networks that a container has another name now.

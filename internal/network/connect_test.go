@@ -52,7 +52,7 @@ func interfacesIn(t *testing.T, n *Networks, ns *os.File) string {
 
 // TestConnect takes a container through its networks: routes, ports and names follow.
 func TestConnect(t *testing.T) {
-	n := room(t)
+	n := room(t, withoutRelay)
 	out := outside(t, n)
 	for _, name := range []string{"a", "b"} {
 		network1(t, n, CreateRequest{Name: name, Subnets: sub(map[string]string{"a": "10.213.150.0/24", "b": "10.213.151.0/24"}[name])})

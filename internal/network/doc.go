@@ -1,6 +1,6 @@
 // Package network owns the networks of one daemon: bridges, addresses, the namespaces of containers, published ports
 // and the firewall rules that go with them. It owns `networks/` under the data root, one bridge per network, the
-// nftables tables named berth-<bridge>, and nothing else; it runs no program, neither ip nor iptables nor a proxy, but for the
+// nftables tables named berth-<bridge>, and nothing else; it runs no program, neither ip nor iptables nor a proxy per port, but for the
 // restorer of iptables on a kernel without nftables, and the plugins of CNI configurations.
 //
 // # The life of an endpoint
@@ -79,6 +79,8 @@
 // reaching the host's loopback that way, and prerouting never translates a loopback address, so a neighbour cannot reach
 // what is published there. For ::1 a local route on the bridge does the same, and the kernel itself keeps ::1 off the
 // wire.
+//
+// What comes by IPv6 for a container that has IPv4 only no rule can translate: relays.go says who carries that.
 //
 // # The guard
 //

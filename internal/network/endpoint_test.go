@@ -15,7 +15,7 @@ const bridgeOption = "com.docker.network.bridge."
 
 // TestGatewayModes sends packets from outside to containers of each kind.
 func TestGatewayModes(t *testing.T) {
-	n := room(t)
+	n := room(t, withoutRelay)
 	out := outside(t, n)
 	mode := func(name, prefix, m string) {
 		network1(t, n, CreateRequest{Name: name, Subnets: sub(prefix), Options: map[string]string{bridgeOption + "gateway_mode_ipv4": m}})

@@ -20,12 +20,15 @@ import (
 )
 
 // The keeper is a process beside the daemon that outlives it. It has a copy of the sockets of published ports and name
-// servers, and knows what the table of names says. While the daemon lives it does nothing with them; from the moment the
-// daemon is gone, killed or not, it answers the containers' questions, until the next daemon takes over.
+// servers, and knows what the table of names says. While the daemon lives it does nothing with those of names; from the moment the
+// daemon is gone, killed or not, it answers the containers' questions, until the next daemon takes over. What comes to ports by
+// IPv6 for containers that have IPv4 only it relays all the time (package relay), so that no daemon's end ends a connection.
 //
 //	daemon                                    keeper
 //	  │ starts it with a socketpair and the listener of keeper.sock
 //	  ├─ set  container, places, sockets + fds ─▶ has them; and the log of what egress policies refuse, as a container
+//	  ├─ set  container, … relays, inner ───────▶ relays what comes to these sockets, unless it comes from an internal network
+//	  ├─ inner links ───────────────────────────▶ those are the bridges of internal networks from now on
 //	  ├─ drop container, sockets ───────────────▶ closes them
 //	  ◀──────────────────────────────────── done ┤ (now the ports can be taken by others)
 //	  ✗ end of the stream                        ├ answers names; with nothing to keep, or without its socket, it ends
@@ -54,6 +57,8 @@ const (
 	keepDrop keeperOp = "drop"
 	keepHave keeperOp = "have"
 	keepDone keeperOp = "done"
+	// keepInner is of version 3, as are relays.
+	keepInner keeperOp = "inner"
 )
 
 // keeperDocument is a message. Sockets name the descriptors beside it.
@@ -68,6 +73,16 @@ type keeperDocument struct {
 	// without is of version 1.
 	Bounds []keptBound `json:"bounds,omitempty"`
 	Table  string      `json:"table,omitempty"`
+	// Relays say where what comes to sockets goes, and Inner which bridges are of internal networks. Version 3 has them.
+	Relays []keptRelay `json:"relays,omitempty"`
+	Inner  []string    `json:"inner,omitempty"`
+}
+
+// keptRelay is a socket that is relayed; with To the zero value it is no more. Link is the bridge of To's network.
+type keptRelay struct {
+	Socket string         `json:"socket"`
+	To     netip.AddrPort `json:"to"`
+	Link   string         `json:"link,omitempty"`
 }
 
 // keptBound is a leash with its policies as they are written.
@@ -80,6 +95,9 @@ type keptBound struct {
 
 // boundsVersion is that of documents with bounds: who does not know them must not answer for them.
 const boundsVersion = 2
+
+// relayVersion is that of documents with relays: who does not know them ends the connection, and the next keeper does.
+const relayVersion = 3
 
 // Names of sockets: these, and "tcp/0.0.0.0:80" for a port.
 const (
@@ -101,7 +119,10 @@ type keeper struct {
 	argv []string // of the program; none: there shall be no keeper
 	fd   int      // -1: not there
 	life int      // how many there have been
-	has  map[string]map[string]bool
+	// has are the sockets it has of containers, and where they are relayed to.
+	has map[string]map[string]keptRelay
+	// relays says that it knows relays.
+	relays bool
 	// told says that the last start of it failed and that this was logged.
 	told bool
 	// again makes another one after somebody killed it; short is how often in a row it did not live for a second.
@@ -113,7 +134,7 @@ type keeper struct {
 const manyShort = 5
 
 func newKeeper(argv []string, runDir string, log *slog.Logger) *keeper {
-	return &keeper{argv: argv, path: filepath.Join(runDir, keeperSocket), log: log, fd: -1, has: map[string]map[string]bool{}}
+	return &keeper{argv: argv, path: filepath.Join(runDir, keeperSocket), log: log, fd: -1, has: map[string]map[string]keptRelay{}}
 }
 
 // adopt connects to the keeper that the last daemon left, and returns the descriptors it has: the caller's from now on.
@@ -135,11 +156,11 @@ func (k *keeper) adopt() map[string]map[string]int {
 	found := map[string]map[string]int{}
 	err = k.receive(func(d keeperDocument, fds []int) {
 		if found[d.Container] == nil {
-			found[d.Container], k.has[d.Container] = map[string]int{}, map[string]bool{}
+			found[d.Container], k.has[d.Container] = map[string]int{}, map[string]keptRelay{}
 		}
 		for i, name := range d.Sockets {
 			found[d.Container][name] = fds[i]
-			k.has[d.Container][name] = true
+			k.has[d.Container][name] = keptRelay{}
 		}
 	})
 	if err != nil {
@@ -154,7 +175,7 @@ func (k *keeper) use(fd int, child *os.Process) {
 	limit := unix.NsecToTimeval(int64(keeperPatience))
 	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit)
 	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit)
-	k.fd = fd
+	k.fd, k.relays = fd, false
 	k.life++
 	watched, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
@@ -216,7 +237,7 @@ func receiveKeeper(fd int, buf []byte) (d keeperDocument, fds []int, err error) 
 	if err == nil {
 		err = json.Unmarshal(buf[:n], &d)
 	}
-	if err == nil && d.Version != keeperVersion && d.Version != boundsVersion {
+	if err == nil && (d.Version < keeperVersion || d.Version > relayVersion) {
 		err = fmt.Errorf("the other side speaks version %d", d.Version)
 	}
 	if err == nil && d.Op != keepDrop && len(d.Sockets) != len(fds) {
@@ -242,6 +263,9 @@ func sendKeeper(socket int, d keeperDocument, fds ...int) error {
 	if len(d.Bounds) > 0 {
 		d.Version = boundsVersion
 	}
+	if len(d.Relays) > 0 || d.Op == keepInner {
+		d.Version = relayVersion
+	}
 	text, err := json.Marshal(d)
 	if err != nil {
 		return err
@@ -259,7 +283,7 @@ func (k *keeper) lose(err error) {
 	}
 	k.log.Warn("the keeper of ports and names is lost", "error", err)
 	k.hangUp()
-	k.has = map[string]map[string]bool{}
+	k.has = map[string]map[string]keptRelay{}
 }
 
 // hangUp ends the connection for whoever holds a copy of it, too. Called with mu held.
@@ -317,10 +341,11 @@ func (n *Networks) keep(id string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if len(k.argv) == 0 {
+		n.relayHere(id)
 		return
 	}
-	all := []string{id}
-	if k.fd < 0 {
+	all, fresh := []string{id}, k.fd < 0
+	if fresh {
 		if !n.worthKeeping(id) {
 			return
 		}
@@ -329,6 +354,7 @@ func (n *Networks) keep(id string) {
 				k.log.Warn("ports and names of containers rest while the daemon is away, because their keeper cannot start", "error", err)
 			}
 			k.told = true
+			n.relayHere(id)
 			return
 		}
 		k.told = false
@@ -339,6 +365,9 @@ func (n *Networks) keep(id string) {
 	for _, id := range all {
 		if err := n.keepOne(id); err != nil {
 			k.lose(err)
+			if !fresh { // the next one has ports to relay
+				go k.again()
+			}
 			return
 		}
 	}
@@ -385,10 +414,15 @@ func (n *Networks) keepOne(id string) error {
 		d.Bounds = append(d.Bounds, keptBound{b.link, b.addrs, b.network.String(), b.own.String()})
 		d.Table = n.tableName()
 	}
-	sockets := map[string]int{}
+	sockets, relays := map[string]int{}, map[string]keptRelay{}
 	for _, p := range h.ports {
-		if p.fd >= 0 {
-			sockets[keptPort(p.proto, p.host)] = p.fd
+		if p.fd < 0 {
+			continue
+		}
+		name := keptPort(p.proto, p.host)
+		sockets[name] = p.fd
+		if p.relayed() {
+			relays[name] = keptRelay{name, p.to, h.linkTo(p.to.Addr())}
 		}
 	}
 	if r := h.resolver; r != nil {
@@ -397,20 +431,31 @@ func (n *Networks) keepOne(id string) error {
 			sockets[keptNetNS] = int(r.ns.Fd())
 		}
 	}
+	inner := n.innerLinks()
 	n.mu.Unlock()
 	has := k.has[id]
 	if has == nil {
-		has = map[string]bool{}
+		has = map[string]keptRelay{}
 		k.has[id] = has
 	}
-	names := slices.DeleteFunc(slices.Sorted(maps.Keys(sockets)), func(name string) bool { return has[name] })
+	names := slices.DeleteFunc(slices.Sorted(maps.Keys(sockets)), func(name string) bool {
+		told, ok := has[name]
+		return ok && told == relays[name]
+	})
 	for first := true; first || len(names) > 0; first = false {
 		part := names[:min(len(names), linux.MaxFds)]
 		names = names[len(part):]
-		d.Sockets = part
-		fds := make([]int, len(part))
-		for i, name := range part {
-			fds[i] = sockets[name]
+		var fds []int
+		d.Sockets, d.Relays, d.Inner = nil, nil, nil
+		for _, name := range part {
+			told, ok := has[name]
+			if !ok {
+				d.Sockets, fds = append(d.Sockets, name), append(fds, sockets[name])
+			}
+			if r := relays[name]; r != told {
+				r.Socket = name
+				d.Relays, d.Inner = append(d.Relays, r), inner
+			}
 		}
 		err := sendKeeper(k.fd, d, fds...)
 		if errors.Is(err, errKeeperMessage) { // of the names and links of one container
@@ -421,8 +466,9 @@ func (n *Networks) keepOne(id string) error {
 			return fmt.Errorf("give it the sockets of container %s: %w", id, err)
 		}
 		for _, name := range part {
-			has[name] = true
+			has[name] = relays[name]
 		}
+		k.relays = k.relays || len(d.Relays) > 0
 	}
 	return nil
 }
@@ -434,7 +480,7 @@ func (k *keeper) drop(id string, sockets ...string) {
 	defer k.mu.Unlock()
 	has := k.has[id]
 	whole := len(sockets) == 0
-	sockets = slices.DeleteFunc(sockets, func(name string) bool { return !has[name] })
+	sockets = slices.DeleteFunc(sockets, func(name string) bool { _, ok := has[name]; return !ok })
 	if k.fd < 0 || has == nil || !whole && len(sockets) == 0 {
 		return
 	}

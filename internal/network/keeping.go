@@ -13,7 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// keeping is the keeper's side: one goroutine, and while there is no daemon the name servers.
+// keeping is the keeper's side: one goroutine, the relay's where there is something to relay, and while there is no daemon the name
+// servers.
 type keeping struct {
 	path    string
 	name    uint64    // the path's inode: another one there is another keeper's
@@ -22,6 +23,7 @@ type keeping struct {
 	table   dns.Table
 	retired sync.WaitGroup      // servers that still answer what they have begun
 	names   map[string]*learner // by table
+	relays  relays
 }
 
 type keptContainer struct {
@@ -82,6 +84,9 @@ func (k *keeping) obey(conn int) {
 			return
 		}
 		switch d.Op {
+		case keepInner:
+			closeFds(fds)
+			k.relays.keepFrom(d.Inner)
 		case keepSet:
 			k.set(d, fds)
 		case keepDrop:
@@ -108,9 +113,18 @@ func (k *keeping) set(d keeperDocument, fds []int) {
 	}
 	for i, name := range d.Sockets {
 		if old, ok := c.sockets[name]; ok {
+			k.relays.relay.Stop(relayName(d.Container, name))
 			unix.Close(old)
 		}
 		c.sockets[name] = fds[i]
+	}
+	if len(d.Relays) > 0 {
+		k.relays.keepFrom(d.Inner)
+	}
+	for _, r := range d.Relays {
+		if fd, ok := c.sockets[r.Socket]; ok {
+			k.relays.serve(d.Container, r, fd)
+		}
 	}
 	k.table.Set(d.Container, d.Places)
 }
@@ -131,6 +145,7 @@ func (k *keeping) drop(d keeperDocument) {
 	}
 	for _, name := range d.Sockets {
 		if fd, ok := c.sockets[name]; ok {
+			k.relays.relay.Stop(relayName(d.Container, name))
 			unix.Close(fd)
 			delete(c.sockets, name)
 		}
@@ -138,7 +153,8 @@ func (k *keeping) drop(d keeperDocument) {
 	if len(d.Sockets) > 0 {
 		return
 	}
-	for _, fd := range c.sockets {
+	for name, fd := range c.sockets {
+		k.relays.relay.Stop(relayName(d.Container, name))
 		unix.Close(fd)
 	}
 	delete(k.kept, d.Container)

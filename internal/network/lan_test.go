@@ -37,7 +37,7 @@ func skipWithout(t *testing.T, err error) {
 
 // TestMacvlan: containers that are neighbours of what is outside, and not of the host.
 func TestMacvlan(t *testing.T) {
-	n := room(t)
+	n := room(t, withoutRelay)
 	out := outside(t, n)
 	ctx := context.Background()
 	v := macvlan(t, n, "lan", map[string]string{})

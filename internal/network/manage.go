@@ -168,6 +168,9 @@ func (n *Networks) Create(ctx context.Context, r CreateRequest) (CreateResult, e
 	n.mu.Lock()
 	n.networks[rec.ID] = nw
 	n.mu.Unlock()
+	if rec.Internal {
+		n.tellInner()
+	}
 	defer undo(func() error {
 		n.mu.Lock()
 		delete(n.networks, rec.ID)

@@ -173,7 +173,7 @@ func TestRemove(t *testing.T) {
 }
 
 func TestAttachRefuses(t *testing.T) {
-	n := room(t)
+	n := room(t, withoutRelay)
 	network1(t, n, CreateRequest{Name: "fixed", Subnets: []Subnet{{Prefix: netip.MustParsePrefix("10.213.150.0/24"),
 		Range: netip.MustParsePrefix("10.213.150.128/25"), Aux: map[string]netip.Addr{"router": netip.MustParseAddr("10.213.150.130")}}}})
 	network1(t, n, CreateRequest{Name: "auto"})

@@ -46,6 +46,7 @@ type Networks struct {
 	plugins *cni.Host     // those of CNI configurations
 	swept   chan struct{} // closed when plugins have cleaned up after containers that are gone
 	keeper  *keeper
+	here    relays // while there is no keeper
 	gate    gate
 	// noTables is why the kernel takes no nftables rules; nil where it does.
 	noTables error
@@ -619,6 +620,7 @@ func (n *Networks) release() {
 		_ = n.exits.Close()
 	}
 	n.keeper.leave(false)
+	n.here.close()
 	if n.handle != nil {
 		n.handle.Close()
 	}
@@ -678,7 +680,7 @@ func (n *Networks) policy() policy {
 func (h *holding) policyPorts() []policyPort {
 	ports := make([]policyPort, 0, len(h.ports))
 	for _, p := range h.ports {
-		if p.by != nil {
+		if p.by != nil || p.relayed() {
 			continue
 		}
 		ports = append(ports, policyPort{host: p.host, proto: p.proto, to: p.to, direct: h.direct(p)})
@@ -693,6 +695,9 @@ func (n *Networks) applyPorts(id string, had []heldPort) error {
 	}
 	var was []policyPort
 	for _, p := range had {
+		if p.relayed() {
+			continue
+		}
 		was = append(was, policyPort{host: p.host, proto: p.proto, to: p.to, direct: true})
 	}
 	if n.wall.adjust(was, func() []policyPort {

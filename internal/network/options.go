@@ -59,6 +59,9 @@ type Options struct {
 	// RespectFirewall lets whoever rules the host's input decide who reaches published ports; without it all do.
 	RespectFirewall bool
 
+	// Relay carries what comes to published ports by IPv6 to containers that have IPv4 only.
+	Relay bool
+
 	// CNIConfDir and CNIBinDirs have the CNI configurations and their plugins; nothing is where they usually are. CNITimeout is
 	// how long plugins may take; 0 is half a minute.
 	CNIConfDir string
@@ -84,7 +87,7 @@ type Options struct {
 // DefaultOptions are dockerd's defaults, with a link of our own.
 func DefaultOptions(dataRoot, runDir string) Options {
 	return Options{DataRoot: dataRoot, RunDir: runDir, Bridge: "berth0", IPTables: true, IPForward: true,
-		IPMasq: true, ICC: true}
+		IPMasq: true, ICC: true, Relay: true}
 }
 
 // Pool is a range of addresses and the length of the prefixes cut from it.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -15,7 +16,7 @@ import (
 type reservation struct {
 	proto protocol
 	host  netip.AddrPort
-	fd    int // -1 where the kernel does not know the protocol: then only our own book protects it
+	fd    int // -1 where another reservation's socket has it too, or the kernel does not know the protocol: then only our own book does
 }
 
 func (r *reservation) close() {
@@ -42,11 +43,18 @@ type wantedPort struct {
 	proto     protocol
 	hosts     []netip.Addr // one of each version at most
 	lo, hi    uint16       // 0: any
+	relayed   bool         // what comes to an address of IPv6
 }
 
-// parsePorts reads what a user asked for. anyHost is where ports without an address go; v6 says whether the container
-// can be reached by IPv6.
-func parsePorts(requests []PortRequest, anyHost netip.Addr, v4, v6 bool) ([]wantedPort, error) {
+// ways are the versions of IP by which a container can be reached.
+type ways struct {
+	v4, v6 bool
+	// relay says that what comes by IPv6 can be carried to a container that has IPv4 only.
+	relay bool
+}
+
+// parsePorts reads what a user asked for. anyHost is where ports without an address go.
+func parsePorts(requests []PortRequest, anyHost netip.Addr, by ways) ([]wantedPort, error) {
 	var wanted []wantedPort
 	for _, r := range requests {
 		bad := func(format string, args ...any) error { return failf(errdefs.ErrInvalidArgument, format, args...) }
@@ -70,6 +78,10 @@ func parsePorts(requests []PortRequest, anyHost netip.Addr, v4, v6 bool) ([]want
 			if host, err = parseHostIP(r.HostIP); err != nil {
 				return nil, bad("invalid host address %q of published port %d: %w", r.HostIP, r.Container, err)
 			}
+		}
+		v4, v6 := by.v4, by.v6
+		if by.relay && by.v4 && !by.v6 && w.proto != unix.IPPROTO_SCTP {
+			v6, w.relayed = true, true
 		}
 		switch {
 		case !host.IsValid():
@@ -157,25 +169,25 @@ func (w wantedPort) reserve(taken func(portKey) bool) ([]*reservation, error) {
 func (w wantedPort) reserveAny(taken func(portKey) bool) ([]*reservation, error) {
 	const attempts = 64
 	for range attempts {
-		first, err := bind(w.proto, netip.AddrPortFrom(w.hosts[0], 0))
+		first, rest, err := w.bindFirst(0)
 		if err != nil {
-			return nil, bindError(w.proto, netip.AddrPortFrom(w.hosts[0], 0), err)
+			return nil, err
 		}
-		port := first.host.Port()
+		port := first[0].host.Port()
 		if port == 0 {
-			first.close()
+			closeAll(first)
 			return nil, failf(errdefs.ErrInvalidArgument,
 				"a free port of protocol %s cannot be found on this kernel: name one", w.proto)
 		}
-		if taken(portKey{w.proto, first.host}) {
-			first.close()
+		if slices.ContainsFunc(first, func(r *reservation) bool { return taken(portKey{w.proto, r.host}) }) {
+			closeAll(first)
 			continue
 		}
-		rest, err := wantedPort{proto: w.proto, hosts: w.hosts[1:]}.reserveAt(port, taken)
+		more, err := rest.reserveAt(port, taken)
 		if err == nil {
-			return append([]*reservation{first}, rest...), nil
+			return append(first, more...), nil
 		}
-		first.close()
+		closeAll(first)
 		if !errors.Is(err, errdefs.ErrConflict) {
 			return nil, err
 		}
@@ -190,17 +202,44 @@ func (w wantedPort) reserveAt(port uint16, taken func(portKey) bool) (rs []*rese
 		}
 	}()
 	for _, h := range w.hosts {
-		host := netip.AddrPortFrom(h, port)
-		if taken(portKey{w.proto, host}) {
+		if host := netip.AddrPortFrom(h, port); taken(portKey{w.proto, host}) {
 			return rs, failf(errdefs.ErrConflict, "Bind for %s failed: port is already allocated", host)
 		}
-		r, err := bind(w.proto, host)
-		if err != nil {
-			return rs, bindError(w.proto, host, err)
+	}
+	for len(w.hosts) > 0 {
+		var more []*reservation
+		if more, w, err = w.bindFirst(port); err != nil {
+			return rs, err
 		}
-		rs = append(rs, r)
+		rs = append(rs, more...)
 	}
 	return rs, nil
+}
+
+// bindFirst binds the port, which may be 0, of the first host address, and says what is left to be bound. Every address of both
+// versions is one socket where those of IPv6 are relayed: half of the descriptors, and the kernel's choice is free in both.
+func (w wantedPort) bindFirst(port uint16) (rs []*reservation, rest wantedPort, err error) {
+	rest = w
+	use := useNone
+	if w.relayed && w.hosts[0].Is6() {
+		use = useRelay
+	}
+	if w.relayed && len(w.hosts) == 2 && w.hosts[0] == netip.IPv4Unspecified() && w.hosts[1] == netip.IPv6Unspecified() {
+		both, err := bind(w.proto, netip.AddrPortFrom(w.hosts[1], port), useRelayBoth)
+		if err == nil {
+			rest.hosts = nil
+			four := &reservation{proto: w.proto, host: netip.AddrPortFrom(w.hosts[0], both.host.Port()), fd: -1}
+			return []*reservation{four, both}, rest, nil
+		}
+		// Whose address is it? One by one the right one is named.
+	}
+	host := netip.AddrPortFrom(w.hosts[0], port)
+	r, err := bind(w.proto, host, use)
+	if err != nil {
+		return nil, rest, bindError(w.proto, host, err)
+	}
+	rest.hosts = w.hosts[1:]
+	return []*reservation{r}, rest, nil
 }
 
 func closeAll(rs []*reservation) {
@@ -220,9 +259,21 @@ func bindError(proto protocol, host netip.AddrPort, err error) error {
 	return fmt.Errorf("reserve host port %s/%s: %w", host, proto, err)
 }
 
+// socketUse is what becomes of packets that reach a socket which holds a port.
+type socketUse byte
+
+const (
+	useNone      socketUse = iota // they are dropped rather than queued
+	useRelay                      // those of IPv6 are relayed
+	useRelayBoth                  // the same, and the port of IPv4 is held as well
+)
+
+// relayBacklog is how many connections wait for the relay.
+const relayBacklog = 512
+
 // bind takes the port from the host. The socket is there to be seen in lists and to keep others out: packets to the port
-// are translated before they could reach it, and those that are not are dropped rather than queued.
-func bind(proto protocol, host netip.AddrPort) (*reservation, error) {
+// are translated before they could reach it, but for those of IPv6 to a port that is relayed.
+func bind(proto protocol, host netip.AddrPort, use socketUse) (*reservation, error) {
 	r := &reservation{proto: proto, host: host, fd: -1}
 	family, typ := unix.AF_INET, unix.SOCK_STREAM
 	if host.Addr().Is6() {
@@ -238,7 +289,7 @@ func bind(proto protocol, host netip.AddrPort) (*reservation, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := bindTo(fd, proto, host); err != nil {
+	if err := bindTo(fd, proto, host, use); err != nil {
 		unix.Close(fd)
 		return nil, err
 	}
@@ -257,11 +308,8 @@ func bind(proto protocol, host netip.AddrPort) (*reservation, error) {
 	return r, nil
 }
 
-func bindTo(fd int, proto protocol, host netip.AddrPort) error {
-	// BPF: accept nothing.
-	nothing := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 0}}
-	if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
-		&unix.SockFprog{Len: uint16(len(nothing)), Filter: &nothing[0]}); err != nil {
+func bindTo(fd int, proto protocol, host netip.AddrPort, use socketUse) error {
+	if err := sift(fd, use); err != nil {
 		return err
 	}
 	if proto == unix.IPPROTO_TCP {
@@ -273,7 +321,11 @@ func bindTo(fd int, proto protocol, host netip.AddrPort) error {
 	}
 	var sa unix.Sockaddr = &unix.SockaddrInet4{Port: int(host.Port()), Addr: as4(host.Addr())}
 	if host.Addr().Is6() {
-		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1); err != nil {
+		only := 1
+		if use == useRelayBoth {
+			only = 0
+		}
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, only); err != nil {
 			return err
 		}
 		sa = &unix.SockaddrInet6{Port: int(host.Port()), Addr: host.Addr().As16()}
@@ -281,10 +333,42 @@ func bindTo(fd int, proto protocol, host netip.AddrPort) error {
 	if err := unix.Bind(fd, sa); err != nil {
 		return err
 	}
-	if proto == unix.IPPROTO_TCP {
+	return listen(fd, proto, use)
+}
+
+func listen(fd int, proto protocol, use socketUse) error {
+	switch {
+	case proto != unix.IPPROTO_TCP:
+		return nil
+	case use == useNone:
 		return unix.Listen(fd, 0)
 	}
-	return nil
+	return unix.Listen(fd, relayBacklog)
+}
+
+// sift makes a socket take nothing, or nothing but IPv6 (by what the link layer calls the packet, filter.txt of the kernel's
+// documents: SKF_AD_PROTOCOL).
+func sift(fd int, use socketUse) error {
+	program := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 0}}
+	if use != useNone {
+		const adOffset = 1<<32 - 0x1000 // SKF_AD_OFF, SKF_AD_PROTOCOL being 0
+		program = []unix.SockFilter{
+			{Code: unix.BPF_LD | unix.BPF_H | unix.BPF_ABS, K: adOffset},
+			{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 1, K: unix.ETH_P_IPV6},
+			{Code: unix.BPF_RET | unix.BPF_K, K: 1<<32 - 1},
+			{Code: unix.BPF_RET | unix.BPF_K, K: 0},
+		}
+	}
+	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
+		&unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]})
+}
+
+// reuse gives a socket that holds a port another use.
+func (r *reservation) reuse(use socketUse) error {
+	if r.fd < 0 {
+		return nil
+	}
+	return errors.Join(sift(r.fd, use), listen(r.fd, r.proto, use))
 }
 
 func as4(a netip.Addr) [4]byte {

@@ -115,7 +115,7 @@ func TestBandwidth(t *testing.T) {
 
 // TestPublishLive: ports open and close while a container runs, whole or not at all.
 func TestPublishLive(t *testing.T) {
-	n := room(t, withKeeper)
+	n := room(t, withKeeper, withoutRelay)
 	out := outside(t, n)
 	r := AttachRequest{ContainerID: newID(), Name: "web", Ports: []PortRequest{{Container: 80, HostPort: "18080"}}}
 	a, err := n.Attach(context.Background(), r)

@@ -183,7 +183,7 @@ func (n *Networks) keepLog() error {
 	if err := sendKeeper(k.fd, keeperDocument{Op: keepSet, Container: keptLog, Sockets: []string{name}}, l.fd); err != nil {
 		return fmt.Errorf("give it the log of what is refused: %w", err)
 	}
-	k.has[keptLog] = map[string]bool{name: true}
+	k.has[keptLog] = map[string]keptRelay{name: {}}
 	return nil
 }
 

@@ -298,7 +298,7 @@ func (n *Networks) retainPort(h *holding, p PublishedPort, to4, to6 netip.Addr, 
 	}
 	host := netip.AddrPortFrom(p.HostIP, p.HostPort)
 	to := to4
-	if p.HostIP.Is6() {
+	if p.HostIP.Is6() && (to6.IsValid() || p.HostPort == 0) {
 		to = to6
 	}
 	by := h.publisher(p)
@@ -320,7 +320,15 @@ func (n *Networks) retainPort(h *holding, p PublishedPort, to4, to6 netip.Addr, 
 		n.hold(h, heldPort{reservation: &reservation{proto: proto, host: host, fd: fd}, to: netip.AddrPortFrom(to, p.Container), by: by})
 		return nil
 	}
-	r, err := bind(proto, host)
+	if h.holdsBoth(proto, host, kept) {
+		n.hold(h, heldPort{reservation: &reservation{proto: proto, host: host, fd: -1}, to: netip.AddrPortFrom(to, p.Container), by: by})
+		return nil
+	}
+	use := useNone
+	if by == nil && host.Addr().Is6() && to.Is4() {
+		use = useRelay
+	}
+	r, err := bind(proto, host, use)
 	if err != nil {
 		r = &reservation{proto: proto, host: host, fd: -1}
 		err = fmt.Errorf("its published port: %w", bindError(proto, host, err))

@@ -88,7 +88,8 @@ type tracing struct {
 	onHost  []netlink.Link
 	sockets []socket
 	plugins map[publishedBy]string // who publishes a port, where our rules do not
-	gate    string                 // the link of it; "" where published ports are open to all
+	relayed map[publishedBy]netip.AddrPort
+	gate    string // the link of it; "" where published ports are open to all
 }
 
 // publishedBy is a port of the host.
@@ -112,7 +113,8 @@ func (t *tracing) problem(format string, args ...any) {
 
 // Trace follows the way of packets to and from a container. It changes nothing.
 func (n *Networks) Trace(_ context.Context, r TraceRequest) (*Trace, error) {
-	t := &tracing{Trace: &Trace{}, n: n, r: r, att: n.Attached(r.ContainerID), plugins: n.publishers(r.ContainerID)}
+	t := &tracing{Trace: &Trace{}, n: n, r: r, att: n.Attached(r.ContainerID), plugins: n.publishers(r.ContainerID),
+		relayed: n.relayedPorts(r.ContainerID)}
 	if t.att == nil {
 		return nil, failf(errdefs.ErrFailedPrecondition, "the container has no network of Berth's: with the network of the host or of "+
 			"another container there is nothing of its own to trace")
@@ -511,11 +513,48 @@ func (t *tracing) port(p *TracePort) error {
 				"theirs (iptables-save, nft list ruleset)", conf, host, p.Proto))
 			continue
 		}
+		if to, ok := t.relayed[publishedBy{p.Proto, host}]; ok {
+			p.Rules = append(p.Rules, t.relaying(p.Proto, host, to)...)
+			continue
+		}
 		p.Rules = append(p.Rules, t.n.legacyRules(host, p.Proto)...)
 		p.Rules = append(p.Rules, t.translation(p, host)...)
 	}
 	t.listening(p)
 	return t.flows(p)
+}
+
+// relaying tells how a port leads to a container that has IPv4 only.
+func (t *tracing) relaying(proto string, host, to netip.AddrPort) []string {
+	who := keeperName
+	if !t.n.keeper.there() {
+		who = "berthd"
+	}
+	at := "the address of its bridge"
+	for _, e := range t.att.Endpoints {
+		if e.IPv4.Addr() == to.Addr() && e.Gateway.IsValid() {
+			at = e.Gateway.String()
+		}
+	}
+	if proto == "tcp" && !slices.Contains(t.hostListeners(), host) {
+		t.problem("nobody on the host listens on %s: what comes there by IPv6 is not relayed to the container; stop it and start it again", host)
+	}
+	return []string{fmt.Sprintf("relay: the process %s listens on %s/%s, because the container has IPv4 only, and speaks to %s; the container sees %s",
+		who, host, proto, to, at), "whether a packet comes to " + host.String() + " is for the host's own input rules to say"}
+}
+
+// hostListeners are the addresses of IPv6 where somebody on the host takes TCP connections.
+func (t *tracing) hostListeners() (all []netip.AddrPort) {
+	sockets, err := listeners(os.Getpid())
+	if err != nil {
+		t.problem("%s", err)
+	}
+	for _, s := range sockets {
+		if s.proto == "tcp" && s.at.Addr().Is6() {
+			all = append(all, s.at)
+		}
+	}
+	return all
 }
 
 // translation finds the element that leads from a port of the host to the container.

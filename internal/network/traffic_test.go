@@ -240,7 +240,7 @@ func TestTraffic(t *testing.T) {
 }
 
 func TestPublished(t *testing.T) {
-	n := room(t)
+	n := room(t, withoutRelay)
 	host := n.hostNS
 	out := outside(t, n)
 	network1(t, n, CreateRequest{Name: "other"})

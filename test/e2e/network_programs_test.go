@@ -23,7 +23,7 @@ func TestNetworkPrograms(t *testing.T) {
 		name string
 		run  func(*testing.T)
 	}{
-		{"names", s.names}, {"closed", s.closed}, {"ports", s.ports}, {"ipv6", s.ipv6}, {"gateway modes", s.gatewayModes},
+		{"names", s.names}, {"closed", s.closed}, {"ports", s.ports}, {"relay", s.relay}, {"ipv6", s.ipv6}, {"gateway modes", s.gatewayModes},
 		{"throughput", s.throughput}, {"restarts", s.restarts}, {"options", s.options}, {"others", s.others}, {"management", s.management},
 	} {
 		t.Run(part.name, part.run)
@@ -170,10 +170,10 @@ func (s *scene) closed(t *testing.T) {
 func (s *scene) ports(t *testing.T) {
 	s.obey(t,
 		step{line: `$D run -d --name pub --network n -p {p0}:80 -p 127.0.0.1:{p1}:80 -p {host}:{p2}:80 -p {p3}-{p4}:80 -p 80 -p {p5}-{p6}:80-81 -p {p7}:99/sctp net | wc -c`, out: "65\n"},
-		step{line: `until $D exec pub curl -s http://127.0.0.1/ >/dev/null; do sleep 0.1; done; $D port pub 99/sctp; $D port pub 81`, out: "0.0.0.0:{p7}\n0.0.0.0:{p6}\n"},
+		step{line: `until $D exec pub curl -s http://127.0.0.1/ >/dev/null; do sleep 0.1; done; $D port pub 99/sctp; $D port pub 81`, out: "0.0.0.0:{p7}\n0.0.0.0:{p6}\n[::]:{p6}\n"},
 		// From outside, with the address it comes from.
 		step{line: `$D exec out curl -s http://{host}:{p0}/ http://{host}:{p2}/ http://{host}:{p5}/ http://{host}:{p6}/`, out: "{out}\n{out}\n{out}\n{out}\n"},
-		step{line: `any=$($D inspect -f '{{(index (index .NetworkSettings.Ports "80/tcp") 4).HostPort}}' pub); $D exec out curl -s http://{host}:$any/`, out: "{out}\n"},
+		step{line: `any=$($D inspect -f '{{(index (index .NetworkSettings.Ports "80/tcp") 6).HostPort}}' pub); $D exec out curl -s http://{host}:$any/`, out: "{out}\n"},
 		step{line: `$D exec out sh -c 'curl -s -m 60 http://{host}:{p3}/ || curl -s -m 60 http://{host}:{p4}/'`, out: "{out}\n"},
 		step{line: `$D exec out curl -s -m 60 http://{host}:{p1}/`, code: 7},
 		// From the host, by loopback and by address.
@@ -193,7 +193,7 @@ func (s *scene) ports(t *testing.T) {
 		step{line: `$D run --rm -p {p8}:53/udp net true`, code: 125, err: "port is already allocated"},
 		// With the container its ports are free.
 		step{line: `$D rm -f pub udp | wc -l; $D exec out curl -s -m 60 http://{host}:{p0}/`, code: 7, out: "2\n"},
-		step{line: `$D run --rm -p {p0}-{p8}:80-88 net true; $D run -d --name all -P --expose 80-81 net | wc -c; $D port all | wc -l; $D rm -f all`, out: "65\n2\nall\n"},
+		step{line: `$D run --rm -p {p0}-{p8}:80-88 net true; $D run -d --name all -P --expose 80-81 net | wc -c; $D port all | wc -l; $D rm -f all`, out: "65\n4\nall\n"},
 	)
 }
 

@@ -15,7 +15,7 @@ func (s *scene) restarts(t *testing.T) {
 		step{line: `$D run --rm --network fixed --ip 10.254.71.77 net true`, code: 125, err: "Address already in use"},
 		// A port that was asked for stays; any port is any port again, and none that others have.
 		step{line: `$D run -d --name p1 --network n -p {p0}:80 -p 80 net | wc -c; $D restart -t 0 p1; $D exec out sh -c 'until curl -s http://{host}:{p0}/; do sleep 0.1; done'`, out: "65\np1\n{out}\n"},
-		step{line: `any=$($D inspect -f '{{(index (index .NetworkSettings.Ports "80/tcp") 1).HostPort}}' p1); $D exec out curl -s http://{host}:$any/; $D port p1 | wc -l`, out: "{out}\n2\n"},
+		step{line: `any=$($D inspect -f '{{(index (index .NetworkSettings.Ports "80/tcp") 2).HostPort}}' p1); $D exec out curl -s http://{host}:$any/; $D port p1 | wc -l`, out: "{out}\n4\n"},
 		step{line: `$D inspect -f '{{json .NetworkSettings.Ports}} {{.NetworkSettings.Networks.n.IPAddress}} {{.NetworkSettings.Networks.n.MacAddress}}' p1 g1 >$DIR/before`},
 	)
 	s.d.Kill()
@@ -24,7 +24,7 @@ func (s *scene) restarts(t *testing.T) {
 	}
 	s.obey(t,
 		step{line: `$D inspect -f '{{json .NetworkSettings.Ports}} {{.NetworkSettings.Networks.n.IPAddress}} {{.NetworkSettings.Networks.n.MacAddress}}' p1 g1 | diff - $DIR/before && echo same`, out: "same\n"},
-		step{line: `any=$($D inspect -f '{{(index (index .NetworkSettings.Ports "80/tcp") 1).HostPort}}' p1); $D exec out curl -s http://{host}:$any/ http://{host}:{p0}/`, out: "{out}\n{out}\n"},
+		step{line: `any=$($D inspect -f '{{(index (index .NetworkSettings.Ports "80/tcp") 2).HostPort}}' p1); $D exec out curl -s http://{host}:$any/ http://{host}:{p0}/`, out: "{out}\n{out}\n"},
 		step{line: `[ "$($D exec g1 dig +short p1)" = ` + ip + `p1) ] && echo known`, out: "known\n"},
 		// Off its network a container is not reached from outside, and on it again it is.
 		step{line: `$D network disconnect n p1; $D exec out curl -s -m 60 http://{host}:{p0}/`, code: 7},
