@@ -272,7 +272,7 @@ func TestRelayFollows(t *testing.T) {
 	check("with IPv6", outsideAddr6, move("dual", false).Ports)
 	at := move("four", true)
 	check("with the other network only", outsideAddr6, at.Ports)
-	at = move("four", false)
+	move("four", false)
 	at = move("dual", true)
 	check("without IPv6 again", at.Endpoints[0].Gateway.String(), at.Ports)
 }
