@@ -241,6 +241,13 @@ func TestRelayFollows(t *testing.T) {
 	out := outside(t, n)
 	network1(t, n, CreateRequest{Name: "dual", IPv6: new(true)})
 	network1(t, n, CreateRequest{Name: "four"})
+	// A bridge is a way of IPv6 some time after its first port is up.
+	first := attach(t, n, on("dual"))
+	serve(t, n, first.NetNS, "tcp", ":80")
+	eventually(t, "the host has a way to the network with IPv6", func() bool {
+		_, err := ask(n, n.hostNS, "tcp", netip.AddrPortFrom(first.Endpoints[0].IPv6.Addr(), 80).String(), time.Minute)
+		return err == nil
+	})
 	r := on("four")
 	r.ContainerID, r.Name, r.Ports = newID(), "web", []PortRequest{{Container: 80}}
 	web := attach(t, n, r)

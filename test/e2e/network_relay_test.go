@@ -65,7 +65,7 @@ func (s *scene) relay(t *testing.T) {
 		step{line: `$D port four 80 | wc -l; curl -6 -s http://[::1]:{p0}/ | grep -c -x ` + gateway, out: "4\n1\n"},
 		// Off the network nobody is reached, and with a network that has IPv6 the rules do it: the client is seen.
 		step{line: `$D network disconnect n four; curl -6 -s -m 60 http://[::1]:{p0}/`, code: 7},
-		step{line: `$D network create --ipv6 relay6 >/dev/null; $D network connect n four; $D network connect relay6 four; $D exec out curl -6 -s http://[{host6}]:{p0}/`, out: "{out6}\n"},
+		step{line: `$D network create --ipv6 relay6 >/dev/null; $D network connect n four; $D network connect relay6 four; $D exec out sh -c 'until curl -6 -s http://[{host6}]:{p0}/; do sleep 0.1; done'`, out: "{out6}\n"},
 		step{line: `$D network disconnect relay6 four; $D exec out curl -6 -s http://[{host6}]:{p0}/ | grep -c -x ` + gateway, out: "1\n"},
 		step{line: `$D update --publish-rm {p0}:80 --publish-add {p5}:80 four; curl -6 -s http://[::1]:{p5}/ | wc -l; curl -6 -s -m 60 http://[::1]:{p0}/`, code: 7, out: "four\n1\n"},
 		step{line: `$D rm -f four; $D network rm relay6; curl -6 -s -m 60 http://[::1]:{p5}/`, code: 7, out: "four\nrelay6\n"},
