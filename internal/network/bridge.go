@@ -47,6 +47,10 @@ func (n *Networks) ensureBridge(nw *network, adopt bool) error {
 		return failf(errdefs.ErrConflict, "network %q needs a bridge named %q, but the host has a link of type %q by this name",
 			nw.rec.Name, nw.rec.Link, l.Type())
 	case l.Attrs().Alias == alias(nw.rec.ID):
+	case l.Attrs().Alias == "" && nw.rec.Link == "br-"+nw.rec.ID[:12]: // named after the ID by a daemon that was killed then
+		if err := n.handle.LinkSetAlias(l, alias(nw.rec.ID)); err != nil {
+			return fmt.Errorf("take over bridge %q: %w", nw.rec.Link, err)
+		}
 	case adopt:
 		nw.foreign = true
 	default:

@@ -73,3 +73,22 @@ func TestLoopbackAsSource(t *testing.T) {
 		t.Errorf("%q arrives from %s", buf[:k], from)
 	}
 }
+
+// TestBridgeOfKilledDaemon: a bridge that a daemon made and was killed over, before it had marked it, is the network's it is named after.
+func TestBridgeOfKilledDaemon(t *testing.T) {
+	n := room(t)
+	network1(t, n, CreateRequest{Name: "half"})
+	n.mu.Lock()
+	nw, err := n.lookup("half")
+	n.mu.Unlock()
+	must(t, err)
+	l, err := n.handle.LinkByName(nw.rec.Link)
+	must(t, err)
+	must(t, n.handle.LinkSetAlias(l, ""))
+	must(t, n.ensureBridge(nw, false))
+	l, err = n.handle.LinkByName(nw.rec.Link)
+	must(t, err)
+	if l.Attrs().Alias != alias(nw.rec.ID) {
+		t.Errorf("its alias is %q", l.Attrs().Alias)
+	}
+}

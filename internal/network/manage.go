@@ -148,6 +148,11 @@ func (n *Networks) Create(ctx context.Context, r CreateRequest) (CreateResult, e
 			}
 		}
 	}
+	// Written down first: a daemon that is killed here leaves a network that somebody can remove, and no link that nobody knows.
+	defer undo(func() error { return n.removeRecord(rec.ID) })
+	if err := n.save(&nw.rec); err != nil {
+		return CreateResult{}, err
+	}
 	defer undo(func() error { return n.removeBridge(nw) })
 	if err := n.ensureBridge(nw, false); err != nil {
 		return CreateResult{}, err
@@ -159,10 +164,6 @@ func (n *Networks) Create(ctx context.Context, r CreateRequest) (CreateResult, e
 		err = n.tryCNI(ctx, nw)
 	}
 	if err != nil {
-		return CreateResult{}, err
-	}
-	defer undo(func() error { return n.removeRecord(rec.ID) })
-	if err := n.save(&nw.rec); err != nil {
 		return CreateResult{}, err
 	}
 	n.mu.Lock()
@@ -483,11 +484,10 @@ func (n *Networks) Remove(ctx context.Context, nameOrID string) error {
 	nw.removing = true
 	n.mu.Unlock()
 
-	// The record goes first: what a crash leaves of the rest has no owner then, and the next removal of the same link
-	// or rules does not find a network half gone.
-	err = n.removeRecord(nw.rec.ID)
+	// The record goes last: a daemon that is killed here leaves a network whose link is made again, and no link that nobody knows.
+	err = n.removeBridge(nw)
 	if err == nil {
-		err = n.removeBridge(nw)
+		err = n.removeRecord(nw.rec.ID)
 	}
 	n.mu.Lock()
 	if err != nil {
