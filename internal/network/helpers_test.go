@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 var instance atomic.Int32
@@ -23,7 +24,7 @@ const backendOfTests = "BERTH_TEST_FIREWALL"
 // machine are out of reach, and everything goes with the last process.
 func TestMain(m *testing.M) {
 	if len(os.Args) == 3 && os.Args[1] == keeperMark {
-		os.Exit(Keep(os.Args[2]))
+		unix.Exit(Keep(os.Args[2])) // at once: the race detector would wait a second, with the keeper's ports
 	}
 	const mark = "BERTH_TEST_NETNS"
 	if os.Getuid() != 0 || os.Getenv(mark) != "" {

@@ -322,7 +322,7 @@ func (k *keeper) start() (err error) {
 	defer null.Close()
 	// A session of its own: what is meant for the daemon's terminal must not reach it.
 	argv := append(slices.Clone(k.argv[1:]), k.path)
-	p, err := os.StartProcess(k.argv[0], argv, &os.ProcAttr{Dir: "/", Env: keeperEnv(),
+	p, err := os.StartProcess(k.argv[0], argv, &os.ProcAttr{Dir: "/", Env: append(keeperEnv(), keeperSocketName+"="+socketName(k.path)),
 		Files: []*os.File{null, null, null, theirs, listener}, Sys: &syscall.SysProcAttr{Setsid: true}})
 	if err != nil {
 		unix.Close(pair[0])

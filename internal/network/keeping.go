@@ -1,6 +1,7 @@
 package network
 
 import (
+	"fmt"
 	"io/fs"
 	"net"
 	"net/netip"
@@ -17,7 +18,7 @@ import (
 // servers.
 type keeping struct {
 	path    string
-	name    uint64    // the path's inode: another one there is another keeper's
+	name    string    // what socketName says of the path: another one there is another keeper's
 	host    *Networks // for its way into namespaces, no more
 	kept    map[string]*keptContainer
 	table   dns.Table
@@ -54,7 +55,7 @@ func Keep(path string) int {
 	if _, err := unix.Getpeername(keeperConn); err != nil {
 		return 2 // started by hand
 	}
-	k.name = k.inode()
+	k.name = os.Getenv(keeperSocketName)
 	for conn := keeperConn; ; {
 		k.obey(conn)
 		unix.Close(conn)
@@ -279,7 +280,7 @@ func (k *keeping) next() (conn int, err error) {
 	}
 	events := make([]byte, 4096)
 	for {
-		if k.name == 0 || k.inode() != k.name {
+		if k.name == "" || socketName(k.path) != k.name {
 			return -1, fs.ErrNotExist
 		}
 		ready := []unix.PollFd{{Fd: keeperListener, Events: unix.POLLIN}, {Fd: int32(watch), Events: unix.POLLIN}}
@@ -301,11 +302,14 @@ func (k *keeping) next() (conn int, err error) {
 	}
 }
 
-// inode is the number of the socket's name; 0 where there is none.
-func (k *keeping) inode() uint64 {
-	var st unix.Stat_t
-	if unix.Lstat(k.path, &st) != nil {
-		return 0
+// keeperSocketName tells a keeper which socket is its own. One that looked itself could be late, and see its successor's.
+const keeperSocketName = "BERTH_KEEPER_SOCKET"
+
+// socketName tells sockets at a path apart, also where one has the inode of the last one; "" where there is none.
+func socketName(path string) string {
+	var st unix.Statx_t
+	if unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_INO|unix.STATX_BTIME, &st) != nil {
+		return ""
 	}
-	return st.Ino
+	return fmt.Sprintf("%d-%d.%d", st.Ino, st.Btime.Sec, st.Btime.Nsec)
 }
