@@ -862,7 +862,7 @@ func (n *Networks) closePorts(id string, ports []heldPort, whole bool) error {
 	}
 	n.keeper.drop(id, kept...)
 	for _, p := range ports {
-		n.here.stop(id, p)
+		n.here.stop(p.fd)
 		p.close()
 	}
 	n.forgetFlows(ports)

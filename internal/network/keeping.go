@@ -114,7 +114,7 @@ func (k *keeping) set(d keeperDocument, fds []int) {
 	}
 	for i, name := range d.Sockets {
 		if old, ok := c.sockets[name]; ok {
-			k.relays.relay.Stop(relayName(d.Container, name))
+			k.relays.relay.Stop(old)
 			unix.Close(old)
 		}
 		c.sockets[name] = fds[i]
@@ -124,7 +124,7 @@ func (k *keeping) set(d keeperDocument, fds []int) {
 	}
 	for _, r := range d.Relays {
 		if fd, ok := c.sockets[r.Socket]; ok {
-			k.relays.serve(d.Container, r, fd)
+			k.relays.serve(r, fd)
 		}
 	}
 	k.table.Set(d.Container, d.Places)
@@ -146,7 +146,7 @@ func (k *keeping) drop(d keeperDocument) {
 	}
 	for _, name := range d.Sockets {
 		if fd, ok := c.sockets[name]; ok {
-			k.relays.relay.Stop(relayName(d.Container, name))
+			k.relays.relay.Stop(fd)
 			unix.Close(fd)
 			delete(c.sockets, name)
 		}
@@ -154,8 +154,8 @@ func (k *keeping) drop(d keeperDocument) {
 	if len(d.Sockets) > 0 {
 		return
 	}
-	for name, fd := range c.sockets {
-		k.relays.relay.Stop(relayName(d.Container, name))
+	for _, fd := range c.sockets {
+		k.relays.relay.Stop(fd)
 		unix.Close(fd)
 	}
 	delete(k.kept, d.Container)

@@ -87,6 +87,7 @@ func (n *Networks) leaveSocket(p heldPort, kept []heldPort) {
 	if i < 0 {
 		return
 	}
+	n.here.stop(p.fd)
 	if err := p.reuse(useNone); err != nil {
 		n.log.Error("keep a published port", "port", kept[i].host, "error", err)
 	}
@@ -134,9 +135,9 @@ func (n *Networks) relayHere(id string) {
 		switch {
 		case p.fd < 0:
 		case p.relayed():
-			n.here.serve(id, keptRelay{keptPort(p.proto, p.host), p.to, h.linkTo(p.to.Addr())}, p.fd)
+			n.here.serve(keptRelay{keptPort(p.proto, p.host), p.to, h.linkTo(p.to.Addr())}, p.fd)
 		default:
-			n.here.stop(id, p)
+			n.here.stop(p.fd)
 		}
 	}
 }
@@ -164,18 +165,15 @@ type relays struct {
 	socket *os.File // to ask for names of links
 }
 
-func relayName(container, socket string) string { return container + " " + socket }
-
 // keepFrom names the links from which nobody is served.
 func (r *relays) keepFrom(links []string) { r.inner.Store(&links) }
 
-// serve relays a port, or no more.
-func (r *relays) serve(container string, k keptRelay, fd int) {
+// serve relays the port of a socket, or no more.
+func (r *relays) serve(k keptRelay, fd int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	name := relayName(container, k.Socket)
 	if !k.To.IsValid() {
-		r.relay.Stop(name)
+		r.relay.Stop(fd)
 		return
 	}
 	if r.relay == nil {
@@ -193,7 +191,7 @@ func (r *relays) serve(container string, k keptRelay, fd int) {
 	if strings.HasPrefix(k.Socket, "udp/") {
 		p.Proto = unix.IPPROTO_UDP
 	}
-	_ = r.relay.Serve(name, p) // the socket is one that was bound for it
+	_ = r.relay.Serve(p) // the socket is one that was bound for it
 }
 
 // admit keeps internal networks inside.
@@ -206,10 +204,10 @@ func (r *relays) admit(socket, link int) bool {
 	return err == nil && !slices.Contains(*inner, name)
 }
 
-func (r *relays) stop(container string, p heldPort) {
+func (r *relays) stop(socket int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.relay.Stop(relayName(container, keptPort(p.proto, p.host)))
+	r.relay.Stop(socket)
 }
 
 func (r *relays) close() {

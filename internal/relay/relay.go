@@ -50,6 +50,8 @@ const (
 	usualDial         = 30 * time.Second
 	// retry is when a port is listened to again that the process had no descriptor or memory for.
 	retry = time.Second
+	// firstSession is above all descriptors.
+	firstSession = 1 << 32
 	// batch is how much is taken from one socket before the others have their turn.
 	batch = 64
 )
@@ -69,9 +71,9 @@ type Relay struct {
 
 	mu       sync.Mutex
 	closed   bool
-	last     uint64
-	ports    map[string]*port
-	byID     map[uint64]any // *port or *session
+	last     uint64        // number of a session
+	ports    map[int]*port // by socket
+	byID     map[uint64]*session
 	conns    int
 	paused   map[*port]struct{}
 	sessions *list.List // the one that was silent the longest first
@@ -82,7 +84,6 @@ type Relay struct {
 
 type port struct {
 	Port
-	id       uint64
 	conns    map[*conn]struct{}
 	sessions map[flow]*session
 	order    *list.List
@@ -112,14 +113,14 @@ func New(o Options) (*Relay, error) {
 		unix.Close(fd)
 		return nil, err
 	}
-	r := &Relay{opts: o, epoll: os.NewFile(uintptr(fd), "epoll"), ports: map[string]*port{}, byID: map[uint64]any{},
+	r := &Relay{opts: o, epoll: os.NewFile(uintptr(fd), "epoll"), ports: map[int]*port{}, byID: map[uint64]*session{}, last: firstSession,
 		paused: map[*port]struct{}{}, sessions: list.New()}
 	r.work.Go(r.run)
 	return r, nil
 }
 
-// Serve begins to carry what comes to a port, or sends it elsewhere from now on: connections to where it went before end.
-func (r *Relay) Serve(name string, p Port) error {
+// Serve begins to carry what comes to a socket, or sends it elsewhere from now on: connections to where it went before end.
+func (r *Relay) Serve(p Port) error {
 	if p.Proto != unix.IPPROTO_TCP && p.Proto != unix.IPPROTO_UDP {
 		return fmt.Errorf("protocol %d cannot be relayed", p.Proto)
 	}
@@ -136,30 +137,29 @@ func (r *Relay) Serve(name string, p Port) error {
 	if r.closed {
 		return os.ErrClosed
 	}
-	if old := r.ports[name]; old != nil {
+	if old := r.ports[p.Socket]; old != nil {
 		if old.Port == p {
 			return nil
 		}
-		r.stop(name, old)
+		r.stop(old)
 	}
-	q := &port{Port: p, id: r.name()}
-	if err := r.watch(unix.EPOLL_CTL_ADD, p.Socket, q.id); err != nil {
-		return fmt.Errorf("watch the socket of port %q: %w", name, err)
+	if err := r.watch(unix.EPOLL_CTL_ADD, p.Socket, uint64(p.Socket)); err != nil {
+		return fmt.Errorf("watch the socket that leads to %s: %w", p.To, err)
 	}
-	r.ports[name], r.byID[q.id] = q, q
+	r.ports[p.Socket] = &port{Port: p}
 	return nil
 }
 
-// Stop ends a port and all its connections; the socket is no longer used when it returns. What was not there is no error, nor is that
-// there is no relay (nil).
-func (r *Relay) Stop(name string) {
+// Stop ends the port of a socket and all its connections; the socket is no longer used when it returns. What was not there is no error,
+// nor is that there is no relay (nil).
+func (r *Relay) Stop(socket int) {
 	if r == nil {
 		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if p := r.ports[name]; p != nil {
-		r.stop(name, p)
+	if p := r.ports[socket]; p != nil {
+		r.stop(p)
 	}
 }
 
@@ -174,8 +174,8 @@ func (r *Relay) Conns() (tcp, udp int) {
 func (r *Relay) Close() {
 	r.mu.Lock()
 	r.closed = true
-	for name, p := range r.ports {
-		r.stop(name, p)
+	for _, p := range r.ports {
+		r.stop(p)
 	}
 	if r.sweeper != nil {
 		r.sweeper.Stop()
@@ -185,12 +185,8 @@ func (r *Relay) Close() {
 	r.work.Wait()
 }
 
-// name is a number that none had before. Called with mu held, as all below that say nothing else.
-func (r *Relay) name() uint64 {
-	r.last++
-	return r.last
-}
-
+// watch has the loop see what comes to a descriptor, by the number id: a port's is its socket's, a session's is firstSession or more.
+// Called with mu held, as all below that say nothing else.
 func (r *Relay) watch(op, fd int, id uint64) error {
 	e := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(uint32(id)), Pad: int32(uint32(id >> 32))}
 	err := errors.New("the relay is closed")
@@ -204,13 +200,12 @@ func (r *Relay) watch(op, fd int, id uint64) error {
 	return err
 }
 
-func (r *Relay) stop(name string, p *port) {
-	delete(r.ports, name)
-	delete(r.byID, p.id)
+func (r *Relay) stop(p *port) {
+	delete(r.ports, p.Socket)
 	if _, paused := r.paused[p]; paused {
 		delete(r.paused, p)
 	} else {
-		_ = r.watch(unix.EPOLL_CTL_DEL, p.Socket, p.id)
+		_ = r.watch(unix.EPOLL_CTL_DEL, p.Socket, 0)
 	}
 	for c := range p.conns {
 		c.end()
@@ -245,15 +240,18 @@ func (r *Relay) run() {
 func (r *Relay) ready(id uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	switch x := r.byID[id].(type) {
-	case *port:
-		if x.Proto == unix.IPPROTO_UDP {
-			r.receive(x)
-		} else {
-			r.accept(x)
+	if id >= firstSession {
+		if x := r.byID[id]; x != nil {
+			r.answer(x)
 		}
-	case *session:
-		r.answer(x)
+		return
+	}
+	switch x := r.ports[int(id)]; {
+	case x == nil: // stopped meanwhile
+	case x.Proto == unix.IPPROTO_UDP:
+		r.receive(x)
+	default:
+		r.accept(x)
 	}
 }
 
@@ -306,7 +304,7 @@ func (r *Relay) pause(p *port) {
 		return
 	}
 	r.paused[p] = struct{}{}
-	_ = r.watch(unix.EPOLL_CTL_DEL, p.Socket, p.id)
+	_ = r.watch(unix.EPOLL_CTL_DEL, p.Socket, 0)
 }
 
 // resume takes mu.
@@ -322,7 +320,7 @@ func (r *Relay) wake() {
 		if r.closed || r.conns >= r.opts.Conns {
 			return
 		}
-		if len(p.conns) < r.opts.PortConns && r.watch(unix.EPOLL_CTL_ADD, p.Socket, p.id) == nil {
+		if len(p.conns) < r.opts.PortConns && r.watch(unix.EPOLL_CTL_ADD, p.Socket, uint64(p.Socket)) == nil {
 			delete(r.paused, p)
 		}
 	}

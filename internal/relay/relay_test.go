@@ -100,9 +100,9 @@ func eventually(t *testing.T, what string, is func() bool) {
 	}
 }
 
-func serve(t *testing.T, r *Relay, name string, p Port) {
+func serve(t *testing.T, r *Relay, p Port) {
 	t.Helper()
-	if err := r.Serve(name, p); err != nil {
+	if err := r.Serve(p); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -117,7 +117,7 @@ func TestHalfClose(t *testing.T) {
 	})
 	fd, addr := socket(t, unix.IPPROTO_TCP)
 	r := newRelay(t, Options{})
-	serve(t, r, "p", Port{Proto: unix.IPPROTO_TCP, Socket: fd, To: to, Link: "lo"})
+	serve(t, r, Port{Proto: unix.IPPROTO_TCP, Socket: fd, To: to, Link: "lo"})
 	sent := make([]byte, 3<<20)
 	_, _ = rand.Read(sent)
 	c := dial(t, "tcp6", addr).(*net.TCPConn)
@@ -153,7 +153,7 @@ func TestRefusedIsReset(t *testing.T) {
 	}
 	gone.Close()
 	fd, addr := socket(t, unix.IPPROTO_TCP)
-	serve(t, newRelay(t, Options{}), "p", Port{Proto: unix.IPPROTO_TCP, Socket: fd, To: gone.Addr().(*net.TCPAddr).AddrPort()})
+	serve(t, newRelay(t, Options{}), Port{Proto: unix.IPPROTO_TCP, Socket: fd, To: gone.Addr().(*net.TCPAddr).AddrPort()})
 	isReset(t, addr)
 }
 
@@ -165,7 +165,7 @@ func TestResetsGoThrough(t *testing.T) {
 		seen <- err
 	})
 	fd, addr := socket(t, unix.IPPROTO_TCP)
-	serve(t, newRelay(t, Options{}), "p", Port{Proto: unix.IPPROTO_TCP, Socket: fd, To: to})
+	serve(t, newRelay(t, Options{}), Port{Proto: unix.IPPROTO_TCP, Socket: fd, To: to})
 	c := dial(t, "tcp6", addr).(*net.TCPConn)
 	if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
 		t.Fatal(err)
@@ -184,7 +184,7 @@ func TestStop(t *testing.T) {
 	fd, addr := socket(t, unix.IPPROTO_TCP)
 	r := newRelay(t, Options{})
 	p := Port{Proto: unix.IPPROTO_TCP, Socket: fd, To: first}
-	serve(t, r, "p", p)
+	serve(t, r, p)
 	c := dial(t, "tcp6", addr)
 	ping := func() error {
 		_, err := c.Write([]byte("ping"))
@@ -196,27 +196,27 @@ func TestStop(t *testing.T) {
 	if err := ping(); err != nil {
 		t.Fatal(err)
 	}
-	serve(t, r, "p", p) // nothing has changed, and nobody sees it
+	serve(t, r, p) // nothing has changed, and nobody sees it
 	if err := ping(); err != nil {
 		t.Fatal(err)
 	}
 	p.To = second
-	serve(t, r, "p", p)
+	serve(t, r, p)
 	if err := ping(); err == nil {
 		t.Error("a connection to where the port led before goes on")
 	}
 	if got, err := io.ReadAll(dial(t, "tcp6", addr)); err != nil || string(got) != "second" {
 		t.Errorf("%q, %v", got, err)
 	}
-	r.Stop("p")
-	r.Stop("p")
+	r.Stop(p.Socket)
+	r.Stop(p.Socket)
 	waiting := dial(t, "tcp6", addr) // in the socket, which nobody serves
-	serve(t, r, "q", p)
+	serve(t, r, p)
 	if got, err := io.ReadAll(waiting); err != nil || string(got) != "second" {
 		t.Errorf("who came in between has %q, %v", got, err)
 	}
 	r.Close()
-	if err := r.Serve("q", p); !errors.Is(err, os.ErrClosed) {
+	if err := r.Serve(p); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("a closed relay serves: %v", err)
 	}
 }
@@ -235,7 +235,7 @@ func TestConnectionsWait(t *testing.T) {
 				_, _ = c.Write([]byte("done"))
 			})
 			fd, addr := socket(t, unix.IPPROTO_TCP)
-			serve(t, newRelay(t, o), "p", Port{Proto: unix.IPPROTO_TCP, Socket: fd, To: to})
+			serve(t, newRelay(t, o), Port{Proto: unix.IPPROTO_TCP, Socket: fd, To: to})
 			var cs []net.Conn
 			for range 7 {
 				cs = append(cs, dial(t, "tcp6", addr))
@@ -279,8 +279,8 @@ func TestAdmit(t *testing.T) {
 			t.Errorf("the link is %d, and lo is %d", got, lo.Index)
 		}
 	}
-	serve(t, r, "t", Port{Proto: unix.IPPROTO_TCP, Socket: fd, To: to})
-	serve(t, r, "u", Port{Proto: unix.IPPROTO_UDP, Socket: ufd, To: udp})
+	serve(t, r, Port{Proto: unix.IPPROTO_TCP, Socket: fd, To: to})
+	serve(t, r, Port{Proto: unix.IPPROTO_UDP, Socket: ufd, To: udp})
 	if got, err := io.ReadAll(dial(t, "tcp6", addr)); err != nil || string(got) != "in" {
 		t.Errorf("%q, %v", got, err)
 	}
@@ -342,7 +342,7 @@ func TestDatagrams(t *testing.T) {
 	_, to := echoUDP(t)
 	fd, addr := socket(t, unix.IPPROTO_UDP)
 	r := newRelay(t, Options{PortSessions: 3})
-	serve(t, r, "u", Port{Proto: unix.IPPROTO_UDP, Socket: fd, To: to, Link: "lo"})
+	serve(t, r, Port{Proto: unix.IPPROTO_UDP, Socket: fd, To: to, Link: "lo"})
 	first := dial(t, "udp6", addr) // connected: it hears only who it has asked
 	ask(t, first, "one")
 	ask(t, first, "")
@@ -354,7 +354,7 @@ func TestDatagrams(t *testing.T) {
 		t.Errorf("%d clients are known, 3 may be", udp)
 	}
 	ask(t, first, "known no more, and known again")
-	r.Stop("u")
+	r.Stop(fd)
 	if _, udp := r.Conns(); udp != 0 {
 		t.Errorf("%d clients are known of a port that is not served", udp)
 	}
@@ -364,7 +364,7 @@ func TestSilentClientsAreForgotten(t *testing.T) {
 	_, to := echoUDP(t)
 	fd, addr := socket(t, unix.IPPROTO_UDP)
 	r := newRelay(t, Options{Idle: 20 * time.Millisecond})
-	serve(t, r, "u", Port{Proto: unix.IPPROTO_UDP, Socket: fd, To: to})
+	serve(t, r, Port{Proto: unix.IPPROTO_UDP, Socket: fd, To: to})
 	c := dial(t, "udp6", addr)
 	for range 2 {
 		ask(t, c, "x")
@@ -386,7 +386,7 @@ func TestServeRefuses(t *testing.T) {
 		"no socket":       {Proto: unix.IPPROTO_TCP, Socket: -1, To: good},
 		"no socket (UDP)": {Proto: unix.IPPROTO_UDP, Socket: -1, To: good},
 	} {
-		if err := r.Serve("p", p); err == nil {
+		if err := r.Serve(p); err == nil {
 			t.Errorf("%s is served", name)
 		}
 	}

@@ -100,7 +100,8 @@ func (r *Relay) open(p *port, f flow) *session {
 	for r.sessions.Len() >= r.opts.Sessions {
 		r.drop(r.sessions.Front().Value.(*session))
 	}
-	s := &session{flow: f, id: r.name(), port: p}
+	r.last++
+	s := &session{flow: f, id: r.last, port: p}
 	var err error
 	if s.fd, err = dialUDP(p.Port); err != nil {
 		return nil
