@@ -209,7 +209,8 @@ func TestAttachDuringTheStartIsServed(t *testing.T) {
 		}()
 		start(t, e, id)
 		out := await(t, "the attachment", stream)
-		if code, _ := run(t, e, id, "touch", "/go"); code != 0 {
+		// The container may end before touch has, and take it along: its file is there all the same.
+		if code, _ := run(t, e, id, "touch", "/go"); code != 0 && code != 137 {
 			t.Fatal(code)
 		}
 		if got := await(t, "the output", out); got != "done\n" {
