@@ -263,7 +263,6 @@ func (e *Engine) settleNetwork(id string) {
 	}
 }
 
-// publishNetwork tells that a container came to a network or left it.
 // publishNetworks tells of all networks of a container that starts or has ended, also of those without an interface.
 func (e *Engine) publishNetworks(action string, rec container.Record) {
 	for i := range rec.Endpoints {
@@ -276,6 +275,7 @@ func (e *Engine) publishNetworks(action string, rec container.Record) {
 	}
 }
 
+// publishNetwork tells that a container came to a network or left it.
 func (e *Engine) publishNetwork(action, networkID, containerID string) {
 	attrs := map[string]string{"container": containerID}
 	if nw, err := e.Networks.ResolveNetwork(networkID); err == nil && networkID != "" {

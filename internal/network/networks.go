@@ -359,10 +359,10 @@ func sameRecord(a, b *record) bool {
 
 // defaultSubnets are the default network's: of IPv4, and of IPv6 where it has that.
 func (n *Networks) defaultSubnets(id string, before []Subnet) ([]Subnet, error) {
-	versions := []defaultNet{{name: "bip", bip: n.opts.BIP, cidr: n.opts.FixedCIDR, gateway: n.opts.Gateway}}
+	versions := []defaultNet{{bipName: "bip", example: "172.17.0.1/16", bip: n.opts.BIP, cidr: n.opts.FixedCIDR, gateway: n.opts.Gateway}}
 	if n.opts.IPv6 {
-		versions = append(versions,
-			defaultNet{v6: true, name: "bip6", bip: n.opts.BIP6, cidr: n.opts.FixedCIDR6, gateway: n.opts.Gateway6})
+		versions = append(versions, defaultNet{v6: true, bipName: "bip6", suffix: "-v6", example: "fd00:1::1/64",
+			bip: n.opts.BIP6, cidr: n.opts.FixedCIDR6, gateway: n.opts.Gateway6})
 	}
 	var out []Subnet
 	for _, v := range versions {
@@ -378,7 +378,9 @@ func (n *Networks) defaultSubnets(id string, before []Subnet) ([]Subnet, error) 
 // defaultNet is what was said of the default network's addresses of one version of IP.
 type defaultNet struct {
 	v6        bool
-	name      string // of bip
+	bipName   string // of the option
+	suffix    string // of the names of the others
+	example   string // of bip
 	bip, cidr string
 	gateway   netip.Addr
 }
@@ -391,15 +393,14 @@ func (n *Networks) defaultSubnet(id string, before []Subnet, v defaultNet) (s Su
 	var cidr netip.Prefix
 	if v.cidr != "" {
 		if cidr, err = netip.ParsePrefix(v.cidr); err != nil || cidr.Addr().Is6() != v.v6 {
-			return bad("invalid fixed-cidr%s %q: it is a subnet of %s", map[bool]string{true: "-v6"}[v.v6], v.cidr, familyName(v.v6))
+			return bad("invalid fixed-cidr%s %q: it is a subnet of %s", v.suffix, v.cidr, familyName(v.v6))
 		}
 		cidr = cidr.Masked()
 	}
 	if v.bip != "" {
 		p, err := netip.ParsePrefix(v.bip)
 		if err != nil || p.Addr().Is6() != v.v6 || p.Addr() == p.Masked().Addr() {
-			return bad("invalid %s %q: it is the bridge's address with the length of its subnet, as in %s", v.name, v.bip,
-				map[bool]string{false: "172.17.0.1/16", true: "fd00:1::1/64"}[v.v6])
+			return bad("invalid %s %q: it is the bridge's address with the length of its subnet, as in %s", v.bipName, v.bip, v.example)
 		}
 		s = Subnet{Prefix: p.Masked(), Gateway: p.Addr()}
 	} else if l, err := n.handle.LinkByName(n.opts.Bridge); err == nil && l.Attrs().Alias != alias(id) {
@@ -423,7 +424,7 @@ func (n *Networks) defaultSubnet(id string, before []Subnet, v defaultNet) (s Su
 	}
 	if v.gateway.IsValid() && v.gateway != s.Gateway {
 		if !s.Prefix.Contains(v.gateway) {
-			return bad("invalid default-gateway%s %s: it is not inside of subnet %s", map[bool]string{true: "-v6"}[v.v6], v.gateway, s.Prefix)
+			return bad("invalid default-gateway%s %s: it is not inside of subnet %s", v.suffix, v.gateway, s.Prefix)
 		}
 		s.Aux = map[string]netip.Addr{wayOut(v.v6): v.gateway}
 	}
