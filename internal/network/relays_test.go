@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -27,26 +26,12 @@ func published(ports []PublishedPort) string {
 	return strings.Join(all, ", ")
 }
 
-// echoes sends back what it gets, in a namespace.
-func echoes(t *testing.T, n *Networks, ns *os.File, address string) {
+// needLoopback6 skips where programs cannot listen on ::1: there is no relay then.
+func needLoopback6(t *testing.T) {
 	t.Helper()
-	inside(t, n, ns, func() error {
-		l, err := net.Listen("tcp", address)
-		if err != nil {
-			return err
-		}
-		t.Cleanup(func() { l.Close() })
-		go func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				go func() { defer c.Close(); _, _ = io.Copy(c, c) }()
-			}
-		}()
-		return nil
-	})
+	if !hasLoopback6() {
+		t.Skip("this host's kernel has no IPv6, or has it turned off for the loopback: nothing is relayed there")
+	}
 }
 
 // stream is a connection that goes on.
@@ -78,9 +63,7 @@ func (s stream) goesOn() error {
 // TestRelay publishes ports of a container with IPv4 only: by IPv4 nothing has changed, and by IPv6 it is reached, too.
 func TestRelay(t *testing.T) {
 	n := room(t, withKeeper)
-	if !hasLoopback6() {
-		t.Skip("no IPv6 here")
-	}
+	needLoopback6(t)
 	out := outside(t, n)
 	network1(t, n, CreateRequest{Name: "dual", IPv6: new(true)})
 	neighbour := attach(t, n, on("dual"))
@@ -167,14 +150,12 @@ func traceSays(t *testing.T, n *Networks, id string, at *Attachment) {
 // TestRelayOutlivesTheDaemon has a connection that goes on while the daemon goes and the next one comes.
 func TestRelayOutlivesTheDaemon(t *testing.T) {
 	n := room(t, withKeeper)
-	if !hasLoopback6() {
-		t.Skip("no IPv6 here")
-	}
+	needLoopback6(t)
 	r := AttachRequest{ContainerID: newID(), Name: "web", Ports: []PortRequest{{Container: 7, HostPort: "18080"}}}
 	web, err := n.Attach(context.Background(), r)
 	must(t, err)
 	defer web.NetNS.Close()
-	echoes(t, n, web.NetNS, "0.0.0.0:7")
+	echo(t, n, web.NetNS, "0.0.0.0:7")
 	s := openStream(t, "[::1]:18080")
 	must(t, s.goesOn())
 	next := restart(t, n, liveOf(t, n, r.ContainerID, "web", web))
@@ -201,11 +182,9 @@ func TestRelayOutlivesTheDaemon(t *testing.T) {
 // TestRelayComesBack kills the keeper: what it carried is over, and the next one carries on.
 func TestRelayComesBack(t *testing.T) {
 	n := room(t, withKeeper)
-	if !hasLoopback6() {
-		t.Skip("no IPv6 here")
-	}
+	needLoopback6(t)
 	web := attach(t, n, AttachRequest{Ports: []PortRequest{{Container: 7, HostPort: "18080"}}})
-	echoes(t, n, web.NetNS, "0.0.0.0:7")
+	echo(t, n, web.NetNS, "0.0.0.0:7")
 	s := openStream(t, "[::1]:18080")
 	must(t, s.goesOn())
 	for _, pid := range keepersOf(t, n) {
@@ -217,12 +196,10 @@ func TestRelayComesBack(t *testing.T) {
 // TestRelayWithoutKeeper relays in the daemon.
 func TestRelayWithoutKeeper(t *testing.T) {
 	n := room(t)
-	if !hasLoopback6() {
-		t.Skip("no IPv6 here")
-	}
+	needLoopback6(t)
 	id := newID()
 	web := attach(t, n, AttachRequest{ContainerID: id, Ports: []PortRequest{{Container: 7, HostPort: "18080"}}})
-	echoes(t, n, web.NetNS, "0.0.0.0:7")
+	echo(t, n, web.NetNS, "0.0.0.0:7")
 	s := openStream(t, "[::1]:18080")
 	must(t, s.goesOn())
 	must(t, n.Detach(context.Background(), id))
@@ -235,9 +212,7 @@ func TestRelayWithoutKeeper(t *testing.T) {
 // number stays.
 func TestRelayFollows(t *testing.T) {
 	n := room(t, withKeeper)
-	if !hasLoopback6() {
-		t.Skip("no IPv6 here")
-	}
+	needLoopback6(t)
 	out := outside(t, n)
 	network1(t, n, CreateRequest{Name: "dual", IPv6: new(true)})
 	network1(t, n, CreateRequest{Name: "four"})
@@ -287,9 +262,7 @@ func TestRelayFollows(t *testing.T) {
 // TestInternalNetworksDoNotUseTheRelay: who cannot use published ports by IPv4 cannot by IPv6.
 func TestInternalNetworksDoNotUseTheRelay(t *testing.T) {
 	n := room(t, withKeeper)
-	if !hasLoopback6() {
-		t.Skip("no IPv6 here")
-	}
+	needLoopback6(t)
 	network1(t, n, CreateRequest{Name: "early", Internal: true, IPv6: new(true)})
 	web := attach(t, n, AttachRequest{Ports: []PortRequest{{Container: 80, HostPort: "18080"}, {Container: 53, Proto: "udp", HostPort: "18053"}}})
 	serve(t, n, web.NetNS, "tcp", ":80")
@@ -312,9 +285,7 @@ func TestInternalNetworksDoNotUseTheRelay(t *testing.T) {
 // TestRelayRefused: a program of the host that has the port of IPv6 has it, as with Docker, and who wants no relay has none.
 func TestRelayRefused(t *testing.T) {
 	n := room(t)
-	if !hasLoopback6() {
-		t.Skip("no IPv6 here")
-	}
+	needLoopback6(t)
 	l, err := net.Listen("tcp6", "[::]:18080")
 	must(t, err)
 	defer l.Close()

@@ -27,7 +27,7 @@ func socket(t *testing.T, proto int) (fd int, addr string) {
 	}
 	fd, err := unix.Socket(unix.AF_INET6, typ|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if errors.Is(err, unix.EAFNOSUPPORT) {
-		t.Skip("no IPv6 here")
+		t.Skip("this host's kernel has no IPv6")
 	}
 	if err != nil {
 		t.Fatal(err)
